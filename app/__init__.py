@@ -1,0 +1,1 @@
+"""The proxy: edges, exchange, adapters and the pure core."""

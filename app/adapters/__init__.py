@@ -1,0 +1,1 @@
+"""The edge out: everything that talks to MongoDB, the upstream or the disk."""

@@ -1,0 +1,22 @@
+"""The system's time and request ids."""
+
+import time
+from datetime import UTC, datetime
+
+import uuid_utils
+
+
+class SystemClock:
+    """The real clock."""
+
+    def monotonic(self) -> float:
+        """Seconds, for durations."""
+        return time.monotonic()
+
+    def utcnow(self) -> datetime:
+        """The moment, in UTC."""
+        return datetime.now(UTC)
+
+    def new_request_id(self) -> str:
+        """A UUIDv7 (RFC 9562): sortable by time."""
+        return str(uuid_utils.uuid7())

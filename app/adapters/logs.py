@@ -1,0 +1,47 @@
+"""How the process logs: one line per event, as text for people or JSON for machines."""
+
+import sys
+from typing import Any
+
+from gunicorn.glogging import Logger as GunicornLogger
+
+from app.settings import Settings
+
+
+def logging_config(settings: Settings) -> dict[str, Any]:
+    """The configuration for `logging.config.dictConfig`, gunicorn's own loggers included."""
+    wanted = settings.log_format or ("text" if sys.stderr.isatty() else "json")
+    formatters: dict[str, Any] = {
+        "text": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
+            "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+        },
+    }
+    level = settings.log_level.upper()
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": formatters,
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": wanted}
+        },
+        "root": {"level": level, "handlers": ["stderr"]},
+        "loggers": {
+            "gunicorn.error": {"level": level, "handlers": [], "propagate": True},
+            "urllib3": {"level": "WARNING"},
+            "pymongo": {"level": "WARNING"},
+        },
+    }
+
+
+class RecordsInsteadOfAccessLog(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's logger without its access log: every request leaves a record, which says more.
+
+    Access lines would be formatted for each request even where nobody reads them, and would hold query
+    strings.
+    """
+
+    def access(self, *args: Any) -> None:
+        """Log nothing."""

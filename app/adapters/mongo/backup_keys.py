@@ -1,0 +1,106 @@
+"""Spare upstream keys (`ohmygpt_backup_keys`), which take the place of keys that ran out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError
+
+from app.adapters.key_cipher import KeyCipher
+from app.adapters.mongo.provider_keys import check_key, decrypted, insert_all, parse_key_lines, stored_ids
+from app.adapters.mongo.users import AlreadyExistsError
+from app.core.credentials import mask
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BackupKey:
+    """A spare key; `secret` is None when it cannot be decrypted."""
+
+    key_id: str
+    secret: str | None
+    is_used: bool
+    activated: bool
+    used_for: str | None = None
+    used_at: datetime | None = None
+    created_at: datetime | None = None
+
+    @property
+    def masked(self) -> str:
+        """The key as it may be shown."""
+        return mask(self.secret or "")
+
+    def __repr__(self) -> str:
+        return f"BackupKey({self.key_id!r}, is_used={self.is_used})"
+
+
+class BackupKeyStore:
+    """The spare keys, one document each."""
+
+    def __init__(self, db: Database[Document], cipher: KeyCipher) -> None:
+        self._keys = db["ohmygpt_backup_keys"]
+        self._cipher = cipher
+
+    def add(self, key_id: str, secret: str, *, now: datetime) -> BackupKey:
+        """Store a spare key; raises ValueError for a bad one, `AlreadyExistsError` for a taken id."""
+        check_key(key_id, secret)
+        document = self._document(key_id, secret, now)
+        try:
+            self._keys.insert_one(document)
+        except DuplicateKeyError:
+            raise AlreadyExistsError(f"there is a backup key {key_id} already") from None
+        return self._read(document)
+
+    def import_lines(self, text: str, *, now: datetime) -> list[str]:
+        """Store every `id|key` line, all or none; the ids. Raises `KeyFileError` naming each bad line."""
+        keys = parse_key_lines(text, taken=stored_ids(self._keys))
+        insert_all(self._keys, [self._document(key_id, secret, now) for key_id, secret in keys])
+        return [key_id for key_id, _ in keys]
+
+    def get(self, key_id: str) -> BackupKey | None:
+        """The key, or None."""
+        document = self._keys.find_one({"_id": key_id})
+        return self._read(document) if document else None
+
+    def list(self) -> Iterator[BackupKey]:
+        """All spare keys, oldest first."""
+        for document in self._keys.find().sort([("createdAt", 1), ("_id", 1)]):
+            yield self._read(document)
+
+    def count_available(self) -> int:
+        """How many are left to use."""
+        return self._keys.count_documents({"isUsed": {"$ne": True}})
+
+    def restore(self, key_id: str) -> BackupKey | None:
+        """Make a used key available again; None when there is no such key."""
+        update = {"$set": {"isUsed": False, "activated": False}, "$unset": {"usedFor": "", "usedAt": ""}}
+        self._keys.update_one({"_id": key_id}, update)
+        return self.get(key_id)
+
+    def delete(self, key_id: str) -> bool:
+        """Remove the key; False when there is no such key."""
+        return self._keys.delete_one({"_id": key_id}).deleted_count == 1
+
+    def _document(self, key_id: str, secret: str, now: datetime) -> Document:
+        return {
+            "_id": key_id,
+            "apiKey": self._cipher.encrypt(secret),
+            "isUsed": False,
+            "activated": False,
+            "createdAt": now,
+        }
+
+    def _read(self, document: Document) -> BackupKey:
+        secret, _ = decrypted(self._cipher, document)
+        return BackupKey(
+            key_id=str(document["_id"]),
+            secret=secret,
+            is_used=document.get("isUsed") is True,
+            activated=document.get("activated") is True,
+            used_for=document.get("usedFor"),
+            used_at=document.get("usedAt"),
+            created_at=document.get("createdAt"),
+        )

@@ -1,0 +1,131 @@
+"""The connection to MongoDB and the indexes the collections need."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl
+
+from pymongo import ASCENDING, DESCENDING, MongoClient
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
+
+from app.settings import SettingsError
+
+Document = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+# The longest that TTL deletion accepts (68 years): what "keep for ever" is on an index that has a TTL
+# already, since MongoDB cannot take a TTL away without building the whole index anew.
+NEVER_S = 2_147_483_647
+
+_DEFAULTS: dict[str, Any] = {
+    "serverSelectionTimeoutMS": 2000,
+    "connectTimeoutMS": 2000,
+    "socketTimeoutMS": 30_000,
+    # Without it a killed server loses writes it has acknowledged.
+    "journal": True,
+}
+
+# The indexes of the deployments whose data this product takes over.
+_INDEXES: tuple[tuple[str, tuple[tuple[str, int], ...], dict[str, Any]], ...] = (
+    ("request_logs", (("userId", ASCENDING),), {}),
+    ("request_logs", (("friendKeyId", ASCENDING),), {}),
+    ("request_logs", (("userId", ASCENDING), ("createdAt", DESCENDING)), {}),
+    ("request_logs", (("creditType", ASCENDING), ("createdAt", DESCENDING)), {}),
+    ("usersNew", (("apiKey", ASCENDING),), {"unique": True, "sparse": True}),
+    ("usersNew", (("referralCode", ASCENDING),), {"unique": True, "sparse": True}),
+    ("user_keys", (("name", ASCENDING),), {}),
+    ("ohmygpt_keys", (("status", ASCENDING),), {}),
+    ("ohmygpt_keys", (("cooldownUntil", ASCENDING),), {}),
+    ("ohmygpt_keys", (("createdAt", DESCENDING),), {}),
+    ("ohmygpt_backup_keys", (("isUsed", ASCENDING),), {}),
+)
+
+
+def connect(uri: str, db_name: str, *, app_name: str = "weir", **options: Any) -> Database[Document]:
+    """The database; does not wait for the server. Close it by `database.client.close()`.
+
+    What the URI says about timeouts and write concern wins over the defaults here, `options` win over both.
+    Retryable writes are left to pymongo, which uses them on replica sets and leaves them out on a single
+    server, which would refuse them. Raises `SettingsError`, never with the URI (it may hold a password).
+    """
+    given = {name.lower() for name, _ in parse_qsl(uri.partition("?")[2], keep_blank_values=True)}
+    defaults = {name: value for name, value in _DEFAULTS.items() if name.lower() not in given}
+    try:
+        client: MongoClient[Document] = MongoClient(
+            uri, appname=app_name, tz_aware=True, **{**defaults, **options}
+        )
+        return client[db_name]
+    except (ConfigurationError, ValueError, TypeError) as error:
+        raise SettingsError(
+            f"MONGODB_URI: not a usable MongoDB URI ({type(error).__name__}): it takes "
+            "mongodb://[user:password@]host[:port]/[?options], user name and password percent-encoded"
+        ) from None
+
+
+def ensure_indexes(db: Database[Document], log_retention_s: int) -> None:
+    """Create what is missing; set how long `request_logs` are kept, in seconds (0: for ever).
+
+    Indexes are known by what they index, so one made under another name is left alone. An index that
+    cannot be made (say, existing duplicates) is logged and does not stop the start: everything works
+    without it, more slowly. Raises `PyMongoError` when the server cannot be reached.
+    """
+    for name, keys, options in _INDEXES:
+        collection = db[name]
+        if not any(index["key"] == keys for index in _existing(collection)):
+            _create(collection, keys, options)
+    _ensure_log_expiry(db, log_retention_s)
+
+
+def _existing(collection: Collection[Document]) -> Iterator[Document]:
+    for name, index in collection.index_information().items():
+        yield {**index, "name": name, "key": tuple((field, _direction(way)) for field, way in index["key"])}
+
+
+def _direction(way: object) -> object:
+    # Shells write directions as doubles.
+    return int(way) if isinstance(way, float) else way
+
+
+def _create(collection: Collection[Document], keys: tuple[tuple[str, int], ...], options: Document) -> None:
+    try:
+        collection.create_index(list(keys), **options)
+    except OperationFailure as error:
+        log.warning("index %s on %s was not made: %s", keys, collection.name, error.details or error)
+
+
+def _ensure_log_expiry(db: Database[Document], retention_s: int) -> None:
+    """One index on createdAt serves both sorting by time and expiry, as it does in existing deployments."""
+    logs = db["request_logs"]
+    by_time = [i for i in _existing(logs) if i["key"] in ((("createdAt", -1),), (("createdAt", 1),))]
+    expiring = [index for index in by_time if "expireAfterSeconds" in index]
+    if not by_time:
+        ttl = {"expireAfterSeconds": retention_s} if retention_s else {}
+        _create(logs, (("createdAt", DESCENDING),), ttl)
+        return
+    wanted = retention_s or NEVER_S
+    if not expiring and retention_s:
+        _change_expiry(db, by_time[0], wanted)
+    for index in expiring:
+        if index["expireAfterSeconds"] != wanted:
+            _change_expiry(db, index, wanted)
+
+
+def _change_expiry(db: Database[Document], index: Document, seconds: int) -> None:
+    try:
+        db.command("collMod", "request_logs", index={"name": index["name"], "expireAfterSeconds": seconds})
+    except OperationFailure as error:
+        log.warning("how long request_logs are kept was not changed to %s s: %s", seconds, error.details)
+
+
+def server_version(db: Database[Document]) -> str:
+    """The server's version; raises `PyMongoError` when it does not answer."""
+    return str(db.client.server_info()["version"])
+
+
+def store_problem(error: PyMongoError) -> str:
+    """One line fit for a person: pymongo's own texts run over many lines of topology."""
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first.split(", Timeout:", 1)[0].split(", full error:", 1)[0][:300]

@@ -1,0 +1,206 @@
+"""The OhMyGPT keys (`ohmygpt_keys`), encrypted at rest, and the reading of key files."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError
+
+from app.adapters.key_cipher import KeyCipher, KeyCipherError
+from app.adapters.mongo.users import AlreadyExistsError, optional_int
+from app.core.credentials import mask
+
+Document = dict[str, Any]
+
+HEALTHY = "healthy"
+RATE_LIMITED = "rate_limited"
+ENV_ID_PREFIX = "env-"
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,49}")
+_SECRET = re.compile(r"[!-~]{8,512}")
+_BOM = "\ufeff"
+
+
+class KeyFileError(Exception):
+    """A key file with lines that cannot be used; nothing of it was stored.
+
+    `problems` are (line number, reason), from the first line to the last.
+    """
+
+    def __init__(self, problems: list[tuple[int, str]]) -> None:
+        super().__init__("; ".join(f"line {number}: {reason}" for number, reason in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class StoredProviderKey:
+    """An upstream key as stored; `secret` is None when it cannot be decrypted."""
+
+    key_id: str
+    secret: str | None
+    status: str
+    last_error: str | None = None
+    cooldown_until: datetime | None = None
+    created_at: datetime | None = None
+    last_used_at: datetime | None = None
+    requests_count: int = 0
+    tokens_used: int = 0
+
+    @property
+    def masked(self) -> str:
+        """The key as it may be shown."""
+        return mask(self.secret or "")
+
+    def __repr__(self) -> str:
+        return f"StoredProviderKey({self.key_id!r}, {self.status!r})"
+
+
+class ProviderKeyStore:
+    """The upstream keys, one document each, under their pool ids."""
+
+    def __init__(self, db: Database[Document], cipher: KeyCipher) -> None:
+        self._keys = db["ohmygpt_keys"]
+        self._cipher = cipher
+
+    def add(self, key_id: str, secret: str, *, now: datetime) -> StoredProviderKey:
+        """Store a key, healthy; raises ValueError for a bad one, `AlreadyExistsError` for a taken id."""
+        check_key(key_id, secret)
+        document = self._document(key_id, secret, now)
+        try:
+            self._keys.insert_one(document)
+        except DuplicateKeyError:
+            raise AlreadyExistsError(f"there is an upstream key {key_id} already") from None
+        return self._read(document)
+
+    def import_lines(self, text: str, *, now: datetime) -> list[str]:
+        """Store every `id|key` line, all or none; the ids. Raises `KeyFileError` naming each bad line."""
+        keys = parse_key_lines(text, taken=stored_ids(self._keys))
+        insert_all(self._keys, [self._document(key_id, secret, now) for key_id, secret in keys])
+        return [key_id for key_id, _ in keys]
+
+    def get(self, key_id: str) -> StoredProviderKey | None:
+        """The key, or None."""
+        document = self._keys.find_one({"_id": key_id})
+        return self._read(document) if document else None
+
+    def list(self) -> Iterator[StoredProviderKey]:
+        """All keys, oldest first."""
+        for document in self._keys.find().sort([("createdAt", 1), ("_id", 1)]):
+            yield self._read(document)
+
+    def reset(self, key_id: str, *, now: datetime) -> StoredProviderKey | None:
+        """Make the key healthy again whatever its state; None when there is no such key."""
+        update = {
+            "$set": {"status": HEALTHY, "updatedAt": now},
+            "$unset": {"lastError": "", "cooldownUntil": ""},
+        }
+        self._keys.update_one({"_id": key_id}, update)
+        return self.get(key_id)
+
+    def delete(self, key_id: str) -> bool:
+        """Remove the key from the pool; False when there is no such key."""
+        return self._keys.delete_one({"_id": key_id}).deleted_count == 1
+
+    def _document(self, key_id: str, secret: str, now: datetime) -> Document:
+        return {
+            "_id": key_id,
+            "apiKey": self._cipher.encrypt(secret),
+            "status": HEALTHY,
+            "tokensUsed": 0,
+            "requestsCount": 0,
+            "createdAt": now,
+        }
+
+    def _read(self, document: Document) -> StoredProviderKey:
+        secret, problem = decrypted(self._cipher, document)
+        return StoredProviderKey(
+            key_id=str(document["_id"]),
+            secret=secret,
+            status=str(document.get("status", HEALTHY)),
+            last_error=problem or document.get("lastError"),
+            cooldown_until=document.get("cooldownUntil"),
+            created_at=document.get("createdAt"),
+            last_used_at=document.get("lastUsedAt"),
+            requests_count=optional_int(document.get("requestsCount")) or 0,
+            tokens_used=optional_int(document.get("tokensUsed")) or 0,
+        )
+
+
+def decrypted(cipher: KeyCipher, document: Document) -> tuple[str | None, str | None]:
+    """The document's key, or None and what is wrong with it."""
+    stored = document.get("apiKey")
+    if not isinstance(stored, str) or not stored:
+        return None, "has no key"
+    try:
+        return cipher.decrypt(stored), None
+    except KeyCipherError as error:
+        return None, str(error)
+
+
+def check_key(key_id: str, secret: str) -> None:
+    """Raise ValueError, with a sentence that gives nothing away, for what cannot be a key and its id."""
+    problem = _problem(key_id, secret)
+    if problem is not None:
+        raise ValueError(problem)
+
+
+def _problem(key_id: str, secret: str) -> str | None:
+    if not _ID.fullmatch(key_id):
+        return "the id takes 1 to 50 letters, digits and . _ : @ -, a letter or digit first"
+    if key_id.startswith(ENV_ID_PREFIX):
+        return f"ids that start with {ENV_ID_PREFIX} are kept for OHMYGPT_API_KEYS"
+    if not secret:
+        return "the key is missing"
+    if not _SECRET.fullmatch(secret):
+        return "the key takes 8 to 512 printable ASCII characters without spaces"
+    return None
+
+
+def parse_key_lines(text: str, taken: set[str]) -> list[tuple[str, str]]:
+    """The (id, key) pairs of `id|key` lines; blank lines and lines that start with # are skipped.
+
+    Raises `KeyFileError` with every bad line; `taken` are the ids that are in use already.
+    """
+    keys: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    problems = []
+    for number, line in enumerate(text.removeprefix(_BOM).splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        key_id, _, secret = (part.strip() for part in line.partition("|"))
+        reason = "is not id|key" if "|" not in line else _problem(key_id, secret)
+        if reason is None and key_id in taken:
+            reason = f"there is a key {key_id} already"
+        if reason is None and key_id in keys:
+            reason = f"the id {key_id} is on line {lines[key_id]} too"
+        if reason is None and secret in lines:
+            reason = f"the same key is on line {lines[secret]}"
+        if reason is None:
+            keys[key_id] = secret
+            lines[key_id] = lines[secret] = number
+        else:
+            problems.append((number, reason))
+    if problems:
+        raise KeyFileError(problems)
+    return list(keys.items())
+
+
+def stored_ids(collection: Collection[Document]) -> set[str]:
+    """The ids in use."""
+    return {str(document["_id"]) for document in collection.find({}, {"_id": True})}
+
+
+def insert_all(collection: Collection[Document], documents: list[Document]) -> None:
+    """Insert all or, when an id was taken in this very moment, none; raises `AlreadyExistsError` then."""
+    inserted: list[Any] = []
+    try:
+        for document in documents:
+            collection.insert_one(document)
+            inserted.append(document["_id"])
+    except DuplicateKeyError:
+        collection.delete_many({"_id": {"$in": inserted}})
+        raise AlreadyExistsError(f"there is a key {document['_id']} already; nothing was imported") from None

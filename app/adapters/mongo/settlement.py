@@ -1,0 +1,300 @@
+"""Booking records into MongoDB, each exactly once, without needing transactions.
+
+Steps, in this order: the records themselves, then users' credits, client keys, upstream keys, hourly sums.
+Every step can be repeated:
+
+- A record's `_id` is its request id, so inserting it again is a duplicate, which counts as success.
+- A document that is incremented keeps, beside its sums, the highest record number that is in them, one per
+  writer (`applied.<writerId>`). Only records with a higher number are added, by an update that requires
+  the number to be still the one that was read and sets the new one together with the sums. Whatever is in
+  doubt after a lost connection may therefore be sent again, with any batch boundaries: a late twin of the
+  first attempt either came first (then this update matches nothing, and the number is read again) or comes
+  last (then the twin matches nothing).
+
+What this asks of the caller: one caller at a time per writer id, and records in the order of their numbers.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import gevent
+from bson.int64 import Int64
+from pymongo import UpdateOne
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import BulkWriteError, PyMongoError
+
+from app.adapters.log_queue import SequencedRecord
+from app.adapters.mongo import rollups
+from app.adapters.mongo.connection import store_problem
+from app.adapters.mongo.record_writes import (
+    DUPLICATE_KEY,
+    DeadLetter,
+    bury,
+    insert_records,
+    raise_if_transient,
+)
+from app.core.ports import StoreUnavailable
+from app.core.records import NANO
+from app.core.stats import Figures
+
+Item = TypeVar("Item")
+Document = dict[str, Any]
+Update = dict[str, Any] | list[dict[str, Any]]
+
+_WRITER_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+_MAX_ROUNDS = 5
+"""How often a document's marker may change between reading and writing before it is called a failure."""
+
+_STRIDE = 50
+"""After so many records or documents (about a millisecond) the writer lets waiting requests go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class BookedBatch:
+    """What became of a batch: all of it is in the store, or has been put aside.
+
+    `charges` says, in nano-dollars, what each user's records of this batch cost in all, also when they had
+    been booked by an earlier attempt.
+    """
+
+    records: int
+    charges: Mapping[str, int]
+    dead: tuple[DeadLetter, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """A collection whose documents are charged: how to address one, and how records change it."""
+
+    collection: str
+    marker: str
+    update: Callable[[Sequence[Figures]], Update]
+    creates: bool = False
+
+
+class Settlement:
+    """Books batches of records for one writer. Raises `StoreUnavailable` when a batch must be sent again."""
+
+    def __init__(self, db: Database[Any], writer_id: str) -> None:
+        if not _WRITER_ID.fullmatch(writer_id):
+            raise ValueError("a writer id is a letter followed by up to 63 letters, digits, _ or -")
+        self._db = db
+        self.writer_id = writer_id
+        marker = f"applied.{writer_id}"
+        self._users = _Account("usersNew", marker, lambda rows: _user_update(marker, rows))
+        self._client_keys = _Account("user_keys", marker, lambda rows: _key_update(marker, rows))
+        self._provider_keys = _Account("ohmygpt_keys", marker, lambda rows: _key_update(marker, rows))
+        self._rollups = _Account(
+            rollups.COLLECTION,
+            rollups.MARKER,
+            lambda rows: rollups.rollup_update(writer_id, rows),
+            creates=True,
+        )
+
+    def apply(self, batch: Sequence[SequencedRecord]) -> BookedBatch:
+        """Book every record of the batch; returns once all of it is acknowledged.
+
+        Applying a batch again, or its records in other batches of the same order, changes nothing.
+        """
+        rows, dead = _read(batch, self.writer_id)
+        readable = {row.seq for row in rows}
+        try:
+            dead += insert_records(
+                self._db["request_logs"], [item for item in batch if item.seq in readable], self.writer_id
+            )
+            # A refused request has nothing to charge; its user's document need not be touched.
+            charged = [row for row in rows if not row.is_rejected]
+            dead += self._book(self._users, _grouped(charged, lambda row: row.user_id))
+            dead += self._book(self._client_keys, _grouped(rows, lambda row: row.user_key_id))
+            dead += self._book(self._provider_keys, _grouped(rows, lambda row: row.factory_key_id))
+            by_rollup = _grouped(_paced(rows), lambda row: rollups.rollup_id(self.writer_id, row))
+            dead += self._book(self._rollups, by_rollup)
+            bury(self._db, dead)
+        except PyMongoError as error:
+            raise StoreUnavailable(store_problem(error)) from error
+        return BookedBatch(len(batch), _charges(rows), tuple(dead))
+
+    def put_aside(self, record: SequencedRecord, reason: str) -> DeadLetter:
+        """Keep a record that cannot be booked in `request_logs_dead`, with the reason."""
+        letter = DeadLetter.of(record, self.writer_id, "record", reason)
+        try:
+            bury(self._db, [letter])
+        except PyMongoError as error:
+            raise StoreUnavailable(store_problem(error)) from error
+        return letter
+
+    def _book(self, account: _Account, rows_by_id: dict[str, list[Figures]]) -> list[DeadLetter]:
+        """Add each document's not yet added records to it; returns what the server will never accept."""
+        collection = self._db[account.collection]
+        dead: list[DeadLetter] = []
+        for _ in range(_MAX_ROUNDS):
+            fresh = self._fresh(collection, account, rows_by_id)
+            if not fresh:
+                return dead
+            ids = list(fresh)
+            updates = [self._conditional(account, key, *fresh[key]) for key in _paced(ids)]
+            try:
+                result = collection.bulk_write(updates, ordered=False)
+            except BulkWriteError as error:
+                for index, reason in _refused(error):
+                    refused = rows_by_id.pop(ids[index])
+                    dead += [
+                        DeadLetter.of_figures(row, self.writer_id, account.collection, reason)
+                        for row in refused
+                    ]
+                continue
+            if result.matched_count + result.upserted_count == len(updates):
+                return dead
+        raise StoreUnavailable(f"{account.collection}: the documents kept changing")
+
+    def _fresh(
+        self, collection: Collection[Any], account: _Account, rows_by_id: Mapping[str, list[Figures]]
+    ) -> dict[str, tuple[float | None, list[Figures]]]:
+        """Per document: how far it is booked, and the records beyond that. Documents without any are left
+        out, and so are missing ones where a charge must not create them (the fixed key has no user)."""
+        if not rows_by_id:
+            return {}
+        found = collection.find({"_id": {"$in": list(rows_by_id)}}, {account.marker: 1})
+        markers = {document["_id"]: _at(document, account.marker) for document in found}
+        fresh = {}
+        for key, rows in rows_by_id.items():
+            if key not in markers and not account.creates:
+                continue
+            marker = markers.get(key)
+            new = rows if marker is None else [row for row in rows if row.seq > marker]
+            if new:
+                fresh[key] = (marker, new)
+        return fresh
+
+    @staticmethod
+    def _conditional(account: _Account, key: str, marker: float | None, rows: list[Figures]) -> UpdateOne:
+        """The update, which applies only while the marker is what it was when `rows` were chosen."""
+        is_new = marker is None
+        unchanged = {"$not": {"$type": "number"}} if is_new else marker
+        condition = {"_id": key, account.marker: unchanged}
+        return UpdateOne(condition, account.update(rows), upsert=account.creates and is_new)
+
+
+def _read(batch: Iterable[SequencedRecord], writer_id: str) -> tuple[list[Figures], list[DeadLetter]]:
+    rows: list[Figures] = []
+    dead: list[DeadLetter] = []
+    for item in _paced(batch):
+        try:
+            rows.append(Figures.read(item.seq, item.document))
+        except ValueError as error:
+            dead.append(DeadLetter.of(item, writer_id, "record", str(error)))
+    return rows, dead
+
+
+def _paced(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, with other greenlets let through now and then: answers being relayed must not wait."""
+    for count, item in enumerate(items, start=1):
+        yield item
+        if count % _STRIDE == 0:
+            gevent.sleep(0)
+
+
+def _grouped(rows: Iterable[Figures], key_of: Callable[[Figures], str | None]) -> dict[str, list[Figures]]:
+    groups: dict[str, list[Figures]] = defaultdict(list)
+    for row in rows:
+        key = key_of(row)
+        if key is not None:
+            groups[key].append(row)
+    return dict(groups)
+
+
+def _charges(rows: Iterable[Figures]) -> dict[str, int]:
+    charges: dict[str, int] = defaultdict(int)
+    for row in rows:
+        if row.cost_nano_usd:
+            charges[row.user_id] += row.cost_nano_usd
+    return dict(charges)
+
+
+def _at(document: Mapping[str, Any], path: str) -> float | None:
+    """The marker at a dotted path; None when there is none."""
+    value: Any = document
+    for segment in path.split("."):
+        value = value.get(segment) if isinstance(value, Mapping) else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _refused(error: BulkWriteError) -> list[tuple[int, str]]:
+    """Which updates the server will never accept; raises when the failure may pass."""
+    raise_if_transient(error)
+    problems = error.details["writeErrors"]
+    # A duplicate key is a lost race for creating the document: the next round finds it.
+    return [(item["index"], item["errmsg"]) for item in problems if item["code"] != DUPLICATE_KEY]
+
+
+def _key_update(marker: str, rows: Sequence[Figures]) -> Update:
+    return {
+        "$inc": {"tokensUsed": sum(row.tokens_used for row in rows), "requestsCount": len(rows)},
+        "$max": {"lastUsedAt": max(row.created_at for row in rows)},
+        "$set": {marker: Int64(max(row.seq for row in rows))},
+    }
+
+
+def _user_update(marker: str, rows: Sequence[Figures]) -> Update:
+    """Take the cost from `credits`, then from `refCredits`, never below 0; the rest is overdraft.
+
+    Balances are doubles in USD, as other readers expect, but the arithmetic is done in whole nano-dollars,
+    which a double holds exactly up to nine million USD.
+    """
+    cost = Int64(sum(row.cost_nano_usd for row in rows))
+    uncovered = {"$subtract": [cost, {"$add": ["$_taking.credits", "$_taking.refCredits"]}]}
+    return [
+        {"$set": {"_taking.credits": _available("$credits", cost)}},
+        {
+            "$set": {
+                "_taking.refCredits": _available("$refCredits", {"$subtract": [cost, "$_taking.credits"]})
+            }
+        },
+        {
+            "$set": {
+                "credits": _less("$credits", "$_taking.credits"),
+                "refCredits": _less("$refCredits", "$_taking.refCredits"),
+                "overdraftNanoUsd": {
+                    "$cond": [
+                        {"$gt": [uncovered, 0]},
+                        {"$add": [_number("$overdraftNanoUsd"), {"$toLong": uncovered}]},
+                        "$overdraftNanoUsd",
+                    ]
+                },
+                "creditsUsed": {"$divide": [{"$add": [_nano("$creditsUsed"), cost]}, NANO]},
+                "totalInputTokens": _plus("$totalInputTokens", sum(row.input_tokens for row in rows)),
+                "totalOutputTokens": _plus("$totalOutputTokens", sum(row.output_tokens for row in rows)),
+                "lastUsedAt": {"$max": ["$lastUsedAt", max(row.created_at for row in rows)]},
+                marker: Int64(max(row.seq for row in rows)),
+            }
+        },
+        {"$unset": "_taking"},
+    ]
+
+
+def _number(field: str) -> Document:
+    """The field, 0 where it is missing or no number: one damaged document must not stop the booking."""
+    return {"$cond": [{"$isNumber": field}, field, 0]}
+
+
+def _plus(field: str, amount: int) -> Document:
+    return {"$add": [_number(field), Int64(amount)]}
+
+
+def _nano(field: str) -> Document:
+    """A balance in USD as whole nano-dollars."""
+    return {"$round": [{"$multiply": [_number(field), float(NANO)]}, 0]}
+
+
+def _available(field: str, wanted: Any) -> Document:
+    return {"$max": [0, {"$min": [_nano(field), wanted]}]}
+
+
+def _less(field: str, taken: str) -> Document:
+    """The balance less what was taken, in USD; untouched when nothing was."""
+    return {"$cond": [{"$gt": [taken, 0]}, {"$divide": [{"$subtract": [_nano(field), taken]}, NANO]}, field]}

@@ -1,0 +1,218 @@
+"""Users (`usersNew`): their credit, role and password."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Any
+
+from bson import Decimal128
+from pymongo import ReturnDocument
+from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError
+
+from app.core.records import NANO
+
+Document = dict[str, Any]
+
+# The most credit a double still tells apart to the nano-dollar, with room for the sums made of it.
+MAX_CREDITS = Decimal(1_000_000)
+_NANO_DOLLAR = Decimal(1).scaleb(-9)
+
+# Passwords of the deployments taken over have 1000 rounds and no field that says so.
+_LEGACY_ROUNDS = 1000
+_ROUNDS = 210_000
+_HASH_BYTES = 64
+
+
+class AlreadyExistsError(Exception):
+    """There is one under this name already."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user as the proxy needs it; money is in nano-dollars."""
+
+    username: str
+    role: str
+    is_active: bool
+    credits_nano: int
+    ref_credits_nano: int
+    credits_used_nano: int
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+    last_login_at: datetime | None = None
+    rpm: int | None = None
+    on_client_abort: str | None = None
+    has_api_key: bool = False
+    has_password: bool = False
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def spendable_nano(self) -> int:
+        """What is left to spend: bought and referral credit together."""
+        return self.credits_nano + self.ref_credits_nano
+
+    @classmethod
+    def from_document(cls, document: Document) -> "User":
+        """Read a document of this product or of the one it takes over from; absent fields have defaults."""
+        return cls(
+            username=str(document["_id"]),
+            role=document.get("role") or "user",
+            is_active=document.get("isActive", True) is not False,
+            credits_nano=nano_usd(document.get("credits")),
+            ref_credits_nano=nano_usd(document.get("refCredits")),
+            credits_used_nano=nano_usd(document.get("creditsUsed")),
+            created_at=document.get("createdAt"),
+            expires_at=document.get("expiresAt"),
+            last_login_at=document.get("lastLoginAt"),
+            rpm=optional_int(document.get("rpm")),
+            on_client_abort=document.get("onClientAbort"),
+            has_api_key=bool(document.get("apiKey")),
+            has_password=bool(document.get("passwordHash")),
+            input_tokens=optional_int(document.get("totalInputTokens")) or 0,
+            output_tokens=optional_int(document.get("totalOutputTokens")) or 0,
+        )
+
+
+def nano_usd(value: object) -> int:
+    """Nano-dollars out of any number MongoDB may hold in USD; 0 for what is no finite number."""
+    if isinstance(value, Decimal128):
+        value = value.to_decimal()
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return 0
+    exact = Decimal(value)
+    return int((exact * NANO).to_integral_value(ROUND_HALF_EVEN)) if exact.is_finite() else 0
+
+
+def optional_int(value: object) -> int | None:
+    """A whole number that a shell may have written as a double; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return None
+    return int(value)
+
+
+class UserStore:
+    """The users, one document each, under the username."""
+
+    def __init__(self, db: Database[Document]) -> None:
+        self._users = db["usersNew"]
+
+    def add(
+        self,
+        username: str,
+        *,
+        now: datetime,
+        credits_usd: Decimal = Decimal(0),
+        role: str = "user",
+        rpm: int | None = None,
+        password: str | None = None,
+    ) -> User:
+        """Make a user; raises `AlreadyExistsError`, or ValueError for an amount that is not exact."""
+        document: Document = {
+            "_id": username,
+            **_password_fields(password),
+            "role": role,
+            "isActive": True,
+            "createdAt": now,
+            "credits": _exact_double(credits_usd),
+            "creditsUsed": 0.0,
+            "creditsNew": 0.0,
+            "creditsNewUsed": 0.0,
+            "tokensUserNew": 0,
+            "totalInputTokens": 0,
+            "totalOutputTokens": 0,
+            "referralCode": secrets.token_hex(8).upper(),
+            "refCredits": 0.0,
+            "referralBonusAwarded": False,
+            "migration": True,
+        }
+        if rpm is not None:
+            document["rpm"] = rpm
+        try:
+            self._users.insert_one(document)
+        except DuplicateKeyError:
+            raise AlreadyExistsError(f"user {username} exists already") from None
+        return User.from_document(document)
+
+    def get(self, username: str) -> User | None:
+        """The user, or None."""
+        document = self._users.find_one({"_id": username})
+        return User.from_document(document) if document else None
+
+    def list(self) -> Iterator[User]:
+        """All users, by name."""
+        for document in self._users.find().sort("_id", 1):
+            yield User.from_document(document)
+
+    def find_username_by_api_key(self, secret: str) -> str | None:
+        """Whose account key this is. Only users made before this product have one in their document."""
+        document = self._users.find_one({"apiKey": secret}, {"_id": True})
+        return str(document["_id"]) if document else None
+
+    def credit(self, username: str, amount_usd: Decimal) -> User | None:
+        """Add to (or with a negative amount take from) the credit; None when there is no such user.
+
+        The sum is made by the server and rounded to the nano-dollar there, so that concurrent changes all
+        count and no rest of binary arithmetic ever builds up.
+        """
+        amount = _exact_double(amount_usd)
+        total = {"$round": [{"$add": [{"$ifNull": ["$credits", 0]}, amount]}, 9]}
+        return self._change(username, [{"$set": {"credits": total}}])
+
+    def set_active(self, username: str, active: bool) -> User | None:
+        """Enable or disable the user with all its keys; None when there is no such user."""
+        return self._change(username, {"$set": {"isActive": active}})
+
+    def set_password(self, username: str, password: str) -> User | None:
+        """Replace the password; None when there is no such user."""
+        return self._change(username, {"$set": _password_fields(password)})
+
+    def verify_password(self, username: str, password: str) -> bool:
+        """Whether this is the password of an active user.
+
+        Takes tenths of a second on purpose: keep it off the event loop. Unknown users take as long as known
+        ones, so that the time tells nothing.
+        """
+        fields = {"passwordHash": True, "passwordSalt": True, "passwordRounds": True, "isActive": True}
+        user = self._users.find_one({"_id": username}, fields) or {"isActive": False}
+        stored = str(user.get("passwordHash") or "")
+        rounds = optional_int(user.get("passwordRounds")) or (_LEGACY_ROUNDS if stored else _ROUNDS)
+        derived = _derive(password, str(user.get("passwordSalt") or ""), rounds)
+        same = hmac.compare_digest(derived.encode(), stored.lower().encode())
+        return same and user.get("isActive", True) is not False
+
+    def _change(self, username: str, update: Document | Sequence[Document]) -> User | None:
+        document = self._users.find_one_and_update(
+            {"_id": username}, update, return_document=ReturnDocument.AFTER
+        )
+        return User.from_document(document) if document else None
+
+
+def _exact_double(amount: Decimal) -> float:
+    if not amount.is_finite() or abs(amount) > MAX_CREDITS:
+        raise ValueError(f"takes an amount in USD up to {MAX_CREDITS:,}")
+    if amount != amount.quantize(_NANO_DOLLAR):
+        raise ValueError("takes an amount in USD with at most 9 decimals")
+    return float(amount)
+
+
+def _password_fields(password: str | None) -> Document:
+    """No password at all is empty text: nothing hashes to it, and old readers expect text."""
+    if password is None:
+        return {"passwordHash": "", "passwordSalt": ""}
+    salt = secrets.token_hex(16)
+    return {
+        "passwordHash": _derive(password, salt, _ROUNDS),
+        "passwordSalt": salt,
+        "passwordRounds": _ROUNDS,
+    }
+
+
+def _derive(password: str, salt_hex: str, rounds: int) -> str:
+    # The salt is the hex text itself, not the bytes it stands for: so it was in existing databases.
+    return hashlib.pbkdf2_hmac("sha512", password.encode(), salt_hex.encode(), rounds, _HASH_BYTES).hex()

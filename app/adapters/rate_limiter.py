@@ -1,0 +1,127 @@
+"""Rate limits per client key: counted in the worker, shared through MongoDB in the background.
+
+A round trip to a database for every request would cost more than the rest of the proxy, and an outage of it
+would stop the traffic. So a worker decides by its own count plus what the others had published a moment
+ago (`SYNC_INTERVAL_S`): exact on one worker; with several, a key can pass its limit by what the other
+workers let through within that moment. `StorageRateLimiter` is the exact alternative over a storage of the
+`limits` library, at the price of that round trip.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import limits
+import limits.storage
+import limits.strategies
+from pymongo import UpdateOne
+from pymongo.database import Database
+
+from app.core.ports import RateDecision
+from app.core.rate_window import WINDOW_S, decide, window_start
+
+SYNC_INTERVAL_S = 0.5
+COLLECTION = "rate_windows"
+
+logger = logging.getLogger("weir.rate")
+
+
+@dataclass(slots=True)
+class _Count:
+    mine: int = 0
+    others: int = 0
+    published: int = 0
+
+
+class SharedRateLimiter:
+    """Fixed one-minute windows; `sync()` publishes this worker's counts and reads the others'."""
+
+    def __init__(self, worker_id: str, now: Callable[[], float]) -> None:
+        self._worker_id = worker_id
+        self._now = now
+        self._window = 0
+        self._counts: dict[str, _Count] = {}
+
+    def hit(self, key_id: str, limit: int) -> RateDecision:
+        """Count one request of this key against `limit` per minute."""
+        now = self._now()
+        if (window := window_start(now)) != self._window:
+            self._window = window
+            self._counts = {}
+        count = self._counts.get(key_id)
+        if count is None:
+            count = self._counts[key_id] = _Count()
+        decision = decide(count.mine + count.others, limit, now)
+        if decision.allowed:
+            count.mine += 1
+        return decision
+
+    def sync(self, database: "Database[dict[str, object]]") -> None:
+        """Exchange counts with the other workers; raises `PyMongoError`, then the own count stands alone."""
+        window, counts = self._window, self._counts
+        if not counts:
+            return
+        # One document per key and window, one field per worker: nobody overwrites another's count.
+        expires = datetime.fromtimestamp(window, UTC) + timedelta(seconds=2 * WINDOW_S)
+        changed = {key: count.mine for key, count in counts.items() if count.mine != count.published}
+        collection = database[COLLECTION]
+        if changed:
+            collection.bulk_write(
+                [
+                    UpdateOne(
+                        {"_id": f"{window}:{key}"},
+                        {"$set": {f"w.{self._worker_id}": mine, "expiresAt": expires}},
+                        upsert=True,
+                    )
+                    for key, mine in changed.items()
+                ],
+                ordered=False,
+            )
+        for key, mine in changed.items():
+            counts[key].published = mine
+        self._read_others(collection.find({"_id": {"$in": [f"{window}:{key}" for key in counts]}}), counts)
+
+    def _read_others(self, documents: object, counts: dict[str, _Count]) -> None:
+        for document in documents:  # type: ignore[attr-defined]
+            key = document["_id"].split(":", 1)[1]
+            shares = document.get("w", {})
+            if key in counts:
+                counts[key].others = sum(n for worker, n in shares.items() if worker != self._worker_id)
+
+
+def ensure_expiry(database: "Database[dict[str, object]]") -> None:
+    """Have MongoDB delete counts of past windows by itself."""
+    database[COLLECTION].create_index("expiresAt", expireAfterSeconds=0)
+
+
+class StorageRateLimiter:
+    """Fixed windows in a storage of the `limits` library (Redis, Memcached, MongoDB, memory).
+
+    A storage that cannot be reached lets requests pass (counted in `failed_open`): a limiter must not be
+    what takes the service down.
+    """
+
+    def __init__(self, storage_uri: str, now: Callable[[], float]) -> None:
+        self._limiter = limits.strategies.FixedWindowRateLimiter(
+            limits.storage.storage_from_string(storage_uri)
+        )
+        self._now = now
+        self.failed_open = 0
+
+    def hit(self, key_id: str, limit: int) -> RateDecision:
+        """Count one request of this key against `limit` per minute."""
+        now = self._now()
+        item = limits.RateLimitItemPerMinute(limit)
+        try:
+            allowed = self._limiter.hit(item, key_id)
+            stats = self._limiter.get_window_stats(item, key_id)
+        except Exception as error:  # noqa: BLE001  every storage has errors of its own
+            self.failed_open += 1
+            logger.warning("rate limit storage failed, letting requests pass: %s", type(error).__name__)
+            return decide(0, limit, now)
+        reset_at = math.ceil(stats.reset_time)
+        return RateDecision(
+            allowed, limit, max(0, stats.remaining), reset_at, max(1, math.ceil(reset_at - now))
+        )

@@ -1,0 +1,122 @@
+"""The transport to the upstream: `requests`, used so that bytes pass as they arrive.
+
+Requests are prepared by hand and given to the session's adapter directly: the session layer would read the
+environment, follow redirects (carrying the key to another host) and decode bodies.
+"""
+
+import http.client
+from collections.abc import Mapping
+
+import requests
+import urllib3.exceptions
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+
+from app.core.ports import ProviderKey, UpstreamFailure, UpstreamRequest
+
+READ_SIZE = 64 * 1024
+"""The most bytes taken from the upstream at once. A read returns as soon as there is anything."""
+
+
+class RequestsUpstream:
+    """Sends requests to one upstream host over pooled connections."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        connect_timeout_s: float,
+        read_timeout_s: float,
+        auth: str = "bearer",
+        pool_size: int = 1000,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._timeout = (connect_timeout_s, read_timeout_s)
+        self._auth = auth
+        # Retrying belongs to the attempt loop alone, which keeps count and changes keys.
+        self._adapter = HTTPAdapter(
+            pool_connections=4, pool_maxsize=pool_size, max_retries=0, pool_block=False
+        )
+
+    def send(self, request: UpstreamRequest, key: ProviderKey) -> "RequestsReply":
+        """Send and wait for the headers; raises `UpstreamFailure`."""
+        try:
+            response = self._adapter.send(
+                self._prepare(request, key), stream=True, timeout=self._timeout, verify=True
+            )
+        except (
+            requests.ConnectTimeout,
+            requests.exceptions.SSLError,
+            requests.exceptions.ProxyError,
+        ) as error:
+            raise UpstreamFailure("unreachable", _reason(error)) from None
+        except requests.ReadTimeout as error:
+            raise UpstreamFailure("timeout", _reason(error)) from None
+        except requests.ConnectionError as error:
+            raise UpstreamFailure(_connection_failure(error), _reason(error)) from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
+            raise UpstreamFailure("garbled", _reason(error)) from None
+        return RequestsReply(response)
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self._adapter.close()
+
+    def _prepare(self, request: UpstreamRequest, key: ProviderKey) -> requests.PreparedRequest:
+        prepared = requests.PreparedRequest()
+        prepared.method = request.method
+        prepared.url = self._base_url + request.path + (f"?{request.query}" if request.query else "")
+        headers = CaseInsensitiveDict(request.headers)
+        if self._auth in ("bearer", "both"):
+            headers["Authorization"] = f"Bearer {key.secret}"
+        if self._auth in ("x-api-key", "both"):
+            headers["x-api-key"] = key.secret
+        if request.body or request.method == "POST":
+            headers["Content-Length"] = str(len(request.body))
+        prepared.headers = headers
+        prepared.body = request.body or None
+        return prepared
+
+
+class RequestsReply:
+    """An answer whose status and headers have arrived; the body is read undecoded."""
+
+    def __init__(self, response: requests.Response) -> None:
+        self.status: int = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self._raw = response.raw
+        self._at_end = False
+
+    def read(self) -> bytes:
+        """What has arrived, at least a byte; `b""` at the proper end; raises `UpstreamFailure`."""
+        if self._at_end:
+            return b""
+        try:
+            data: bytes = self._raw.read1(READ_SIZE, decode_content=False) or b""
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise UpstreamFailure("timeout", _reason(error)) from None
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+            raise UpstreamFailure("truncated", _reason(error)) from None
+        self._at_end = not data
+        return data
+
+    def close(self) -> None:
+        """Back to the pool when read to its end, else closed: an unread rest would poison the next answer."""
+        if not self._at_end:
+            self._raw.close()
+        self._raw.release_conn()
+
+
+def _connection_failure(error: requests.ConnectionError) -> str:
+    """Whether no connection came about, or one broke before the headers were there."""
+    cause = error.args[0] if error.args else None
+    if isinstance(cause, urllib3.exceptions.ProtocolError):
+        return "reset"
+    return "unreachable"
+
+
+def _reason(error: BaseException) -> str:
+    """The kind of error alone: texts of lower layers hold hosts and addresses."""
+    cause = error.args[0] if error.args and isinstance(error.args[0], BaseException) else error
+    reason = getattr(cause, "reason", None)
+    return type(reason if isinstance(reason, BaseException) else cause).__name__

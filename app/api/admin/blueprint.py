@@ -1,0 +1,114 @@
+"""The routes of the admin API, each a few lines: parse, ask a store, render."""
+
+from collections.abc import Mapping
+from datetime import datetime, tzinfo
+from typing import Any, Protocol
+
+from flask import Blueprint, Response, jsonify, request
+
+from app.api.admin.auth import VerifyAdmin, refusal
+from app.core.display import shown_record
+from app.core.log_filter import FilterError, LogFilter, PageCursor, parse_limit
+from app.core.periods import UnknownPeriodError, parse_period
+from app.core.ports import Clock, StoreUnavailable
+
+Document = dict[str, Any]
+
+
+class LogReader(Protocol):
+    """Where records are read; raises `StoreUnavailable`."""
+
+    def find(
+        self, wanted: LogFilter, limit: int, cursor: PageCursor | None = None
+    ) -> tuple[list[Document], str | None]:
+        """One page, newest first, and the cursor of the next."""
+
+    def get(self, request_id: str) -> Document | None:
+        """One record."""
+
+
+class StatsReader(Protocol):
+    """Where statistics are made; raises `StoreUnavailable`."""
+
+    def model_stats(self, period: str, now: datetime, tz: tzinfo) -> list[Document]:
+        """The rows of the model table."""
+
+    def metrics(self, period: str, now: datetime, tz: tzinfo) -> Document:
+        """The figures of all requests together."""
+
+    def user_stats(self, period: str, now: datetime, tz: tzinfo) -> Document:
+        """The figures of all users together."""
+
+
+def admin_blueprint(
+    *,
+    logs: LogReader,
+    stats: StatsReader,
+    clock: Clock,
+    tz: tzinfo,
+    admin_token: str,
+    verify_admin: VerifyAdmin,
+) -> Blueprint:
+    """`/api/admin/…` over these stores; `tz` is where days start in statistics."""
+    routes = Blueprint("admin_api", __name__, url_prefix="/api/admin")
+    routes.before_request(lambda: refusal(request.authorization, admin_token, verify_admin))
+    routes.after_request(_not_stored)
+    _handle_errors(routes)
+
+    @routes.get("/model-stats")
+    def model_stats() -> Response:
+        period = parse_period(request.args.get("period"))
+        return jsonify(models=stats.model_stats(period, clock.utcnow(), tz), period=period)
+
+    @routes.get("/metrics")
+    def metrics() -> Response:
+        return jsonify(stats.metrics(parse_period(request.args.get("period")), clock.utcnow(), tz))
+
+    @routes.get("/user-stats")
+    def user_stats() -> Response:
+        return jsonify(stats.user_stats(parse_period(request.args.get("period")), clock.utcnow(), tz))
+
+    @routes.get("/request-logs")
+    def request_logs() -> Response:
+        values = request.args.to_dict()
+        wanted = LogFilter.parse(values, clock.utcnow())
+        cursor = PageCursor.decode(values["cursor"]) if values.get("cursor") else None
+        found, next_cursor = logs.find(wanted, parse_limit(values.get("limit")), cursor)
+        return jsonify(requests=[shown_record(document) for document in found], nextCursor=next_cursor)
+
+    @routes.get("/request-logs/<request_id>")
+    def request_log(request_id: str) -> Response:
+        document = logs.get(request_id)
+        if document is None:
+            return _error(404, f"there is no record of a request {request_id[:80]}")
+        return jsonify(shown_record(document))
+
+    return routes
+
+
+def _handle_errors(routes: Blueprint) -> None:
+    @routes.errorhandler(UnknownPeriodError)
+    def unknown_period(error: UnknownPeriodError) -> Response:
+        return _error(400, str(error), valid_periods=error.valid_periods)
+
+    @routes.errorhandler(FilterError)
+    def unusable_filter(error: FilterError) -> Response:
+        return _error(400, str(error), parameter=error.field)
+
+    @routes.errorhandler(StoreUnavailable)
+    def store_down(error: StoreUnavailable) -> Response:
+        response = _error(503, "the database cannot answer", hint=str(error))
+        response.headers["Retry-After"] = "5"
+        return response
+
+
+def _not_stored(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _error(status: int, message: str, **details: Any) -> Response:
+    content: Mapping[str, Any] = {"error": message, **details}
+    response = jsonify(content)
+    response.status_code = status
+    return response

@@ -1,0 +1,138 @@
+"""The client API: OpenAI and Anthropic endpoints, each a few lines from WSGI to the gateway and back."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from app.api.model_list import ModelList
+from app.core import errors
+from app.core.errors import Refusal, invalid_body
+from app.core.ports import ClientWatch, Clock
+from app.core.request_body import Endpoint
+from app.core.wire_format import WireFormat
+from app.exchange.admission import too_large
+from app.exchange.exchange import Answer, ClientCall
+from app.exchange.handler import Gateway
+
+_POST_PATHS = {
+    Endpoint.CHAT: ("/v1/chat/completions", "/chat/completions", "/v1/v1/chat/completions"),
+    Endpoint.MESSAGES: ("/v1/messages", "/messages", "/v1/v1/messages"),
+    Endpoint.COUNT_TOKENS: (
+        "/v1/messages/count_tokens",
+        "/messages/count_tokens",
+        "/v1/v1/messages/count_tokens",
+    ),
+}
+"""Paths of the endpoints; people get base URLs wrong in two ways, and both are cheap to tolerate."""
+
+_ALL_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def client_blueprint(
+    gateway: Gateway, models: ModelList, clock: Clock, watch: Callable[[Any], ClientWatch]
+) -> Blueprint:
+    """The routes clients call. `watch` makes the watch over a client's socket (None where there is none)."""
+    routes = Blueprint("client", __name__)
+
+    def call(wire_format: WireFormat) -> ClientCall:
+        environ = request.environ
+        return ClientCall(
+            request_id=clock.new_request_id(),
+            accepted_at=clock.utcnow(),
+            accepted=clock.monotonic(),
+            path=environ["PATH_INFO"],
+            query=environ.get("QUERY_STRING", ""),
+            wire_format=wire_format,
+            headers=EnvironHeaders(environ),
+            read_body=lambda limit: read_body(environ, limit),
+            watch=watch(environ.get("gunicorn.socket")),
+        )
+
+    def forward(endpoint: Endpoint) -> Callable[[], Response]:
+        return lambda: render(gateway.forward(call(endpoint.wire_format), endpoint))
+
+    for endpoint, paths in _POST_PATHS.items():
+        for path in paths:
+            routes.add_url_rule(
+                path,
+                endpoint=f"{endpoint.name.lower()}:{path}",
+                view_func=forward(endpoint),
+                methods=["POST"],
+            )
+
+    def list_models() -> Response:
+        wire_format = _models_format(request.environ)
+        body = lambda: models.listing(wire_format, request.args)  # noqa: E731
+        return render(gateway.answer_locally(call(wire_format), "models", body))
+
+    def get_model(model_id: str) -> Response:
+        wire_format = _models_format(request.environ)
+        body = lambda: models.one(wire_format, model_id)  # noqa: E731
+        return render(gateway.answer_locally(call(wire_format), "models", body))
+
+    for prefix in ("/v1", "", "/v1/v1"):
+        routes.add_url_rule(f"{prefix}/models", f"list_models:{prefix}", list_models, methods=["GET"])
+        routes.add_url_rule(
+            f"{prefix}/models/<path:model_id>", f"get_model:{prefix}", get_model, methods=["GET"]
+        )
+
+    @routes.route("/v1/", defaults={"rest": ""}, methods=_ALL_METHODS)
+    @routes.route("/v1/<path:rest>", methods=_ALL_METHODS)
+    def unrouted(rest: str) -> Response:
+        path = f"/v1/{rest}".rstrip("/")
+        for endpoint, paths in _POST_PATHS.items():
+            if path in paths:
+                refusal = Refusal(errors.WRONG_METHOD, f"{path} takes POST, not {request.method}.")
+                answer = gateway.refuse_unrouted(call(endpoint.wire_format), refusal)
+                answer.headers.append(("Allow", "POST"))
+                return render(answer)
+        refusal = Refusal(errors.UNKNOWN_PATH, f"There is no {request.method} {path[:200]} here.")
+        return render(gateway.refuse_unrouted(call(WireFormat.OPENAI), refusal))
+
+    return routes
+
+
+def render(answer: Answer) -> Response:
+    """The answer as Flask sends it: the body object itself, so that its `close()` is called."""
+    return Response(answer.body, status=answer.status, headers=answer.headers, direct_passthrough=True)
+
+
+def _models_format(environ: Mapping[str, Any]) -> WireFormat:
+    """The model list is one path for two SDKs; only Anthropic's sends a version header."""
+    return WireFormat.ANTHROPIC if "HTTP_ANTHROPIC_VERSION" in environ else WireFormat.OPENAI
+
+
+class EnvironHeaders(Mapping[str, str]):
+    """The request's headers by lower-case name, read from the WSGI environment without copying it."""
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        self._environ = environ
+
+    def __getitem__(self, name: str) -> str:
+        key = name.upper().replace("-", "_")
+        if key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            return str(self._environ[key])
+        return str(self._environ[f"HTTP_{key}"])
+
+    def __iter__(self) -> Iterator[str]:
+        for key in self._environ:
+            if key.startswith("HTTP_"):
+                yield key[5:].lower().replace("_", "-")
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
+    """The request body, at most `limit` + 1 bytes; a `Refusal` for one that is too large or breaks off."""
+    declared = environ.get("CONTENT_LENGTH") or ""
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large(limit)
+    try:
+        data: bytes = environ["wsgi.input"].read(limit + 1)
+    except Exception:  # noqa: BLE001  each server has exceptions of its own for bad framing
+        raise invalid_body("The request body broke off or is badly framed.") from None
+    if declared.isdigit() and len(data) < int(declared):
+        raise invalid_body("The request body is shorter than its Content-Length.")
+    return data

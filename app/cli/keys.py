@@ -1,0 +1,134 @@
+"""`flask keys …`: the pool of OhMyGPT keys."""
+
+from typing import IO, Any
+
+import click
+
+from app.adapters.mongo.provider_keys import ENV_ID_PREFIX, HEALTHY, ProviderKeyStore, StoredProviderKey
+from app.cli.base import Group, cipher_of, current_settings, fail, json_option, now
+from app.cli.output import print_json, print_table
+from app.cli.secret_input import read_secret, read_text
+from app.cli.store import open_store
+
+
+@click.group("keys", cls=Group)
+def command() -> None:
+    """The pool of OhMyGPT keys."""
+
+
+@command.command("add")
+@click.argument("key_id", metavar="ID")
+@click.option("--api-key-stdin", is_flag=True, help="Read the key from standard input.")
+@json_option
+def add_key(key_id: str, api_key_stdin: bool, as_json: bool) -> None:
+    """Add a key to the pool under ID; it is asked for, or read from standard input."""
+    settings = current_settings()
+    secret = read_secret("key", "--api-key-stdin", from_stdin=api_key_stdin)
+    with open_store(settings) as db:
+        try:
+            key = ProviderKeyStore(db, cipher_of(settings)).add(key_id, secret.strip(), now=now())
+        except ValueError as error:
+            fail(str(error))
+    if as_json:
+        print_json(_row(key))
+    else:
+        click.echo(f"{key.key_id} ({key.masked}) is in the pool; running workers use it within seconds.")
+
+
+@command.command("import")
+@click.argument("file", type=click.File("r", encoding="utf-8"))
+@json_option
+def import_keys(file: IO[str], as_json: bool) -> None:
+    """Add the keys in FILE (`id|key` lines; - is standard input): all of them, or none."""
+    settings = current_settings()
+    text = read_text(file)
+    with open_store(settings) as db:
+        ids = ProviderKeyStore(db, cipher_of(settings)).import_lines(text, now=now())
+    if as_json:
+        print_json({"imported": len(ids), "ids": ids})
+    else:
+        click.echo(f"{len(ids)} keys are in the pool now; running workers use them within seconds.")
+
+
+@command.command("list")
+@json_option
+def list_keys(as_json: bool) -> None:
+    """List the pool, with OHMYGPT_API_KEYS first."""
+    settings = current_settings()
+    env = [
+        StoredProviderKey(f"{ENV_ID_PREFIX}{number}", key.get_secret_value(), HEALTHY)
+        for number, key in enumerate(settings.ohmygpt_api_keys, 1)
+    ]
+    with open_store(settings) as db:
+        keys = env + list(ProviderKeyStore(db, cipher_of(settings)).list())
+    if as_json:
+        print_json({"keys": [_row(key) for key in keys]})
+        return
+    print_table(
+        ("ID", "KEY", "STATUS", "COOLING UNTIL", "REQUESTS>", "TOKENS>", "LAST USED", "LAST ERROR"),
+        (
+            (
+                key.key_id,
+                key.masked,
+                key.status,
+                key.cooldown_until,
+                key.requests_count,
+                key.tokens_used,
+                key.last_used_at,
+                key.last_error,
+            )
+            for key in keys
+        ),
+        "No keys yet: flask keys add ID, or OHMYGPT_API_KEYS",
+    )
+
+
+@command.command("reset")
+@click.argument("key_id", metavar="ID")
+@json_option
+def reset_key(key_id: str, as_json: bool) -> None:
+    """Make key ID healthy again."""
+    settings = current_settings()
+    with open_store(settings) as db:
+        key = ProviderKeyStore(db, cipher_of(settings)).reset(key_id, now=now())
+    if key is None:
+        fail(_unknown(key_id))
+    if as_json:
+        print_json(_row(key))
+    else:
+        click.echo(f"{key_id} is {key.status}.")
+
+
+@command.command("delete")
+@click.argument("key_id", metavar="ID")
+@json_option
+def delete_key(key_id: str, as_json: bool) -> None:
+    """Remove key ID from the pool."""
+    settings = current_settings()
+    with open_store(settings) as db:
+        if not ProviderKeyStore(db, cipher_of(settings)).delete(key_id):
+            fail(_unknown(key_id))
+    if as_json:
+        print_json({"id": key_id, "deleted": True})
+    else:
+        click.echo(f"{key_id} is deleted; running workers drop it within seconds.")
+
+
+def _unknown(key_id: str) -> str:
+    if key_id.startswith(ENV_ID_PREFIX):
+        return f"{key_id} comes from OHMYGPT_API_KEYS: change it there"
+    return f"there is no key {key_id}; flask keys list shows the ids"
+
+
+def _row(key: StoredProviderKey) -> dict[str, Any]:
+    return {
+        "id": key.key_id,
+        "maskedApiKey": key.masked,
+        "status": key.status,
+        "lastError": key.last_error,
+        "cooldownUntil": key.cooldown_until,
+        "requestsCount": key.requests_count,
+        "tokensUsed": key.tokens_used,
+        "createdAt": key.created_at,
+        "lastUsedAt": key.last_used_at,
+    }

@@ -1,0 +1,141 @@
+"""Decoding compressed bodies incrementally and under a cap (RFC 9110 §8.4.1).
+
+Used twice: for request bodies, where a small body may inflate to anything, and for upstream answers that
+come compressed although `identity` was asked for.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import brotli
+import zstandard
+
+_STEP = 256 * 1024
+
+
+class CodingError(Exception):
+    """The bytes are not what their `Content-Encoding` says."""
+
+
+class BodyTooLarge(Exception):
+    """Decoding went past the cap."""
+
+
+class Decoder(Protocol):
+    """An incremental decoder of one content coding."""
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        """The decoded pieces of the next bytes, each of bounded size; raises `CodingError`."""
+
+
+class _Identity:
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        yield data
+
+
+class _Zlib:
+    """gzip (any number of members) and zlib; raw deflate, which some servers send as `deflate`."""
+
+    def __init__(self, wbits: int) -> None:
+        self._wbits = wbits
+        self._raw_allowed = wbits == zlib.MAX_WBITS
+        self._inflater = zlib.decompressobj(wbits)
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        while data:
+            if self._inflater.eof:
+                # Another gzip member may follow; zero padding after the last one is tolerated.
+                data = data.lstrip(b"\0")
+                if not data:
+                    return
+                self._inflater = zlib.decompressobj(self._wbits)
+            yield self._inflate(data)
+            data = self._inflater.unconsumed_tail or self._inflater.unused_data
+
+    def _inflate(self, data: bytes) -> bytes:
+        try:
+            piece = self._inflater.decompress(data, _STEP)
+        except zlib.error as error:
+            if not self._raw_allowed:
+                raise CodingError(str(error)) from None
+            self._raw_allowed = False
+            self._wbits = -zlib.MAX_WBITS
+            self._inflater = zlib.decompressobj(self._wbits)
+            return self._inflate(data)
+        self._raw_allowed = False
+        return piece
+
+
+class _Brotli:
+    def __init__(self) -> None:
+        self._decompressor: Any = brotli.Decompressor()
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        try:
+            yield self._decompressor.process(data, output_buffer_limit=_STEP)
+            while not self._decompressor.can_accept_more_data():
+                yield self._decompressor.process(b"", output_buffer_limit=_STEP)
+        except brotli.error as error:
+            raise CodingError(str(error)) from None
+
+
+class _Zstd:
+    """zstd frames; the window is capped as RFC 9659 asks of HTTP (8 MiB)."""
+
+    def __init__(self) -> None:
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=8 * 1024 * 1024)
+        self._frame = self._decompressor.decompressobj(write_size=_STEP)
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        # Fed in small steps, since one call returns all it decoded: a step's output stays bounded.
+        view = memoryview(data)
+        for start in range(0, len(view), 4096):
+            yield from self._decode_step(bytes(view[start : start + 4096]))
+
+    def _decode_step(self, step: bytes) -> Iterator[bytes]:
+        while step:
+            try:
+                yield self._frame.decompress(step)
+            except zstandard.ZstdError as error:
+                raise CodingError(str(error)) from None
+            if not self._frame.eof:
+                return
+            step = self._frame.unused_data
+            self._frame = self._decompressor.decompressobj(write_size=_STEP)
+
+
+_DECODERS: dict[str, Callable[[], Decoder]] = {
+    "identity": _Identity,
+    "gzip": lambda: _Zlib(zlib.MAX_WBITS | 16),
+    "x-gzip": lambda: _Zlib(zlib.MAX_WBITS | 16),
+    "deflate": lambda: _Zlib(zlib.MAX_WBITS),
+    "br": _Brotli,
+    "zstd": _Zstd,
+}
+
+
+def decoder_for(content_encoding: str) -> Decoder | None:
+    """A decoder for a `Content-Encoding` value; None for one that is not known (or stacked codings)."""
+    factory = _DECODERS.get(content_encoding.strip().lower() or "identity")
+    return factory() if factory else None
+
+
+def require_decoder(content_encoding: str) -> Decoder:
+    """As `decoder_for`, but an unknown coding is a `CodingError`: what cannot be read cannot be metered."""
+    decoder = decoder_for(content_encoding)
+    if decoder is None:
+        raise CodingError(f"unknown content coding {content_encoding[:40]!r}")
+    return decoder
+
+
+def decode_all(data: bytes, decoder: Decoder, limit: int) -> bytes:
+    """The whole decoded body; raises `BodyTooLarge` as soon as it passes `limit` bytes."""
+    pieces = []
+    size = 0
+    for piece in decoder.decode(data):
+        size += len(piece)
+        if size > limit:
+            raise BodyTooLarge
+        pieces.append(piece)
+    return b"".join(pieces)

@@ -1,0 +1,75 @@
+"""Client keys and secrets: how they look, which header they come in, how much of one may be shown."""
+
+import hashlib
+import secrets
+import string
+from enum import Enum
+
+CLIENT_KEY_PREFIX = "sk-weir-"
+KEY_ID_PREFIX = "wk_"
+
+_ALPHABET = string.ascii_letters + string.digits
+_SECRET_LENGTH = 40  # 238 bits: a plain hash of it cannot be searched
+_ID_HEX_LENGTH = 40
+
+_SHOWN_HEAD = 8
+_SHOWN_TAIL = 4
+_SHOWN_FRACTION = 3
+
+
+class CredentialProblem(Enum):
+    """Why a request carries no usable credential."""
+
+    MISSING = "missing"
+    CONFLICT = "conflict"
+
+
+def extract_credential(authorization: str | None, api_key: str | None) -> str | CredentialProblem:
+    """The client key out of the values of `Authorization` and `x-api-key` (None: header absent).
+
+    The scheme `Bearer` is taken in any case. Another scheme is no client key and counts as absent. Both
+    headers with the same key are fine, since some SDKs send both; different keys are a conflict, because
+    picking one would bill a user who may not be meant.
+    """
+    bearer = _bearer_token(authorization)
+    plain = (api_key or "").strip()
+    if bearer and plain and bearer != plain:
+        return CredentialProblem.CONFLICT
+    return bearer or plain or CredentialProblem.MISSING
+
+
+def _bearer_token(authorization: str | None) -> str:
+    scheme, _, token = (authorization or "").strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def new_client_key() -> str:
+    """A fresh client key, from the operating system's random source."""
+    return CLIENT_KEY_PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET_LENGTH))
+
+
+def hash_client_key(secret: str) -> str:
+    """The id a client key is stored under: it identifies the key without giving it away.
+
+    A fast hash is enough: the keys are random, so there is no dictionary to try, and the check is made for
+    every request.
+    """
+    digest = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+    return KEY_ID_PREFIX + digest[:_ID_HEX_LENGTH]
+
+
+def is_key_id(text: str) -> bool:
+    """Whether this is an id as `hash_client_key` makes them, and so never a key itself."""
+    return text.startswith(KEY_ID_PREFIX)
+
+
+def public_key_id(stored_id: str) -> str:
+    """An id that can be shown: older deployments store client keys under the keys themselves."""
+    return stored_id if is_key_id(stored_id) else hash_client_key(stored_id)
+
+
+def mask(secret: str) -> str:
+    """The secret as it may be shown: first 8, `...`, last 4; never more than a third of a short one."""
+    budget = min(len(secret) // _SHOWN_FRACTION, _SHOWN_HEAD + _SHOWN_TAIL)
+    tail = budget * _SHOWN_TAIL // (_SHOWN_HEAD + _SHOWN_TAIL)
+    return f"{secret[: budget - tail]}...{secret[len(secret) - tail :]}"

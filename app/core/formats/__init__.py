@@ -1,0 +1,1 @@
+"""The two wire formats: how their answers are read."""

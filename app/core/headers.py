@@ -1,0 +1,43 @@
+"""Which headers travel: an allow-list in each direction (RFC 9110 §7.6.1 and what vendors publish).
+
+Whatever is not listed stays on its side: hop-by-hop headers, cookies, credentials, the operator's account
+and rate-limit headers, the names of servers and networks.
+"""
+
+from collections.abc import Iterable, Mapping
+
+TO_UPSTREAM = (
+    "accept",
+    "content-type",
+    "user-agent",
+    "anthropic-version",
+    "anthropic-beta",
+    "openai-beta",
+)
+
+_TO_CLIENT = frozenset({"content-type", "cache-control", "retry-after", "retry-after-ms", "x-should-retry"})
+
+
+def request_headers(
+    client: Mapping[str, str], *, is_messages: bool, default_anthropic_version: str
+) -> dict[str, str]:
+    """The headers sent upstream, without credentials. `client` has lower-case names.
+
+    Answers are asked for uncompressed, since they are relayed byte for byte and metered on the way.
+    """
+    headers = {name: client[name] for name in TO_UPSTREAM if name in client}
+    headers["accept-encoding"] = "identity"
+    headers.setdefault("content-type", "application/json")
+    headers.setdefault("accept", "application/json")
+    if is_messages:
+        headers.setdefault("anthropic-version", default_anthropic_version)
+    return headers
+
+
+def response_headers(upstream: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The upstream's headers that a client gets. Its `Connection` header may withdraw any of them."""
+    pairs = [(name.lower(), value) for name, value in upstream]
+    withdrawn = {
+        token.strip().lower() for name, value in pairs if name == "connection" for token in value.split(",")
+    }
+    return [(name, value) for name, value in pairs if name in _TO_CLIENT and name not in withdrawn]

@@ -1,0 +1,166 @@
+"""What the exchange needs from the outside, as protocols; `app.factory` puts the real things behind them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from app.core.principal import Balance, Principal
+from app.core.records import ExchangeRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderKey:
+    """An upstream key that may be used now: its pool id and the secret itself (never shown whole)."""
+
+    key_id: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"ProviderKey({self.key_id!r})"
+
+
+class Directory(Protocol):
+    """Client keys and balances, answered from a cache whenever possible."""
+
+    def find(self, secret: str) -> Principal | None:
+        """Who this client key belongs to; None for unknown, revoked or disabled ones.
+
+        Raises `StoreUnavailable` when it is not cached and the store cannot be asked.
+        """
+
+    def balance(self, user_id: str) -> Balance | None:
+        """What the user can still spend, less what is charged but not yet written; None: no limit."""
+
+    def note_charge(self, user_id: str, nano_usd: int) -> None:
+        """Count a charge against the cached balance at once, before the writer has booked it."""
+
+
+class KeyPool(Protocol):
+    """The upstream keys."""
+
+    def acquire(self, excluding: frozenset[str]) -> ProviderKey | None:
+        """The next usable key that is not in `excluding`; None when there is none."""
+
+    def release(self, key: ProviderKey, status: int | None, error: str | None) -> None:
+        """Give the key back with what came of it."""
+
+
+class RateLimiter(Protocol):
+    """Requests per minute and client key."""
+
+    def hit(self, key_id: str, limit: int) -> "RateDecision":
+        """Count one request; `limit` is in requests per minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateDecision:
+    """The outcome of a rate check and what the `X-RateLimit-*` headers say.
+
+    `reset_at` is in whole epoch seconds, when the window ends; `retry_after_s` is how long from now until
+    a request can pass again (1 or more), meant for a refused one.
+    """
+
+    allowed: bool
+    limit: int
+    remaining: int
+    reset_at: int
+    retry_after_s: int
+
+
+class RecordSink(Protocol):
+    """Where finished records go. Never waits, never raises; what it cannot take it counts as lost."""
+
+    def put(self, record: ExchangeRecord) -> bool:
+        """Take the record; False when it was lost (and counted)."""
+
+
+class UpstreamReply(Protocol):
+    """An upstream answer whose status and headers have arrived."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    def read(self) -> bytes:
+        """Whatever has arrived, at least one byte, waiting for it; `b""` at the proper end.
+
+        Raises `UpstreamFailure` when the answer is cut, stalls or breaks its own framing.
+        """
+
+    def close(self) -> None:
+        """Give the connection back when the answer was read to its end, else close it. Idempotent."""
+
+
+class Upstream(Protocol):
+    """The transport to the upstream."""
+
+    def send(self, request: "UpstreamRequest", key: ProviderKey) -> UpstreamReply:
+        """Send and wait for the headers; raises `UpstreamFailure`."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """What goes upstream: path with its leading slash, raw query string, headers without credentials."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class UpstreamFailure(Exception):
+    """The transport failed; `kind` says how: unreachable, reset, timeout, truncated or garbled."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+
+
+class StoreUnavailable(Exception):
+    """The database cannot be reached and nothing cached can stand in for it."""
+
+
+class ClientGone(BaseException):
+    """Thrown into a request that waits for the upstream once its client has left for good.
+
+    A `BaseException`, like `gevent.Timeout`: transports clean up after it and nobody mistakes it for an
+    upstream error.
+    """
+
+
+class ClientWatch(Protocol):
+    """Looks at the client's connection while the request waits for the upstream."""
+
+    @property
+    def departed(self) -> bool:
+        """Whether the client has left."""
+
+    def waiting(self) -> None:
+        """The current greenlet now waits for the upstream: `ClientGone` may be thrown into it."""
+
+    def working(self) -> None:
+        """It does not any more."""
+
+    def give(self, grace_s: float) -> None:
+        """How long the upstream may go on after the client left, in seconds; 0 at first."""
+
+    def depart(self) -> None:
+        """The client is known to have left (a write failed): the grace begins."""
+
+    def stop(self) -> None:
+        """Stop watching. Idempotent."""
+
+
+class Clock(Protocol):
+    """Time and ids, passed in so that everything below the edges is a function of its arguments."""
+
+    def monotonic(self) -> float:
+        """Seconds, for durations."""
+
+    def utcnow(self) -> datetime:
+        """The moment, in UTC."""
+
+    def new_request_id(self) -> str:
+        """A UUIDv7: sortable by time."""

@@ -1,0 +1,152 @@
+"""What the proxy needs to know of a request body, and the few edits it makes to it.
+
+The body is decoded at its top level only: member names with the place of each value. All that is not
+`model` or `stream_options` is forwarded as the very bytes that came.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from app.core.errors import invalid_body
+from app.core.wire_format import WireFormat
+
+MAX_MODEL_LENGTH = 256
+
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_KEY = re.compile(rb'[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\n\r]*:[ \t\n\r]*')
+_NEXT = re.compile(rb"[ \t\n\r]*([,}])")
+
+
+class Endpoint(Enum):
+    """The endpoints whose requests go upstream: path there, wire format, whether it generates."""
+
+    CHAT = ("/v1/chat/completions", WireFormat.OPENAI)
+    MESSAGES = ("/v1/messages", WireFormat.ANTHROPIC)
+    COUNT_TOKENS = ("/v1/messages/count_tokens", WireFormat.ANTHROPIC)
+
+    def __init__(self, path: str, wire_format: WireFormat) -> None:
+        self.path = path
+        self.wire_format = wire_format
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBody:
+    """A checked body: the asked-for model, whether it streams, and where the editable members are.
+
+    `usage_wanted` is what the client said of `stream_options.include_usage`.
+    """
+
+    data: bytes
+    model: str
+    stream: bool
+    usage_wanted: bool
+    stream_options: Any
+    model_at: tuple[int, int]
+    stream_options_at: tuple[int, int] | None
+    members_at: int
+
+    @property
+    def can_inject_usage(self) -> bool:
+        """Whether `include_usage` is to be added: streamed, not asked for, and `stream_options` editable."""
+        return self.stream and not self.usage_wanted and isinstance(self.stream_options, dict | None)
+
+    def forwarded(self, upstream_model: str, inject_usage: bool) -> bytes:
+        """The bytes to send upstream: unchanged but for the model's upstream id and `include_usage`."""
+        edits: list[tuple[int, int, bytes]] = []
+        if upstream_model != self.model:
+            edits.append((*self.model_at, msgspec.json.encode(upstream_model)))
+        if inject_usage:
+            edits.append(self._usage_edit())
+        if not edits:
+            return self.data
+        pieces: list[bytes] = []
+        position = 0
+        for start, end, replacement in sorted(edits):
+            pieces += (self.data[position:start], replacement)
+            position = end
+        pieces.append(self.data[position:])
+        return b"".join(pieces)
+
+    def _usage_edit(self) -> tuple[int, int, bytes]:
+        if self.stream_options_at is None:
+            # Splicing right after the opening brace keeps every other byte; `model` always follows.
+            return (self.members_at, self.members_at, b'"stream_options":{"include_usage":true},')
+        options = {**(self.stream_options or {}), "include_usage": True}
+        return (*self.stream_options_at, msgspec.json.encode(options))
+
+
+def parse_body(data: bytes, endpoint: Endpoint) -> RequestBody:
+    """Check a request body; raises a 400 `Refusal` whose message says what is wrong and where."""
+    values = _decode_members(data)
+    places, members_at = _locate(data, values)
+    model = _model(values)
+    messages = values.get("messages")
+    if messages is None:
+        raise invalid_body("you must provide the 'messages' parameter", "messages")
+    if bytes(memoryview(messages)[:1]) != b"[":
+        raise invalid_body("'messages' must be an array", "messages")
+    options = None
+    if endpoint is Endpoint.CHAT and "stream_options" in values:
+        options = msgspec.json.decode(values["stream_options"])
+    return RequestBody(
+        data=data,
+        model=model,
+        stream=endpoint is not Endpoint.COUNT_TOKENS and bytes(values.get("stream", b"")) == b"true",
+        usage_wanted=endpoint is not Endpoint.CHAT
+        or (isinstance(options, dict) and options.get("include_usage") is True),
+        stream_options=options,
+        model_at=places["model"],
+        stream_options_at=places.get("stream_options"),
+        members_at=members_at,
+    )
+
+
+def _decode_members(data: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        return _MEMBERS.decode(data)
+    except msgspec.ValidationError:
+        raise invalid_body("the request body must be a JSON object") from None
+    except RecursionError:
+        raise invalid_body("the request body is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid_body(f"the request body is not valid JSON: {error}"[:300]) from None
+
+
+def _locate(data: bytes, values: dict[str, msgspec.Raw]) -> tuple[dict[str, tuple[int, int]], int]:
+    """Where each member's value stands; refuses a name that occurs twice.
+
+    Two readers of `{"model":"a","model":"b"}` may disagree about which one counts, and then the wrong model
+    is billed. The decoder keeps the last value of a name, so walking the members in order and comparing
+    finds the first of a pair without parsing the values again.
+    """
+    view = memoryview(data)
+    position = members_at = data.index(b"{") + 1
+    places: dict[str, tuple[int, int]] = {}
+    while key := _KEY.match(data, position):
+        name = msgspec.json.decode(key[1], type=str)
+        value = memoryview(values[name])
+        start, end = key.end(), key.end() + len(value)
+        following = _NEXT.match(data, end)
+        if name in places or view[start:end] != value or following is None:
+            raise invalid_body(f"the request body has the member {name[:80]!r} twice", name[:80])
+        places[name] = (start, end)
+        position = following.end()
+        if following[1] == b"}":
+            break
+    return places, members_at
+
+
+def _model(values: dict[str, msgspec.Raw]) -> str:
+    if "model" not in values:
+        raise invalid_body("you must provide a 'model' parameter", "model")
+    try:
+        model = msgspec.json.decode(values["model"], type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise invalid_body("'model' must be a string", "model") from None
+    if not model or len(model) > MAX_MODEL_LENGTH:
+        raise invalid_body(f"'model' must have 1 to {MAX_MODEL_LENGTH} characters", "model")
+    return model

@@ -1,0 +1,173 @@
+"""Server-sent events: cutting a byte stream into event blocks, and reading one block.
+
+The rules are those of the WHATWG HTML standard, "Server-sent events": UTF-8, lines end in CRLF, LF or CR,
+mixed freely, a blank line ends an event. Everything here works on bytes: `str.splitlines` would also cut at
+U+2028 and other characters that model output contains.
+"""
+
+import re
+
+BOM = b"\xef\xbb\xbf"
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+"""An unfinished event beyond this is not buffered any further (it is still relayed, but not read)."""
+
+# A blank line with the line end before it. CRLF is one line end: neither branch can match its two bytes as
+# two ends, which a plain (\r\n|\n|\r){2} would do by backtracking.
+_BLANK_LINE = re.compile(rb"(?:\r\n|\n)(?:\r\n?|\n)|\r\r\n?")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_LINE_ENDS = b"\r\n"
+_LF = 0x0A
+# The longest beginning of a blank line that does not complete it ("\r\n").
+_OVERLAP = 2
+
+
+class Oversized(bytes):
+    """A piece of an event that is too long to be buffered: bytes to account for, not to read."""
+
+    __slots__ = ()
+
+
+class SseSplitter:
+    r"""Cuts a stream into raw event blocks, each with its terminating blank line, however it is read.
+
+    All blocks ever returned, joined with `pending()`, are exactly the bytes fed. An event is returned as soon
+    as its blank line is there: a CR that completes one does not wait for a LF that may follow, which then
+    leads the next block, where it means nothing. An event longer than `max_event_bytes` comes in pieces, each
+    an `Oversized`; the blank line that ends it brings the splitter back in step. Time is linear in the input.
+    """
+
+    __slots__ = ("_buffer", "_max", "_tail")
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max = max_event_bytes
+        self._buffer = bytearray()
+        # While an oversized event is being skipped: its last bytes, in case its blank line is cut in two.
+        self._tail: bytes | None = None
+
+    @property
+    def is_skipping(self) -> bool:
+        """Whether the stream is inside an event that was given up as too long."""
+        return self._tail is not None
+
+    @property
+    def is_between_events(self) -> bool:
+        """Whether what was fed so far ends at an event's end, give or take a leading line end."""
+        return self._tail is None and len(self._buffer) <= _OVERLAP and not self._buffer.strip(_LINE_ENDS)
+
+    @property
+    def pending_size(self) -> int:
+        """How many bytes of the unfinished event are buffered."""
+        return len(self._buffer)
+
+    def pending(self, start: int = 0) -> bytes:
+        """The bytes of the unfinished event from `start` on; none while an oversized one is skipped."""
+        with memoryview(self._buffer) as view:
+            return bytes(view[start:])
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The blocks that `data` completes, in order."""
+        if not data:
+            return []
+        if not self._buffer and self._tail is None and 0 <= data.find(b"\n\n") == len(data) - 2:
+            if b"\r" not in data:  # one event in one read: a live stream
+                return [data if len(data) <= self._max else Oversized(data)]
+        blocks: list[bytes] = []
+        if self._buffer or self._tail is not None:
+            data = self._finish_started(data, blocks)
+            if not data:
+                return blocks
+        rest = _split_whole(data, blocks)
+        if rest:
+            self._buffer += rest
+            if len(rest) > self._max:
+                blocks.append(self._give_up())
+        if len(data) > self._max:
+            blocks[:] = [b if len(b) <= self._max or type(b) is Oversized else Oversized(b) for b in blocks]
+        return blocks
+
+    def _finish_started(self, data: bytes, blocks: list[bytes]) -> bytes:
+        """Complete the event begun in earlier reads; what is left of `data` behind it."""
+        buffer = self._buffer
+        before = bytes(buffer[-_OVERLAP:]) if self._tail is None else self._tail
+        window = before + data
+        cut = _first_end(window) - len(before)
+        if self._tail is not None:
+            if cut < 0:
+                self._tail = window[-_OVERLAP:]
+                blocks.append(Oversized(data))
+                return b""
+            self._tail = None
+            blocks.append(Oversized(data[:cut]))
+            return data[cut:]
+        if cut < 0:
+            buffer += data
+            if len(buffer) > self._max:
+                blocks.append(self._give_up())
+            return b""
+        buffer += data[:cut]
+        blocks.append(bytes(buffer) if len(buffer) <= self._max else Oversized(buffer))
+        self._buffer = bytearray()
+        return data[cut:]
+
+    def _give_up(self) -> Oversized:
+        piece = Oversized(self._buffer)
+        self._tail = piece[-_OVERLAP:]
+        self._buffer = bytearray()
+        return piece
+
+
+def _first_end(data: bytes) -> int:
+    """Where the first blank line in `data` ends, -1 if there is none."""
+    if b"\r" in data:
+        match = _BLANK_LINE.search(data)
+        return match.end() if match else -1
+    at = data.find(b"\n\n")
+    return at + 2 if at >= 0 else -1
+
+
+def _split_whole(data: bytes, blocks: list[bytes]) -> bytes:
+    """Append the complete blocks of `data`, which starts at a block's start; the rest."""
+    if b"\r" not in data:  # nearly every stream: JSON escapes its line ends, and servers write LF
+        parts = data.split(b"\n\n")
+        rest = parts.pop()
+        if parts:
+            blocks += [part + b"\n\n" for part in parts]
+        return rest
+    start = 0
+    for match in _BLANK_LINE.finditer(data):
+        end = match.end()
+        blocks.append(data[start:end])
+        start = end
+    return data[start:] if start else data
+
+
+def parse_event(block: bytes) -> tuple[bytes, bytes] | None:
+    """The event's name (empty if it has none) and its data, None for a block that dispatches nothing.
+
+    Lines are cut at CR and LF only; a line without a colon is a field with an empty value; one space after
+    the colon goes; several `data` lines join with LF; comments and other fields are skipped. A byte order
+    mark is not looked for: it is legal at the start of the stream only, where the caller removes it (`BOM`).
+    """
+    # The two usual shapes, `data: …` and `event: …` + `data: …`, in lines that end in LF.
+    line = block.find(b"\n")
+    last = len(block) - 2
+    if line > 0 and block[-1] == _LF and b"\r" not in block:
+        if line == last and block.startswith(b"data: "):
+            return b"", block[6:last]
+        is_named = block.startswith(b"event: ") and block.startswith(b"data: ", line + 1)
+        if is_named and block.find(b"\n", line + 1) == last:
+            return block[7:line], block[line + 7 : last]
+    return _parse_any_event(block)
+
+
+def _parse_any_event(block: bytes) -> tuple[bytes, bytes] | None:
+    name = b""
+    data: list[bytes] = []
+    for line in _LINE_END.split(block):
+        field, _, value = line.partition(b":")
+        value = value[1:] if value.startswith(b" ") else value
+        if field == b"data":
+            data.append(value)
+        elif field == b"event":
+            name = value
+    return (name, b"\n".join(data)) if data else None

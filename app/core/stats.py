@@ -1,0 +1,222 @@
+"""The figures of a record, and how sums of them are shown in statistics."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from app.core.histogram import percentile_ms
+from app.core.records import NANO, Outcome
+
+_LARGEST = 2**53
+"""Above this a count cannot be real, and sums of it would no longer be exact in a double."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What has to be booked for one record: whom it concerns, when, how it ended, how much it was.
+
+    `seq` is the record's number in its writer's sequence; tokens are counts, durations milliseconds.
+    """
+
+    seq: int
+    request_id: str
+    user_id: str
+    user_key_id: str
+    factory_key_id: str | None
+    model: str | None
+    api_format: str
+    created_at: datetime
+    outcome: str
+    status_code: int
+    input_tokens: int
+    output_tokens: int
+    cache_write_tokens: int
+    cache_write_1h_tokens: int
+    cache_hit_tokens: int
+    reasoning_tokens: int
+    cost_nano_usd: int
+    latency_ms: int
+    ttft_ms: int | None
+
+    @classmethod
+    def read(cls, seq: int, document: Mapping[str, Any]) -> "Figures":
+        """The figures of a `request_logs` document; raises `ValueError` naming the field that is unusable."""
+        return cls(
+            seq=seq,
+            request_id=_text(document, "_id"),
+            user_id=_text(document, "userId"),
+            user_key_id=_text(document, "userKeyId"),
+            factory_key_id=_optional_text(document, "factoryKeyId"),
+            model=_optional_text(document, "model"),
+            api_format=_text(document, "apiFormat"),
+            created_at=_moment(document, "createdAt"),
+            outcome=_text(document, "outcome"),
+            status_code=_number(document, "statusCode"),
+            input_tokens=_number(document, "inputTokens"),
+            output_tokens=_number(document, "outputTokens"),
+            cache_write_tokens=_number(document, "cacheWriteTokens"),
+            cache_write_1h_tokens=_number(document, "cacheWrite1hTokens"),
+            cache_hit_tokens=_number(document, "cacheHitTokens"),
+            reasoning_tokens=_number(document, "reasoningTokens"),
+            cost_nano_usd=_number(document, "costNanoUsd"),
+            latency_ms=_number(document, "latencyMs"),
+            ttft_ms=None if document.get("ttftMs") is None else _number(document, "ttftMs"),
+        )
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the client got a whole, good answer."""
+        return self.outcome == Outcome.OK
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether the proxy refused it, so that it has no duration and costs nothing."""
+        return self.outcome == Outcome.REJECTED
+
+    @property
+    def tokens_used(self) -> int:
+        """Fresh input plus output, as `tokensUsed` in the record."""
+        return self.input_tokens + self.output_tokens
+
+    @property
+    def status_class(self) -> str:
+        """`2xx`, `4xx`, …"""
+        return f"{self.status_code // 100}xx"
+
+
+def _text(document: Mapping[str, Any], name: str) -> str:
+    value = document.get(name)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} is not a text")
+    return _storable(name, value)
+
+
+def _optional_text(document: Mapping[str, Any], name: str) -> str | None:
+    value = document.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is not a text")  # noqa: TRY004 -- one kind of error for every bad field
+    return _storable(name, value)
+
+
+def _storable(name: str, value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} is not valid Unicode") from None
+    return value
+
+
+def _number(document: Mapping[str, Any], name: str) -> int:
+    value = document.get(name, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
+        raise ValueError(f"{name} is not a whole number from 0 to 2^53")
+    return value
+
+
+def _moment(document: Mapping[str, Any], name: str) -> datetime:
+    value = document.get(name)
+    if not isinstance(value, datetime):
+        raise ValueError(f"{name} is not a date")  # noqa: TRY004
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def usd(nano_usd: int) -> float:
+    """Nano-dollars as the double old readers expect: the one nearest to the exact amount."""
+    return nano_usd / NANO
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over some records; durations only of those that went upstream."""
+
+    requests: int = 0
+    success: int = 0
+    rejected: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_hit_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_nano_usd: int = 0
+    latency_count: int = 0
+    latency_sum_ms: int = 0
+    ttft_count: int = 0
+    ttft_sum_ms: int = 0
+    latency: dict[str, int] = field(default_factory=dict)
+
+    def add(self, sums: Mapping[str, Any]) -> None:
+        """Add sums under their stored names (`requests`, `inputTokens`, …); absent ones are 0."""
+        for attribute, name in SUM_FIELDS.items():
+            setattr(self, attribute, getattr(self, attribute) + int(sums.get(name) or 0))
+
+    def add_latency(self, bucket: str, number: int) -> None:
+        """Count durations of one histogram bucket."""
+        self.latency[bucket] = self.latency.get(bucket, 0) + number
+
+    @property
+    def errors(self) -> int:
+        """Requests that did not end well, refused ones among them."""
+        return self.requests - self.success
+
+    @property
+    def success_rate(self) -> float:
+        """Per cent; 100 when nothing has happened."""
+        return 100.0 if self.requests == 0 else round(100 * self.success / self.requests, 2)
+
+    @property
+    def avg_latency_ms(self) -> float:
+        """Mean duration in milliseconds, 0 when there is none."""
+        return mean(self.latency_sum_ms, self.latency_count) or 0
+
+    def model_row(self, model: str) -> dict[str, Any]:
+        """A row of the model table. `successCount` and `errorCount` add up to `requestCount`."""
+        return {
+            "model": model,
+            "inputTokens": self.input_tokens,
+            "outputTokens": self.output_tokens,
+            "cacheWriteTokens": self.cache_write_tokens,
+            "cacheHitTokens": self.cache_hit_tokens,
+            "totalTokens": self.input_tokens + self.output_tokens,
+            "creditsBurned": usd(self.cost_nano_usd),
+            "requestCount": self.requests,
+            "successCount": self.success,
+            "errorCount": self.errors,
+            "rejectedCount": self.rejected,
+            "avgLatencyMs": self.avg_latency_ms,
+            "p50LatencyMs": percentile_ms(self.latency, 50),
+            "p95LatencyMs": percentile_ms(self.latency, 95),
+            "p99LatencyMs": percentile_ms(self.latency, 99),
+            "avgTtftMs": mean(self.ttft_sum_ms, self.ttft_count),
+        }
+
+
+SUM_FIELDS: Mapping[str, str] = {
+    "requests": "requests",
+    "success": "success",
+    "rejected": "rejected",
+    "input_tokens": "inputTokens",
+    "output_tokens": "outputTokens",
+    "cache_write_tokens": "cacheWriteTokens",
+    "cache_hit_tokens": "cacheHitTokens",
+    "reasoning_tokens": "reasoningTokens",
+    "cost_nano_usd": "costNanoUsd",
+    "latency_count": "latencyCount",
+    "latency_sum_ms": "latencySumMs",
+    "ttft_count": "ttftCount",
+    "ttft_sum_ms": "ttftSumMs",
+}
+"""The sums, and the names they are stored under in hourly sums."""
+
+
+def mean(total: int, number: int) -> float | None:
+    """To two decimals; None of nothing."""
+    return round(total / number, 2) if number else None
+
+
+def model_table(totals: Mapping[str | None, Totals]) -> list[dict[str, Any]]:
+    """The rows of all models, most tokens first. What never reached a known model has no row."""
+    rows = [sums.model_row(model) for model, sums in totals.items() if model is not None]
+    return sorted(rows, key=lambda row: (-row["totalTokens"], -row["requestCount"], row["model"]))

@@ -1,0 +1,1 @@
+"""One client request, from start to record."""

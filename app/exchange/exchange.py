@@ -1,0 +1,161 @@
+"""One client request from its credential to its record: everything known about it, on one object."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from app.core.bson_safe import bson_safe
+from app.core.ports import ClientWatch, Clock, Directory, RateDecision, RecordSink
+from app.core.pricing import Model, cost_nano_usd
+from app.core.principal import Principal
+from app.core.records import AttemptRecord, ExchangeRecord, Outcome, UsageSource
+from app.core.request_body import RequestBody
+from app.core.usage import Usage
+from app.core.wire_format import WireFormat
+
+CLIENT_CLOSED_REQUEST = 499
+"""Status of a record whose client left before anything was sent (nginx's number for it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCall:
+    """What the edge hands over: the request as it came, its body still unread.
+
+    `headers` have lower-case names; `read_body(limit)` returns at most `limit` + 1 bytes.
+    """
+
+    request_id: str
+    accepted_at: datetime
+    accepted: float
+    path: str
+    query: str
+    wire_format: WireFormat
+    headers: Mapping[str, str]
+    read_body: Callable[[int], bytes]
+    watch: ClientWatch
+
+
+@dataclass(slots=True)
+class Answer:
+    """What goes back: status, headers, and a body that is closed when the request is over."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: Iterable[bytes]
+
+
+@dataclass(slots=True)
+class Metered:
+    """What the meter knew of the answer when the request ended."""
+
+    usage: Usage | None = None
+    usage_raw: dict[str, Any] | None = None
+    source: UsageSource = UsageSource.NONE
+    upstream_model: str | None = None
+    service_tier: str | None = None
+    flags: Iterable[str] = ()
+
+
+@dataclass(slots=True)
+class Exchange:
+    """The state of one request. `settle` ends it, once: the first ending wins."""
+
+    call: ClientCall
+    principal: Principal
+    sink: RecordSink
+    directory: Directory
+    clock: Clock
+    endpoint: str
+    rate: RateDecision | None = None
+    requested_model: str | None = None
+    model: Model | None = None
+    body: RequestBody | None = None
+    attempts: list[AttemptRecord] = field(default_factory=list)
+    factory_key_id: str | None = None
+    forwarded_at: float | None = None
+    first_content_at: float | None = None
+    upstream_status: int | None = None
+    upstream_request_id: str | None = None
+    bytes_out: int = 0
+    is_settled: bool = False
+
+    def settle(
+        self,
+        outcome: Outcome,
+        status: int,
+        *,
+        metered: Metered | None = None,
+        error_type: str | None = None,
+        ended_at: float | None = None,
+    ) -> None:
+        """Price what was metered and hand the record to the sink. Only the first call counts."""
+        if self.is_settled:
+            return
+        self.is_settled = True
+        self.call.watch.stop()
+        record = self._record(outcome, status, metered or Metered(), error_type, ended_at)
+        if record.cost_nano_usd and self.principal.is_metered:
+            self.directory.note_charge(self.principal.user_id, record.cost_nano_usd)
+        self.sink.put(record)
+
+    def _record(
+        self, outcome: Outcome, status: int, metered: Metered, error_type: str | None, ended_at: float | None
+    ) -> ExchangeRecord:
+        call = self.call
+        ended = self.clock.monotonic() if ended_at is None else ended_at
+        started = self.forwarded_at
+        first = self.first_content_at
+        usage = metered.usage
+        cost = cost_nano_usd(self.model, usage) if self.model and usage else 0
+        return ExchangeRecord(
+            request_id=call.request_id,
+            user_id=self.principal.user_id,
+            user_key_id=self.principal.user_key_id,
+            created_at=call.accepted_at,
+            api_format=str(call.wire_format),
+            outcome=outcome,
+            status_code=status,
+            factory_key_id=self.factory_key_id,
+            model=self.model.id if self.model else None,
+            requested_model=self._requested_model(),
+            upstream_model=metered.upstream_model,
+            endpoint=self.endpoint,
+            stream=self.body.stream if self.body else False,
+            input_tokens=usage.input_tokens if usage else 0,
+            output_tokens=usage.output_tokens if usage else 0,
+            cache_write_tokens=usage.cache_creation_input_tokens if usage else 0,
+            cache_write_1h_tokens=usage.cache_creation_1h_input_tokens if usage else 0,
+            cache_hit_tokens=usage.cache_read_input_tokens if usage else 0,
+            reasoning_tokens=usage.reasoning_tokens if usage else 0,
+            usage_source=metered.source,
+            usage_flags=tuple(sorted(metered.flags)),
+            usage_raw=bson_safe(metered.usage_raw),
+            cost_nano_usd=cost,
+            error_type=error_type,
+            upstream_status_code=self.upstream_status,
+            upstream_request_id=self.upstream_request_id,
+            service_tier=metered.service_tier,
+            latency_ms=_ms(ended - started) if started is not None else 0,
+            ttft_ms=_ms(first - started) if first is not None and started is not None else None,
+            overhead_ms=_ms((started if started is not None else ended) - call.accepted),
+            attempts=tuple(self.attempts),
+            bytes_out=self.bytes_out,
+            client_retry_count=_retry_count(call.headers.get("x-stainless-retry-count")),
+        )
+
+    def _requested_model(self) -> str | None:
+        """The model's name as the client wrote it, where it is not the canonical id."""
+        if self.requested_model is None or (self.model and self.model.id == self.requested_model):
+            return None
+        return self.requested_model
+
+
+def _ms(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+def _retry_count(value: str | None) -> int | None:
+    return (
+        int(value) if value is not None and value.isascii() and value.isdigit() and len(value) < 4 else None
+    )

@@ -1,0 +1,225 @@
+"""Passing an upstream answer on, chunk by chunk, and settling the request when it ends."""
+
+import errno
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from app.core.content_coding import CodingError, Decoder
+from app.core.meter import Meter
+from app.core.ports import ClientGone, UpstreamFailure, UpstreamReply
+from app.core.records import Outcome, UsageSource
+from app.exchange.exchange import CLIENT_CLOSED_REQUEST, Exchange, Metered
+
+
+class AnswerCut(ConnectionResetError):
+    """Raised out of the body's iterator so that the server drops the connection without a clean end.
+
+    Its errno makes the server take it for a connection that broke, which is what it now is: no final chunk
+    is written, and the client sees the truncation as one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(errno.ECONNRESET, "the upstream's answer was cut")
+
+
+def metering_feed(
+    meter: Meter, decoder: Decoder | None, *, forward_decoded: bool
+) -> Callable[[bytes], bytes]:
+    """How bytes pass the meter: as they are, or decoded for it; the client gets one of the two forms."""
+    if decoder is None:
+        return meter.feed
+
+    def feed(data: bytes) -> bytes:
+        pieces = [meter.feed(piece) for piece in decoder.decode(data)]
+        return b"".join(pieces) if forward_decoded else data
+
+    return feed
+
+
+@dataclass(frozen=True, slots=True)
+class RelayTerms:
+    """What holds for one relayed answer.
+
+    `is_stream` says whether it is a stream of events, `content_length` what the client was promised (None:
+    not known), and `drain_s` how many seconds the upstream may go on once the client has left, to book the
+    true usage; 0 closes it at once.
+    """
+
+    is_stream: bool
+    content_length: int | None
+    drain_s: float
+
+
+class RelayStream:
+    """The response body: an iterator with `close()`, which settles the request however it ends.
+
+    A chunk counts as sent once the server asks for the next one. An object and not a generator, because a
+    generator that never started never runs its `finally`, and HEAD requests and early disconnects end so.
+    `first` has passed the feed already.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        reply: UpstreamReply,
+        meter: Meter,
+        feed: Callable[[bytes], bytes],
+        *,
+        first: bytes,
+        terms: RelayTerms,
+        on_end: Callable[[], None],
+    ) -> None:
+        self._exchange = exchange
+        self._reply = reply
+        self._meter = meter
+        self._feed = feed
+        self._is_stream = terms.is_stream
+        self._length = terms.content_length
+        self._drain_s = terms.drain_s
+        self._on_end = on_end
+        self._in_flight = 0
+        self._has_all = False
+        self._at_end = False
+        self._failure: str | None = None
+        self._last_read_at = exchange.clock.monotonic()
+        self._pending = first
+        self._note_content()
+        exchange.call.watch.give(terms.drain_s)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        exchange = self._exchange
+        exchange.bytes_out += self._in_flight
+        self._in_flight = 0
+        self._has_all = self._meter.is_terminated or exchange.bytes_out == self._length
+        if exchange.call.watch.departed and not self._has_all:
+            self.close()
+            raise AnswerCut
+        chunk = self._pending
+        self._pending = b""
+        while not chunk:
+            if self._at_end:
+                self._finish()
+                raise StopIteration
+            chunk = self._read_next()
+        self._in_flight = len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """End the request: the server calls this after the last chunk, and when the client has left."""
+        if self._exchange.is_settled:
+            return
+        self._exchange.call.watch.depart()
+        if not self._has_all:
+            self._drain()
+        self._settle_departed()
+
+    def _read_next(self) -> bytes:
+        watch = self._exchange.call.watch
+        watch.waiting()
+        try:
+            data = self._reply.read()
+        except UpstreamFailure as failure:
+            data = b""
+            self._failure = failure.kind
+        except ClientGone:
+            self._settle_departed()
+            raise AnswerCut from None
+        finally:
+            watch.working()
+        self._last_read_at = self._exchange.clock.monotonic()
+        if not data:
+            self._at_end = True
+            return self._meter.flush()
+        return self._metered(data)
+
+    def _metered(self, data: bytes) -> bytes:
+        """The bytes to forward for these upstream bytes."""
+        try:
+            chunk = self._feed(data)
+        except CodingError:
+            self._failure = "garbled"
+            self._at_end = True
+            return b""
+        self._note_content()
+        return chunk
+
+    def _note_content(self) -> None:
+        if self._exchange.first_content_at is None and self._is_stream and self._meter.has_content:
+            self._exchange.first_content_at = self._last_read_at
+
+    def _finish(self) -> None:
+        """The upstream's side is over; whether its answer was whole is for the meter to say."""
+        meter = self._meter
+        departed = self._exchange.call.watch.departed and not self._has_all
+        if departed:
+            self._settle(Outcome.CLIENT_ABORT, "client_abort")
+        elif meter.error is not None:
+            # An error inside a 200: within a stream, or as the whole body.
+            self._settle(
+                Outcome.STREAM_ERROR if self._is_stream else Outcome.UPSTREAM_ERROR, meter.error.type
+            )
+        elif self._failure is not None and not meter.is_terminated:
+            self._settle(_BROKEN_OFF.get(self._failure, Outcome.UPSTREAM_TRUNCATED), self._failure)
+        elif self._is_stream and not meter.is_complete:
+            self._settle(Outcome.UPSTREAM_TRUNCATED, "truncated")
+            raise AnswerCut
+        else:
+            # A cut after `[DONE]` or `message_stop` takes nothing from the client.
+            self._settle(Outcome.OK, None)
+            return
+        if departed or self._failure is not None:
+            raise AnswerCut
+
+    def _drain(self) -> None:
+        """Read the rest for the meter's sake, as long as the watch's grace lasts."""
+        if self._drain_s <= 0 or self._at_end:
+            return
+        watch = self._exchange.call.watch
+        watch.waiting()
+        try:
+            while not self._meter.is_terminated and (data := self._reply.read()):
+                self._feed(data)
+            self._meter.flush()
+        except (UpstreamFailure, ClientGone, CodingError):
+            return  # the cap, or the upstream's own end: what was seen until here is what is booked
+        finally:
+            watch.working()
+
+    def _settle_departed(self) -> None:
+        """The client is gone. If it had all it waited for, that is a success."""
+        if self._has_all and self._meter.error is None:
+            self._settle(Outcome.OK, None)
+        else:
+            self._settle(Outcome.CLIENT_ABORT, "client_abort")
+
+    def _settle(self, outcome: Outcome, error_type: str | None) -> None:
+        exchange = self._exchange
+        status = exchange.upstream_status or 200
+        if outcome is Outcome.CLIENT_ABORT and exchange.bytes_out == 0:
+            status = CLIENT_CLOSED_REQUEST
+        try:
+            self._reply.close()
+            self._on_end()
+        finally:
+            exchange.settle(
+                outcome, status, metered=self._result(), error_type=error_type, ended_at=self._last_read_at
+            )
+
+    def _result(self) -> Metered:
+        meter = self._meter
+        if meter.usage is None:
+            source = UsageSource.NONE
+        elif meter.is_complete and meter.error is None:
+            source = UsageSource.UPSTREAM
+        else:
+            source = UsageSource.PARTIAL
+        return Metered(
+            meter.usage, meter.usage_raw, source, meter.upstream_model, meter.service_tier, meter.flags
+        )
+
+
+_BROKEN_OFF = {"timeout": Outcome.UPSTREAM_TIMEOUT, "garbled": Outcome.UPSTREAM_ERROR}
+"""Outcomes of an answer that broke off after its first byte; any other kind is a truncation."""

@@ -1,0 +1,325 @@
+"""Booking on a real MongoDB: what is written where, to the nano-dollar, and what cannot be booked."""
+
+from datetime import timedelta
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+import pytest
+from bson import Decimal128
+from settlement_world import NOON, deep, mixed, reset, seed, sequenced, state
+
+from app.adapters.log_queue import SequencedRecord
+from app.adapters.mongo.connection import connect
+from app.adapters.mongo.settlement import Settlement
+from app.adapters.mongo.users import UserStore
+from app.core.histogram import bucket_key
+from app.core.ports import StoreUnavailable
+from app.core.records import NANO, Outcome
+
+
+@pytest.fixture
+def db(database):
+    seed(database)
+    return database
+
+
+@pytest.fixture
+def settlement(db):
+    return Settlement(db, "w1")
+
+
+def user(db, name="ann") -> dict[str, Any]:
+    return db["usersNew"].find_one({"_id": name})
+
+
+def test_a_record_is_stored_with_its_cost_as_64_bits(db, settlement):
+    settlement.apply([sequenced(1)])
+
+    stored = db["request_logs"].find_one({"_id": "r000001"})
+    assert stored["costNanoUsd"] == 1_000_001
+    assert db["request_logs"].count_documents({"costNanoUsd": {"$type": "long"}}) == 1
+    assert stored["creditsCost"] == 0.001000001
+    assert stored["createdAt"] == NOON + timedelta(minutes=1)
+
+
+def test_the_cost_is_taken_from_the_credit_and_tokens_are_added(db, settlement):
+    booked = settlement.apply([sequenced(1), sequenced(2)])
+
+    ann = user(db)
+    assert ann["credits"] == 9.997999997
+    assert ann["refCredits"] == 0.5
+    assert ann["creditsUsed"] == 0.102000003
+    assert (ann["totalInputTokens"], ann["totalOutputTokens"]) == (207, 20)
+    assert ann["lastUsedAt"] == NOON + timedelta(minutes=2)
+    assert "overdraftNanoUsd" not in ann
+    assert "_taking" not in ann
+    assert booked.records == 2
+    assert booked.charges == {"ann": 2_000_003}
+    assert booked.dead == ()
+
+
+def test_referral_credit_pays_the_rest_and_what_nothing_covers_is_overdraft(db, settlement):
+    settlement.apply([sequenced(1, user_id="poor", cost_nano_usd=5_000_000)])
+    assert (user(db, "poor")["credits"], user(db, "poor")["refCredits"]) == (0.0, 0.002)
+
+    settlement.apply([sequenced(2, user_id="poor", cost_nano_usd=5_000_000)])
+    poor = user(db, "poor")
+    assert (poor["credits"], poor["refCredits"], poor["overdraftNanoUsd"]) == (0.0, 0.0, 3_000_000)
+    assert poor["creditsUsed"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("credits", "left", "overdraft"),
+    [
+        pytest.param("a lot", "a lot", 5, id="text is no credit"),
+        pytest.param(None, None, 5, id="null is no credit"),
+        pytest.param(-1.0, -1.0, 5, id="debt stays as it is"),
+        pytest.param(float("inf"), float("inf"), None, id="infinite credit never ends"),
+        pytest.param(1, 0.999999995, None, id="whole number"),
+        pytest.param(Decimal128("1"), Decimal128("0.999999995"), None, id="decimal"),
+        pytest.param(0.1 + 0.2, 0.299999995, None, id="binary rest disappears"),
+    ],
+)
+def test_odd_balances(db, settlement, credits, left, overdraft):
+    db["usersNew"].insert_one({"_id": "odd", "credits": credits})
+    booked = settlement.apply([sequenced(1, user_id="odd", cost_nano_usd=5)])
+
+    assert booked.dead == ()
+    assert user(db, "odd")["credits"] == left
+    assert user(db, "odd").get("overdraftNanoUsd") == overdraft
+
+
+def test_ten_thousand_random_charges_are_exact_to_the_nano_dollar(database):
+    random = Random(20261123)
+    names = [f"user{number}" for number in range(50)]
+    expected = {name: [random.randrange(40 * NANO), random.randrange(5 * NANO), 0, 0] for name in names}
+    database["usersNew"].insert_many(
+        [{"_id": name, "credits": c / NANO, "refCredits": r / NANO} for name, (c, r, _, _) in expected.items()]
+    )
+    settlement, users = Settlement(database, "w1"), UserStore(database)
+    seq = operations = 0
+    while operations < 10_000:
+        batch = []
+        for name in names:
+            seq += 1
+            cost = int(10 ** random.uniform(0, 8.7))
+            batch.append(sequenced(seq, user_id=name, cost_nano_usd=cost))
+            charge(expected[name], cost)
+        settlement.apply(batch)
+        operations += len(batch)
+        lucky = random.choice(names)
+        top_up = random.randrange(NANO)
+        users.credit(lucky, Decimal(top_up) / NANO)
+        expected[lucky][0] += top_up
+
+    overdrawn = 0
+    for document in database["usersNew"].find():
+        credit, referral, used, overdraft = expected[document["_id"]]
+        assert document["credits"] == credit / NANO
+        assert document["refCredits"] == referral / NANO
+        assert document["creditsUsed"] == used / NANO
+        assert document.get("overdraftNanoUsd", 0) == overdraft
+        overdrawn += overdraft > 0
+    assert 0 < overdrawn < len(names)
+
+
+def charge(account: list[int], cost: int) -> None:
+    from_credit = min(account[0], cost)
+    from_referral = min(account[1], cost - from_credit)
+    account[0] -= from_credit
+    account[1] -= from_referral
+    account[2] += cost
+    account[3] += cost - from_credit - from_referral
+
+
+def test_keys_count_every_request_and_its_tokens(db, settlement):
+    refused = sequenced(2, outcome=Outcome.REJECTED, cost_nano_usd=0, input_tokens=0, output_tokens=0)
+    settlement.apply([sequenced(1), refused])
+
+    key = db["user_keys"].find_one({"_id": "wk_ann"})
+    assert (key["tokensUsed"], key["requestsCount"]) == (115, 2)
+    assert key["lastUsedAt"] == NOON + timedelta(minutes=2)
+    pool_key = db["ohmygpt_keys"].find_one({"_id": "pool-1"})
+    assert (pool_key["tokensUsed"], pool_key["requestsCount"]) == (110, 5)
+
+
+def test_callers_without_a_user_leave_a_record_and_create_nothing(db, settlement):
+    settlement.apply([sequenced(1, user_id="env", user_key_id="env", factory_key_id="env-1")])
+
+    assert db["request_logs"].count_documents({}) == 1
+    assert db["request_rollups"].count_documents({"userId": "env"}) == 1
+    for name in ("usersNew", "user_keys", "ohmygpt_keys"):
+        assert db[name].count_documents({"_id": {"$regex": "^env"}}) == 0
+
+
+def test_hourly_sums(db, settlement):
+    settlement.apply(
+        [
+            sequenced(1, cache_hit_tokens=4, cache_write_tokens=3, reasoning_tokens=2, latency_ms=50),
+            sequenced(2, outcome=Outcome.STREAM_ERROR, latency_ms=70_000, ttft_ms=None),
+            sequenced(3, outcome=Outcome.REJECTED, status_code=402, cost_nano_usd=0),
+            sequenced(60, latency_ms=1),
+        ]
+    )
+    first, second = db["request_rollups"].find().sort("hour", 1)
+    assert first["hour"] == NOON
+    assert second["hour"] == NOON + timedelta(hours=1)
+    assert (first["requests"], first["success"], first["errors"], first["rejected"]) == (3, 1, 1, 1)
+    assert (first["inputTokens"], first["outputTokens"]) == (300, 30)
+    assert (first["cacheHitTokens"], first["cacheWriteTokens"], first["reasoningTokens"]) == (4, 3, 2)
+    assert first["costNanoUsd"] == 2_000_003
+    assert (first["latencyCount"], first["latencySumMs"]) == (2, 70_050)
+    assert first["latency"] == {bucket_key(50): 1, bucket_key(70_000): 1}
+    assert (first["ttftCount"], first["ttftSumMs"]) == (1, 100)
+    assert first["statusClasses"] == {"2xx": 2, "4xx": 1}
+    assert first["outcomes"] == {"ok": 1, "stream_error": 1, "rejected": 1}
+    assert (first["writerId"], first["seq"], second["seq"]) == ("w1", 3, 60)
+
+
+def test_applying_a_batch_again_changes_nothing(db, settlement):
+    batch = mixed(60)
+    settlement.apply(batch)
+    before = state(db)
+
+    for again in (batch, batch[:10], batch[10:], batch[30:31]):
+        booked = settlement.apply(again)
+        assert booked.records == len(again)
+    assert state(db) == before
+
+
+def test_batch_boundaries_do_not_matter(db):
+    batch = mixed(60)
+    Settlement(db, "w1").apply(batch)
+    whole = state(db)
+    reset(db)
+
+    settlement = Settlement(db, "w1")
+    settlement.apply(batch[:20])
+    settlement.apply(batch[5:41])
+    settlement.apply(batch[:])
+    assert state(db) == whole
+
+
+def test_two_writers_do_not_see_each_others_numbers(db):
+    Settlement(db, "w1").apply([sequenced(1), sequenced(2)])
+    Settlement(db, "w2").apply([sequenced(1, request_id="other")])
+
+    assert user(db)["applied"] == {"w1": 2, "w2": 1}
+    assert db["user_keys"].find_one({"_id": "wk_ann"})["requestsCount"] == 3
+    assert db["request_rollups"].count_documents({}) == 2
+
+
+def test_a_marker_a_person_has_damaged_does_not_stop_the_booking(db, settlement):
+    db["usersNew"].update_one({"_id": "ann"}, {"$set": {"applied": {"w1": None}}})
+    db["user_keys"].update_one({"_id": "wk_ann"}, {"$set": {"applied": "?"}})
+    booked = settlement.apply([sequenced(1)])
+
+    assert user(db)["credits"] == 9.998999999
+    assert [(letter.stage, letter.request_id) for letter in booked.dead] == [("user_keys", "r000001")]
+    assert db["request_logs_dead"].find_one()["stage"] == "user_keys"
+    assert db["ohmygpt_keys"].find_one()["requestsCount"] == 4
+    assert settlement.apply([sequenced(1)]).charges == {"ann": 1_000_001}
+    assert db["request_logs_dead"].count_documents({}) == 1
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        pytest.param({"tokens": 2**70}, id="an integer beyond 64 bits"),
+        pytest.param({"text": "\ud800"}, id="half a surrogate pair"),
+        pytest.param({"a\0b": 1}, id="a name with NUL"),
+        pytest.param({"text": "x" * 16_777_000}, id="slightly too large"),
+        pytest.param({"text": "x" * 17_000_000}, id="too large for a message"),
+        pytest.param(deep(170), id="just usable"),
+        pytest.param(deep(185), id="too deep for the server"),
+        pytest.param(deep(300), id="too deep for BSON"),
+        pytest.param(deep(5000), id="too deep for Python"),
+        pytest.param({"thing": object()}, id="no JSON value at all"),
+    ],
+)
+def test_a_document_mongodb_will_not_take_is_put_aside_and_still_charged(db, settlement, poison):
+    batch = [sequenced(1), sequenced(2, usage_raw=poison), sequenced(3)]
+    booked = settlement.apply(batch)
+
+    assert db["request_logs"].count_documents({}) == 3
+    assert user(db)["creditsUsed"] == 0.103000006
+    if not booked.dead:
+        assert db["request_logs"].find_one({"_id": "r000002"})["usageRaw"] == poison
+        return
+    (letter,) = booked.dead
+    buried = db["request_logs_dead"].find_one()
+    assert letter.request_id == buried["requestId"] == "r000002"
+    assert buried["reason"]
+    reduced = db["request_logs"].find_one({"_id": "r000002"})
+    assert reduced["isReduced"] is True
+    assert "usageRaw" not in reduced
+    assert reduced["costNanoUsd"] == 1_000_002
+
+    before = state(db)
+    settlement.apply(batch)
+    assert state(db) == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"costNanoUsd": "3"}, id="a cost that is text"),
+        pytest.param({"costNanoUsd": -3}, id="a negative cost"),
+        pytest.param({"costNanoUsd": 2**80}, id="an impossible cost"),
+        pytest.param({"userId": None}, id="no user"),
+        pytest.param({"userId": "\ud800"}, id="a user id that is no Unicode"),
+        pytest.param({"createdAt": "today"}, id="no date"),
+        pytest.param({"model": 5}, id="a model that is no text"),
+    ],
+)
+def test_a_record_without_usable_figures_is_put_aside_whole(db, settlement, changes):
+    broken = SequencedRecord(2, sequenced(2).document | changes)
+    booked = settlement.apply([sequenced(1), broken, sequenced(3)])
+
+    assert [letter.request_id for letter in booked.dead] == ["r000002"]
+    assert next(iter(changes)) in db["request_logs_dead"].find_one()["reason"]
+    assert db["request_logs"].count_documents({}) == 2
+    assert user(db)["creditsUsed"] == 0.102000004
+
+
+def test_a_record_refused_by_a_rule_of_the_operators_is_still_charged(db, settlement):
+    rule = {"stream": {"$eq": True}}
+    db.create_collection("request_logs", validator=rule)
+    booked = settlement.apply([sequenced(1), sequenced(2, stream=True)])
+
+    assert [letter.request_id for letter in booked.dead] == ["r000001"]
+    assert db["request_logs"].count_documents({}) == 1
+    assert user(db)["creditsUsed"] == 0.102000003
+
+
+def test_a_duplicate_of_something_else_than_the_id_is_no_success(db, settlement):
+    db["request_logs"].create_index("endpoint", unique=True)
+    booked = settlement.apply([sequenced(1), sequenced(2)])
+
+    assert [letter.request_id for letter in booked.dead] == ["r000002"]
+
+
+def test_put_aside_keeps_a_record_that_breaks_the_code(db, settlement):
+    letter = settlement.put_aside(sequenced(4), "ZeroDivisionError: division by zero")
+
+    assert letter.stage == "record"
+    buried = db["request_logs_dead"].find_one()
+    assert (buried["requestId"], buried["seq"]) == ("r000004", 4)
+    assert "'costNanoUsd': 1000004" in buried["content"]
+
+
+def test_an_unreachable_store_is_reported_as_such():
+    nowhere = connect("mongodb://127.0.0.1:9/", "x", serverSelectionTimeoutMS=20)
+    settlement = Settlement(nowhere, "w1")
+    with pytest.raises(StoreUnavailable):
+        settlement.apply([sequenced(1)])
+    with pytest.raises(StoreUnavailable):
+        settlement.put_aside(sequenced(1), "x")
+    nowhere.client.close()
+
+
+@pytest.mark.parametrize("writer_id", ["", "1", "a.b", "a$", "ä", "a" * 65, "a b"])
+def test_a_writer_id_has_to_be_fit_for_a_field_path(database, writer_id):
+    with pytest.raises(ValueError, match="writer id"):
+        Settlement(database, writer_id)

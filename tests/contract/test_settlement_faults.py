@@ -1,0 +1,130 @@
+"""Exactly once: a fault at any database call, then a replay in any batches, ends in the same state."""
+
+from random import Random
+
+import pytest
+from settlement_world import FaultyDatabase, deep, mixed, reset, seed, sequenced, state
+
+from app.adapters.log_queue import LogQueue
+from app.adapters.mongo.settlement import Settlement
+from app.core.ports import StoreUnavailable
+from workers.log_writer import BatchPolicy, LogWriter
+
+POISON = deep(185)
+
+
+def batches():
+    """Two batches over the same documents, the second with a record MongoDB refuses."""
+    records = mixed(23)
+    records.append(sequenced(24, usage_raw=POISON))
+    return [records[:12], records[12:]]
+
+
+REPLAYS = {
+    "the same batches": lambda first, second: [first, second],
+    "one by one": lambda first, second: [[record] for record in first + second],
+    "all at once": lambda first, second: [first + second],
+    "shifted": lambda first, second: [first[:5], first[5:] + second[:7], second[7:]],
+}
+
+
+def fault_free(db):
+    reset(db)
+    faults = FaultyDatabase(db, lambda _: None)
+    settlement = Settlement(faults, "w1")
+    for batch in batches():
+        settlement.apply(batch)
+    return state(db), faults.calls
+
+
+@pytest.mark.parametrize("fault", ["before", "after", "half"])
+def test_a_fault_at_any_call_and_a_replay_change_nothing(database, fault):
+    expected, calls = fault_free(database)
+    assert calls >= 18
+    replays = list(REPLAYS.values())
+    for call in range(1, calls + 1):
+        # Which replay goes with which call does not matter, as long as every call sees two of them.
+        for replay in (replays[call % 4], replays[(call + 1) % 4]):
+            reset(database)
+            crash(database, fault, call)
+            settlement = Settlement(database, "w1")
+            for batch in replay(*batches()):
+                settlement.apply(batch)
+            assert state(database) == expected, f"{fault} call {call}"
+
+
+def crash(database, fault, call):
+    """Book until the fault, as a process would that is then gone."""
+    settlement = Settlement(FaultyDatabase(database, lambda n: fault if n == call else None), "w1")
+    with pytest.raises(StoreUnavailable):
+        for batch in batches():
+            settlement.apply(batch)
+
+
+def test_a_command_that_arrives_after_its_retry_changes_nothing(database):
+    expected, calls = fault_free(database)
+    for call in range(1, calls + 1):
+        reset(database)
+        faults = FaultyDatabase(database, lambda n, call=call: "late" if n == call else None)
+        apply_until_booked(Settlement(faults, "w1"))
+        faults.run_late()
+        assert state(database) == expected, f"call {call}"
+
+
+def test_a_command_that_arrives_in_the_middle_of_its_retry_changes_nothing(database):
+    """It comes in between reading how far a document is booked and the update that relies on it."""
+    expected, calls = fault_free(database)
+    for call in range(1, calls + 1):
+        reset(database)
+        # With call k held up, the retry repeats the calls of that batch: let it arrive before each of them.
+        for offset in (1, 2, 3, 5, 7, 9):
+            reset(database)
+            settle_with_late_arrival(database, call, call + offset)
+            assert state(database) == expected, f"call {call}, arriving before {call + offset}"
+
+
+def settle_with_late_arrival(database, held_call, arrival):
+    def plan(number):
+        if number == arrival:
+            faults.run_late()
+        return "late" if number == held_call else None
+
+    faults = FaultyDatabase(database, plan)
+    apply_until_booked(Settlement(faults, "w1"))
+    faults.run_late()
+
+
+def apply_until_booked(settlement):
+    for batch in batches():
+        for _ in range(3):
+            try:
+                settlement.apply(batch)
+            except StoreUnavailable:
+                continue
+            break
+
+
+def test_the_writer_books_everything_once_over_a_flapping_store(database):
+    seed(database)
+    reset(database)
+    records = mixed(300, seed=5)
+    Settlement(database, "w1").apply(records)
+    expected = state(database)
+    reset(database)
+
+    random = Random(7)
+    faults = FaultyDatabase(database, lambda _: random.choice((None, None, None, "before", "after", "half")))
+    writer = LogWriter(LogQueue(1), Settlement(faults, "w1"), policy=BatchPolicy(size=40), clock=lambda: 0.0)
+    now = 0.0
+    for record in records:
+        writer.submit(record)
+        writer.poll(now)
+        now += 1.0
+    while writer.unsent:
+        writer.poll(now)
+        now += 10.0
+
+    assert state(database) == expected
+    assert writer.counts.written == 300
+    assert writer.counts.retries > 10
+    assert writer.lost == 0

@@ -1,0 +1,98 @@
+"""What a gunicorn worker runs besides requests: the log writer and the loops that keep its views fresh."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import gevent
+from gevent.event import Event
+from pymongo.errors import PyMongoError
+
+from app.adapters.mongo.connection import ensure_indexes, store_problem
+from app.adapters.mongo.settlement import Settlement
+from app.adapters.rate_limiter import SYNC_INTERVAL_S, SharedRateLimiter, ensure_expiry
+from app.services import Services
+from workers import lifecycle
+from workers.log_writer import LogWriter
+
+DRAIN_TIMEOUT_S = 30.0
+"""How long a stopping worker may take to book what is left, in seconds."""
+
+_INDEX_RETRY_S = 5.0
+
+logger = logging.getLogger("weir.worker")
+
+
+@dataclass(slots=True)
+class WorkerLife:
+    """The background of one worker, from just after its fork to its exit."""
+
+    services: Services
+    writer: LogWriter
+    stopping: Event
+
+    @classmethod
+    def start(cls, services: Services, *, is_first: bool) -> Self:
+        """Start everything. `is_first` is True in one worker, which says what concerns them all."""
+        settings = services.settings
+        writer = lifecycle.start(
+            services.queue,
+            Settlement(services.database, lifecycle.new_writer_id()),
+            batch_size=settings.log_batch_size,
+            flush_ms=settings.log_flush_ms,
+            on_booked=lambda charges: _note_booked(services, charges),
+        )
+        life = cls(services, writer, Event())
+        gevent.spawn(life._prepare_store)
+        services.key_pool.refresh()
+        if is_first and services.key_pool.is_empty():
+            logger.warning(
+                "no upstream key is configured: requests get 503 until OHMYGPT_API_KEYS is set or "
+                "'flask keys add ID --api-key-stdin' adds one"
+            )
+        gevent.spawn(services.key_pool.run, life.stopping)
+        if isinstance(services.rate_limiter, SharedRateLimiter):
+            gevent.spawn(life._share_rates, services.rate_limiter)
+        return life
+
+    def stop(self) -> None:
+        """Book what is left, then let go of the connections."""
+        self.stopping.set()
+        lifecycle.drain(self.writer, DRAIN_TIMEOUT_S)
+        self.services.upstream.close()
+        self.services.database.client.close()
+
+    def _prepare_store(self) -> None:
+        """Make the indexes, as soon as the store can be reached."""
+        database = self.services.database
+        self._until_done(lambda: ensure_indexes(database, self.services.settings.log_retention_s))
+        self._until_done(lambda: ensure_expiry(database))
+
+    def _until_done(self, work: Callable[[], None]) -> None:
+        while True:
+            try:
+                work()
+            except PyMongoError as error:
+                logger.warning("the database is not ready, trying again: %s", store_problem(error))
+            else:
+                return
+            if self.stopping.wait(_INDEX_RETRY_S):
+                return
+
+    def _share_rates(self, limiter: SharedRateLimiter) -> None:
+        is_failing = False
+        while not self.stopping.wait(SYNC_INTERVAL_S):
+            try:
+                limiter.sync(self.services.database)
+            except PyMongoError as error:
+                if not is_failing:
+                    logger.warning("rate limits are not shared for now: %s", store_problem(error))
+                is_failing = True
+            else:
+                is_failing = False
+
+
+def _note_booked(services: Services, charges: Mapping[str, int]) -> None:
+    for user_id, nano_usd in charges.items():
+        services.directory.charges_booked(user_id, nano_usd)
