@@ -23,7 +23,6 @@ def main(argv: list[str] | None = None) -> int:
             arguments.port,
             models=arguments.model or DEFAULT_MODELS,
             keys=keys,
-            strict_keys=arguments.strict_keys,
             seed=arguments.seed,
             tally=Tally(keep_entries=arguments.keep_entries),
         )
@@ -62,15 +61,14 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=STATE",
-        help="state of an upstream key; repeatable",
+        help="state of an upstream key (* for all others); repeatable",
     )
-    parser.add_argument("--strict-keys", action="store_true", help="refuse keys not given with --key")
     parser.add_argument("--seed", type=int, default=0, help="for flaky keys (default %(default)s)")
     parser.add_argument(
         "--keep-entries",
         type=int,
         default=50_000,
-        help="tally entries kept, totals stay exact (default %(default)s)",
+        help="tally entries to keep (default %(default)s)",
     )
     return parser
 

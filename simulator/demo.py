@@ -33,7 +33,7 @@ MODELS = """
 [[models]]
 id = "gpt-5"
 name = "GPT-5"
-upstream_id = "gpt-5:chunks=14,delay_ms=60,prompt=1200,cached=1000,out=24"
+upstream_id = "gpt-5+chunks=14,delay_ms=60,prompt=1200,cached=1000,out=24"
 input = 1.25
 output = 10
 cache_hit = 0.125
@@ -41,7 +41,7 @@ cache_hit = 0.125
 [[models]]
 id = "claude-sonnet-4-5"
 name = "Claude Sonnet 4.5"
-upstream_id = "claude-sonnet-4-5:chunks=14,delay_ms=60,prompt=1800,cached=1400,write=300,out=24"
+upstream_id = "claude-sonnet-4-5+chunks=14,delay_ms=60,prompt=1800,cached=1400,write=300,out=24"
 input = 3
 output = 15
 cache_write = 3.75

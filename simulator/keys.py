@@ -24,18 +24,15 @@ class KeyVerdict(NamedTuple):
 
 
 class KeyBook:
-    """The states of upstream keys. A key without a state is good, unless ``strict``."""
+    """The states of upstream keys. A key without a state has that of ``*``, which is good by default."""
 
-    def __init__(
-        self, states: Mapping[str, str] | None = None, *, strict: bool = False, seed: int = 0
-    ) -> None:
-        self._strict = strict
+    def __init__(self, states: Mapping[str, str] | None = None, seed: int = 0) -> None:
         self._seed = seed
+        self._first = dict(states or {})
         self._states: dict[str, str] = {}
         self._tries: dict[str, int] = {}
         self._lock = threading.Lock()
-        for key, state in (states or {}).items():
-            self.set(key, state)
+        self.clear()
 
     def set(self, key: str, state: str) -> None:
         """Put a key in a state (`STATES`); `ValueError` if there is no such state."""
@@ -50,10 +47,12 @@ class KeyBook:
             return dict(self._states)
 
     def clear(self) -> None:
-        """Every key is as good as new."""
+        """Every key is in the state it had at the start."""
         with self._lock:
             self._states.clear()
             self._tries.clear()
+        for key, state in self._first.items():
+            self.set(key, state)
 
     def judge(self, request: Request, wire_format: str) -> KeyVerdict:
         """Find the credential of a request and what its state does to the answer."""
@@ -65,7 +64,7 @@ class KeyBook:
         if not key:
             return KeyVerdict(None, status_script(wire_format, 401, message="No API key provided"))
         with self._lock:
-            state = self._states.get(key, "bad" if self._strict else "ok")
+            state = self._states.get(key) or self._states.get("*", "ok")
             self._tries[key] = self._tries.get(key, 0) + 1
             turn = self._tries[key]
         if state == "ok":

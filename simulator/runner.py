@@ -30,7 +30,7 @@ class Simulator:
     The server lives in a background thread with its own hub, so the caller's process need not be
     monkey-patched. In a patched process the same code runs as a greenlet.
 
-    ``keys``: states of upstream keys (see `keys.STATES`); with ``strict_keys`` others are refused.
+    ``keys``: states of upstream keys (see `keys.STATES`); ``*`` stands for all others.
     ``clock`` gives the `created` of answers in Unix seconds; without it the value is fixed.
     ``max_body``: larger requests get 413. ``tally``: one with other limits than the default.
     """
@@ -42,7 +42,6 @@ class Simulator:
         *,
         models: Sequence[str] = DEFAULT_MODELS,
         keys: Mapping[str, str] | None = None,
-        strict_keys: bool = False,
         seed: int = 0,
         clock: Callable[[], float] | None = None,
         max_body: int = 32 * 1024 * 1024,
@@ -53,7 +52,6 @@ class Simulator:
         self.upstream = Upstream(
             models=models,
             keys=keys,
-            strict_keys=strict_keys,
             seed=seed,
             clock=clock,
             tally=tally,

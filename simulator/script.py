@@ -127,6 +127,11 @@ class Script:
     cut: bool = False
     keep_alive: bool | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes the steps carry, headers not counted."""
+        return sum(len(step.data) for step in self.steps if isinstance(step, Data | Raw))
+
     @classmethod
     def of(cls, *steps: Step, tokens: Tokens | None = None, cut: bool = False) -> Script:
         """A script of these steps."""

@@ -127,6 +127,10 @@ class RelayStream:
         except ClientGone:
             self._settle_departed()
             raise AnswerCut from None
+        except BaseException:
+            # The worker is being stopped and cuts what has not ended within the grace period.
+            self._settle(Outcome.INTERRUPTED, "interrupted")
+            raise
         finally:
             watch.working()
         self._last_read_at = self._exchange.clock.monotonic()

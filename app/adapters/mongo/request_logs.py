@@ -28,7 +28,7 @@ _SEARCHED_FIELDS = ("_id", "userId", "model", "errorType", "upstreamRequestId")
 
 _EXPORT_BATCH = 500
 
-_MASKED_KEY = re.compile(r"(.{8})\.\.\.(.{4})")
+_MASKED_KEY = re.compile(r"(.{1,8})\.\.\.(.{1,4})")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
@@ -11,14 +12,27 @@ from app.core.sse import Oversized, SseSplitter, parse_event
 
 # Bytes that matter for framing, mixed with some that do not.
 PIECES = st.sampled_from(
-    [b"\r", b"\n", b"\r\n", b"\n\n", b"\r\r", b"\r\n\r\n", b":", b" ", b"data", b"data: x", b"event: e", b"\xef\xbb\xbf"]
+    [
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b"\n\n",
+        b"\r\r",
+        b"\r\n\r\n",
+        b":",
+        b" ",
+        b"data",
+        b"data: x",
+        b"event: e",
+        b"\xef\xbb\xbf",
+    ]
 )
 FRAMES = st.lists(PIECES | st.binary(max_size=4), max_size=30).map(b"".join)
 
 
 def cut(data: bytes, at: list[int]) -> list[bytes]:
     edges = [0, *sorted(position % (len(data) + 1) for position in at), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(edges)]
 
 
 def split(reads: list[bytes], limit: int = 1 << 20) -> tuple[list[bytes], bytes]:
@@ -132,7 +146,11 @@ def test_a_line_without_end_is_given_up_and_later_events_are_found() -> None:
 
 def test_an_oversized_event_in_one_read_is_marked_as_such() -> None:
     assert [type(block) for block in SseSplitter(8).feed(b"data: 12345\n\n")] == [Oversized]
-    assert [type(block) for block in SseSplitter(8).feed(b"a\n\ndata: 12345\n\nb\n\n")] == [bytes, Oversized, bytes]
+    assert [type(block) for block in SseSplitter(8).feed(b"a\n\ndata: 12345\n\nb\n\n")] == [
+        bytes,
+        Oversized,
+        bytes,
+    ]
     splitter = SseSplitter(8)
     splitter.feed(b"data: 1")
     assert [type(block) for block in splitter.feed(b"2345\n\n")] == [Oversized]

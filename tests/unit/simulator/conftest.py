@@ -91,7 +91,7 @@ def read_all(sock: socket.socket) -> bytes:
 
 def dechunk(data: bytes) -> tuple[bytes, bool]:
     """The body so far and whether the last chunk was there."""
-    parts = []
+    parts: list[bytes] = []
     while data:
         size, _, rest = data.partition(b"\r\n")
         if size == b"zz":

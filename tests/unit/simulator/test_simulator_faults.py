@@ -29,10 +29,10 @@ def last_entry(simulator: Simulator, count: int = 1) -> Any:
 def test_line_endings_do_not_change_the_data(client: Any, eol: str) -> None:
     body = client.stream(f"gpt-sim:{USAGE},eol={eol}").body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    datas = [line[6:] for line in body.split(b"\n") if line]
-    assert datas[-1] == b"[DONE]"
-    assert json.loads(datas[-2])["usage"]["prompt_tokens"] == 9
-    assert body.count(b"\n\n") == len(datas)
+    values = [line[6:] for line in body.split(b"\n") if line]
+    assert values[-1] == b"[DONE]"
+    assert json.loads(values[-2])["usage"]["prompt_tokens"] == 9
+    assert body.count(b"\n\n") == len(values)
 
 
 def test_event_dressings(client: Any) -> None:

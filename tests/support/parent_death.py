@@ -1,0 +1,24 @@
+"""Becomes a command that ends with its parent: `python -I -S parent_death.py PARENT_PID PROGRAM ARGUMENT...`.
+
+A file of its own, run in a fresh interpreter: what happens between fork and exec must not be Python code in
+the test process, which has threads.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(parent_pid: int, command: list[str]) -> int:
+    """Tie this process to its parent, then become `command`; returns (127) only if the parent is gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it died before the line above
+        return 127
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,197 @@
+"""What a stream meter reads off the events of both formats."""
+
+import json
+from typing import Any
+
+import pytest
+
+from app.core.meter import StreamError, StreamMeter
+from app.core.wire_format import WireFormat
+from tests.unit.core.metering import ANT, OAI, counts, run, stream
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"content": "x"},
+        {"reasoning_content": "x"},
+        {"reasoning": "x"},
+        {"refusal": "x"},
+        {"reasoning_details": [{"text": "x"}]},
+        {"audio": {"data": "x"}},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]},
+        {"tool_calls": [{"index": 0, "custom": {"input": "x"}}]},
+        {"function_call": {"arguments": "{"}},
+    ],
+)
+def test_generated_content_is_seen(delta: dict[str, Any]) -> None:
+    assert run([stream({"choices": [{"index": 0, "delta": delta}]})], OAI)[1]["has_content"]
+    # …also behind a member the typed reader refuses.
+    assert run([stream({"choices": [{"index": "0", "delta": delta}]})], OAI)[1]["has_content"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
+        {"choices": [{"delta": {"content": None}}]},
+        {"choices": [{"delta": "x"}]},
+        {"choices": [{"delta": {"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": ""}}]}}]},
+        {"choices": [{"delta": {"tool_calls": "x"}}]},
+        {"choices": [{"delta": {"tool_calls": [7]}}]},
+        {"type": "response.created", "response": {}},
+        {"type": ["response.x.delta"], "delta": "x"},
+        [],
+        "text",
+    ],
+)
+def test_other_chunks_are_no_content(event: Any) -> None:
+    _, found = run([stream(event)], OAI)
+    assert not found["has_content"]
+    assert found["error"] is None
+    assert found["flags"] == frozenset()
+
+
+def test_text_completions_have_content() -> None:
+    assert run([stream({"choices": [{"index": 0, "text": "x", "finish_reason": None}]})], OAI)[1][
+        "has_content"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event", "is_content"),
+    [
+        ({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x"}}, True),
+        ({"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "x"}}, True),
+        ({"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": "{"}}, True),
+        ({"type": "content_block_start", "content_block": {"type": "text", "text": "x"}}, True),
+        ({"type": "content_block_delta", "delta": {"type": "signature_delta", "signature": "x"}}, False),
+        ({"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": ""}}, False),
+        ({"type": "content_block_delta", "delta": None}, False),
+        ({"type": "content_block_start", "content_block": {"type": "tool_use", "name": "f"}}, False),
+        ({"type": "message_start", "message": {"content": []}}, False),
+        ({"type": "ping"}, False),
+        ([], False),
+    ],
+)
+def test_generated_content_in_messages(event: Any, is_content: bool) -> None:
+    assert run([stream(event, done=False)], ANT)[1]["has_content"] is is_content
+
+
+def test_the_latest_service_tier_and_the_first_model_count() -> None:
+    chunks = [
+        {"id": f"c{i}", "model": f"m{i}", "service_tier": tier, "choices": [{"delta": {"content": "x"}}]}
+        for i, tier in enumerate([None, "auto", None, "priority", "priority", 7])
+    ]
+    _, found = run([stream(*chunks)], OAI)
+    assert (found["response_id"], found["upstream_model"], found["service_tier"]) == ("c0", "m0", "priority")
+
+
+def test_texts_no_database_would_take_are_cleaned() -> None:
+    _, found = run([b'data: {"id":7,"model":"a\\ud800b","choices":[]}\n\n'], OAI)
+    assert found["upstream_model"] == "a?b"
+    assert found["response_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("wire_format", "body", "error"),
+    [
+        (OAI, stream({"error": {"message": "m", "type": "t", "code": "c"}}), StreamError("t", "m")),
+        (OAI, stream({"error": {"message": "m", "code": 429}}), StreamError("429", "m")),
+        (
+            OAI,
+            stream({"error": {}}, {"error": {"type": True}}, {"error": {"type": "b"}}),
+            StreamError("error", ""),
+        ),
+        (OAI, stream({"error": "m"}), StreamError("error", "m")),
+        (OAI, stream({"error": ["m"]}), StreamError("error", "")),
+        (OAI, stream({"error": {"message": "x" * 900}}), StreamError("error", "x" * 500)),
+        (OAI, stream({"error": False}), None),
+        (OAI, stream({"type": "error", "code": "c", "message": "m"}), StreamError("c", "m")),
+        (OAI, b'event: error\ndata: {"message":"m"}\n\n', StreamError("error", "m")),
+        (OAI, b"event: error\ndata: Overloaded\n\n", StreamError("error", "Overloaded")),
+        (
+            OAI,
+            stream({"type": "response.failed", "response": {"error": {"code": "c", "message": "m"}}}),
+            StreamError("c", "m"),
+        ),
+        (OAI, stream({"statusCode": 402, "errorType": "e", "message": "m"}), StreamError("e", "m")),
+        (
+            ANT,
+            stream({"type": "error", "error": {"type": "overloaded_error", "message": "m"}}),
+            StreamError("overloaded_error", "m"),
+        ),
+        (ANT, b'event: error\ndata: {"message":"m"}\n\n', StreamError("error", "m")),
+        (ANT, b"event: error\ndata: <html>\n\n", StreamError("error", "<html>")),
+        (ANT, stream({"statusCode": 402, "errorType": "e", "message": "m"}), StreamError("e", "m")),
+        (ANT, stream({"message": "m"}), None),
+    ],
+)
+@pytest.mark.wire(54)
+def test_errors_inside_a_stream(wire_format: WireFormat, body: bytes, error: StreamError | None) -> None:
+    assert run([body], wire_format)[1]["error"] == error
+
+
+@pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
+def test_responses_ends(kind: str) -> None:
+    _, found = run([stream({"type": kind, "response": {}}, done=False)], OAI)
+    assert found["is_complete"]
+    assert found["is_terminated"]
+
+
+def test_a_finished_choice_is_complete_but_the_stream_not_yet_terminated() -> None:
+    _, found = run([stream({"choices": [{"index": 0, "finish_reason": "stop"}]}, done=False)], OAI)
+    assert found["is_complete"]
+    assert not found["is_terminated"]
+
+
+def test_done_is_recognised_with_spaces_and_without_its_blank_line() -> None:
+    assert run([b"data:  [DONE] \n\n"], OAI)[1]["is_terminated"]
+    assert run([b"data: [DONE]"], OAI)[1]["is_terminated"]
+    assert run([b"data: [DONE]\n\n"], ANT)[1]["is_terminated"] is False
+
+
+def test_message_stop_is_recognised_by_its_event_name() -> None:
+    assert run([b"event: message_stop\ndata: {}\n\n"], ANT)[1]["is_complete"]
+
+
+@pytest.mark.wire(11)
+def test_empty_data_is_not_bad_json() -> None:
+    for wire_format in WireFormat:
+        assert run([b"data\n\ndata: \n\n"], wire_format)[1]["flags"] == frozenset()
+
+
+@pytest.mark.wire(55)
+def test_an_event_cut_at_the_end_is_truncated_not_bad_json() -> None:
+    _, found = run([b'data: {"choices":[]}\n\ndata: {"cho'], OAI)
+    assert found["flags"] == frozenset()
+    assert not found["at_event_boundary"]
+    _, found = run([b"data: {\n\ndata: {"], OAI)
+    assert found["flags"] == {"bad_json"}
+
+
+@pytest.mark.parametrize("strip", [False, True])
+@pytest.mark.wire(52)
+def test_a_json_body_in_place_of_a_stream(strip: bool) -> None:
+    body = b' {"error":{"type":"t","message":"m"}}'
+    out, found = run([body], OAI, strip=strip)
+    assert out == body
+    assert found["error"] == StreamError("t", "m")
+    assert not found["is_complete"]
+    whole = {
+        "id": "c",
+        "choices": [{"finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 2},
+    }
+    out, found = run([json.dumps(whole).encode()], OAI, strip=strip)
+    assert counts(found["usage"]) == (9, 0, 0, 2)
+    assert found["is_complete"]
+
+
+def test_raw_usage_keeps_the_last_and_that_of_message_start() -> None:
+    meter = StreamMeter(ANT)
+    assert meter.usage_raw is None
+    meter.feed(stream({"type": "message_start", "message": {"usage": {"input_tokens": 3}}}, done=False))
+    assert meter.usage_raw == {"input_tokens": 3}
+    meter.feed(stream({"type": "message_delta", "usage": {"output_tokens": 5}}, done=False))
+    assert meter.usage_raw == {"output_tokens": 5, "message_start": {"input_tokens": 3}}
