@@ -28,7 +28,7 @@ RECORD_TIMEOUT_S = 10.0
 
 QUESTION = [{"role": "user", "content": "Why do rivers keep count of their fish?"}]
 
-# The demo's own model table: real ids and prices, behind them a simulated model that answers slowly enough to watch.
+# The demo's own model table: real ids and prices, and behind them simulated models, slow enough to watch.
 MODELS = """
 [[models]]
 id = "gpt-5"
@@ -84,7 +84,7 @@ class Demo:
         self._port = port
         self._processes: list[subprocess.Popen[str]] = []
         self._log = directory / "proxy.log"
-        self._environ = dict(os.environ)
+        self._environ = dict(os.environ)  # noqa: TID251  handed on to the processes it starts
         self.url = ""
         self.admin_token = ""
         self.api_key = ""
