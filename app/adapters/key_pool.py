@@ -146,7 +146,11 @@ class RoundRobinKeyPool:
     def run(self, stop: StopEvent, interval_s: float = REFRESH_S) -> None:
         """Refresh now and then every `interval_s`, until `stop` is set."""
         while True:
-            self.refresh()
+            try:
+                self.refresh()
+            except Exception:
+                # One odd document must not end the loop: nobody would notice until the keys had run out.
+                log.exception("upstream keys could not be refreshed")
             if stop.wait(interval_s):
                 return
 

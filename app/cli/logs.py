@@ -1,7 +1,8 @@
 """`flask logs …`: the record of every request."""
 
-import time
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from time import sleep
 
 import click
 from pymongo.errors import PyMongoError
@@ -20,13 +21,9 @@ _POLL_S = 1.0
 
 def filter_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that choose records."""
-    for option in (
-        click.option("--outcome", type=click.Choice([str(outcome) for outcome in Outcome])),
-        click.option("--user", help="Only this user's requests."),
-        click.option("--model", help="Only requests for this model (its canonical id)."),
-    ):
-        command = option(command)
-    return command
+    command = click.option("--outcome", type=click.Choice([str(outcome) for outcome in Outcome]))(command)
+    command = click.option("--user", help="Only this user's requests.")(command)
+    return click.option("--model", help="Only requests for this model (its canonical id).")(command)
 
 
 @click.group("logs", cls=Group)
@@ -80,11 +77,12 @@ def export(
         )
     except FilterError as error:
         raise click.UsageError(str(error)) from None
-    as_lines = csv_lines if form == "csv" and not as_json else jsonl_lines
+    as_lines: Callable[[Iterable[Document]], Iterator[str]] = jsonl_lines
+    if form == "csv" and not as_json:
+        as_lines = csv_lines
     with open_store(current_settings()) as db:
         # Not by click.echo, which would flush after every line.
-        out = click.get_text_stream("stdout")
-        out.writelines(f"{line}\n" for line in as_lines(RequestLogStore(db).export(wanted)))
+        sys.stdout.writelines(f"{line}\n" for line in as_lines(RequestLogStore(db).export(wanted)))
 
 
 def _print(records: Iterable[Document], as_json: bool) -> None:
@@ -101,7 +99,7 @@ def _followed(follower: LogFollower, wanted: LogFilter) -> Iterator[Document]:
     is_down = False
     try:
         while True:
-            time.sleep(_POLL_S)
+            sleep(_POLL_S)
             try:
                 fresh = follower.poll()
                 is_down = False

@@ -14,7 +14,7 @@ def read_secret(what: str, option: str, *, from_stdin: bool, confirm: bool = Fal
     Standard input that is no terminal is read only if the option says so, lest a script's own input be
     taken for a secret. Ends the command when there is none.
     """
-    if sys.stdin.isatty():
+    if _is_terminal():
         secret: str = click.prompt(what, hide_input=True, confirmation_prompt=confirm, err=True)
     elif from_stdin:
         secret = sys.stdin.readline()
@@ -24,6 +24,10 @@ def read_secret(what: str, option: str, *, from_stdin: bool, confirm: bool = Fal
     if not secret:
         fail(f"no {what} on standard input")
     return secret
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def read_text(file: IO[str]) -> str:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
+from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import AutoReconnect, BulkWriteError
 
@@ -119,6 +120,13 @@ def state(db: Database[Any]) -> dict[str, list[dict[str, Any]]]:
                 del document["createdAt"]
         snapshot[name] = documents
     return snapshot
+
+
+def closed_database() -> Database[Any]:
+    """A database every use of which fails at once (a refused connection would be tried for half a second)."""
+    database: Database[Any] = MongoClient("mongodb://127.0.0.1:9/", connect=False)["x"]
+    database.client.close()
+    return database
 
 
 class FaultyDatabase:

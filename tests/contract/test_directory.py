@@ -330,6 +330,15 @@ def test_keys_and_balances_come_out_of_mongodb(database) -> None:
     assert directory.balance("old") == Balance(300_000_000)
 
 
+def test_odd_fields_of_existing_documents_do_no_harm(database) -> None:
+    odd = {"expiresAt": "2026-01-01", "rpm": float("nan"), "onClientAbort": 5, "credits": "many"}
+    database.usersNew.insert_one({"_id": "old", **odd})
+    database.user_keys.insert_one({"_id": "sk-troll-1", "name": "old", "expiresAt": "soon", "rpm": -1})
+    directory = real_directory(database)
+    assert directory.find("sk-troll-1") == Principal(user_id="old", user_key_id="sk-troll-1")
+    assert directory.balance("old") == Balance(0)
+
+
 def test_a_store_that_is_gone_is_unavailable(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("app.adapters.directory._LOOKUP_TIMEOUT_S", 0.05)
     socket = str(tmp_path / "none.sock").replace("/", "%2F")

@@ -149,6 +149,21 @@ def test_run_refreshes_until_it_is_stopped() -> None:
     assert len(pool.snapshot()) == 2
 
 
+def test_an_unforeseen_error_does_not_end_the_refreshing(caplog) -> None:
+    class Odd:
+        def list(self):
+            raise TypeError("odd document")
+
+    waits = iter([False, True])
+
+    class Twice:
+        def wait(self, timeout: float) -> bool:
+            return next(waits)
+
+    RoundRobinKeyPool((), Odd(), now=lambda: NOW).run(Twice())
+    assert len(caplog.records) == 2
+
+
 def test_processes_can_begin_elsewhere() -> None:
     pool = RoundRobinKeyPool(("sk-1", "sk-2", "sk-3"), None, start=7, now=lambda: NOW)
     pool.refresh()

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 from bson import Decimal128
-from settlement_world import NOON, deep, mixed, reset, seed, sequenced, state
+from settlement_world import NOON, closed_database, deep, mixed, reset, seed, sequenced, state
 
 from app.adapters.log_queue import SequencedRecord
-from app.adapters.mongo.connection import connect
 from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.users import UserStore
 from app.core.histogram import bucket_key
@@ -95,7 +94,10 @@ def test_ten_thousand_random_charges_are_exact_to_the_nano_dollar(database):
     names = [f"user{number}" for number in range(50)]
     expected = {name: [random.randrange(40 * NANO), random.randrange(5 * NANO), 0, 0] for name in names}
     database["usersNew"].insert_many(
-        [{"_id": name, "credits": c / NANO, "refCredits": r / NANO} for name, (c, r, _, _) in expected.items()]
+        [
+            {"_id": name, "credits": c / NANO, "refCredits": r / NANO}
+            for name, (c, r, _, _) in expected.items()
+        ]
     )
     settlement, users = Settlement(database, "w1"), UserStore(database)
     seq = operations = 0
@@ -310,13 +312,12 @@ def test_put_aside_keeps_a_record_that_breaks_the_code(db, settlement):
 
 
 def test_an_unreachable_store_is_reported_as_such():
-    nowhere = connect("mongodb://127.0.0.1:9/", "x", serverSelectionTimeoutMS=20)
+    nowhere = closed_database()
     settlement = Settlement(nowhere, "w1")
     with pytest.raises(StoreUnavailable):
         settlement.apply([sequenced(1)])
     with pytest.raises(StoreUnavailable):
         settlement.put_aside(sequenced(1), "x")
-    nowhere.client.close()
 
 
 @pytest.mark.parametrize("writer_id", ["", "1", "a.b", "a$", "ä", "a" * 65, "a b"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from pymongo.database import Database
 
-from app.adapters.mongo.users import optional_int
+from app.adapters.mongo.users import optional_date, optional_int, optional_rpm
 from app.core.credentials import hash_client_key, is_key_id, mask, new_client_key, public_key_id
 
 Document = dict[str, Any]
@@ -53,8 +53,8 @@ class ClientKey:
             username=str(document.get("name", "")),
             is_active=document.get("isActive", True) is not False,
             hint=document.get("hint") or mask("" if is_key_id(stored_id) else stored_id),
-            rpm=optional_int(document.get("rpm")),
-            expires_at=document.get("expiresAt"),
+            rpm=optional_rpm(document.get("rpm")),
+            expires_at=optional_date(document.get("expiresAt")),
             created_at=document.get("createdAt"),
             last_used_at=document.get("lastUsedAt"),
             requests_count=optional_int(document.get("requestsCount")) or 0,

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 # already, since MongoDB cannot take a TTL away without building the whole index anew.
 NEVER_S = 2_147_483_647
 
+_SCHEMES = ("mongodb://", "mongodb+srv://")
+_TAKES = "takes mongodb://[user:password@]host[:port]/[?options], user name and password percent-encoded"
+
 _DEFAULTS: dict[str, Any] = {
     "serverSelectionTimeoutMS": 2000,
     "connectTimeoutMS": 2000,
@@ -51,6 +54,8 @@ def connect(uri: str, db_name: str, *, app_name: str = "weir", **options: Any) -
     Retryable writes are left to pymongo, which uses them on replica sets and leaves them out on a single
     server, which would refuse them. Raises `SettingsError`, never with the URI (it may hold a password).
     """
+    if not uri.startswith(_SCHEMES):
+        raise SettingsError(f"MONGODB_URI: {_TAKES}")
     given = {name.lower() for name, _ in parse_qsl(uri.partition("?")[2], keep_blank_values=True)}
     defaults = {name: value for name, value in _DEFAULTS.items() if name.lower() not in given}
     try:
@@ -59,10 +64,7 @@ def connect(uri: str, db_name: str, *, app_name: str = "weir", **options: Any) -
         )
         return client[db_name]
     except (ConfigurationError, ValueError, TypeError) as error:
-        raise SettingsError(
-            f"MONGODB_URI: not a usable MongoDB URI ({type(error).__name__}): it takes "
-            "mongodb://[user:password@]host[:port]/[?options], user name and password percent-encoded"
-        ) from None
+        raise SettingsError(f"MONGODB_URI: is not usable ({type(error).__name__}): {_TAKES}") from None
 
 
 def ensure_indexes(db: Database[Document], log_retention_s: int) -> None:

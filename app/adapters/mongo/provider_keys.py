@@ -11,7 +11,7 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
 from app.adapters.key_cipher import KeyCipher, KeyCipherError
-from app.adapters.mongo.users import AlreadyExistsError, optional_int
+from app.adapters.mongo.users import AlreadyExistsError, optional_date, optional_int
 from app.core.credentials import mask
 
 Document = dict[str, Any]
@@ -122,7 +122,7 @@ class ProviderKeyStore:
             secret=secret,
             status=str(document.get("status", HEALTHY)),
             last_error=problem or document.get("lastError"),
-            cooldown_until=document.get("cooldownUntil"),
+            cooldown_until=optional_date(document.get("cooldownUntil")),
             created_at=document.get("createdAt"),
             last_used_at=document.get("lastUsedAt"),
             requests_count=optional_int(document.get("requestsCount")) or 0,

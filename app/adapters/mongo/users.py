@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ Document = dict[str, Any]
 # The most credit a double still tells apart to the nano-dollar, with room for the sums made of it.
 MAX_CREDITS = Decimal(1_000_000)
 _NANO_DOLLAR = Decimal(1).scaleb(-9)
+
+_ABORT_CHOICES = ("drain", "cancel")
 
 # Passwords of the deployments taken over have 1000 rounds and no field that says so.
 _LEGACY_ROUNDS = 1000
@@ -68,10 +71,10 @@ class User:
             ref_credits_nano=nano_usd(document.get("refCredits")),
             credits_used_nano=nano_usd(document.get("creditsUsed")),
             created_at=document.get("createdAt"),
-            expires_at=document.get("expiresAt"),
+            expires_at=optional_date(document.get("expiresAt")),
             last_login_at=document.get("lastLoginAt"),
-            rpm=optional_int(document.get("rpm")),
-            on_client_abort=document.get("onClientAbort"),
+            rpm=optional_rpm(document.get("rpm")),
+            on_client_abort=abort if (abort := document.get("onClientAbort")) in _ABORT_CHOICES else None,
             has_api_key=bool(document.get("apiKey")),
             has_password=bool(document.get("passwordHash")),
             input_tokens=optional_int(document.get("totalInputTokens")) or 0,
@@ -91,9 +94,20 @@ def nano_usd(value: object) -> int:
 
 def optional_int(value: object) -> int | None:
     """A whole number that a shell may have written as a double; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return int(value)
+
+
+def optional_rpm(value: object) -> int | None:
+    """A limit in requests per minute; None, the configured one, for what cannot be a limit."""
+    number = optional_int(value)
+    return number if number is not None and number >= 0 else None
+
+
+def optional_date(value: object) -> datetime | None:
+    """A date; None for anything else, since a single odd document must not fail a request."""
+    return value if isinstance(value, datetime) else None
 
 
 class UserStore:

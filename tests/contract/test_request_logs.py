@@ -1,0 +1,160 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from bson import ObjectId
+from settlement_world import NOON, closed_database, record, sequenced
+
+from app.adapters.mongo.connection import ensure_indexes
+from app.adapters.mongo.request_logs import RequestLogStore, query_of
+from app.core.log_filter import LogFilter, PageCursor
+from app.core.ports import StoreUnavailable
+from app.core.records import Outcome
+
+OLD_KEY = "sk-troll-ABCDEFGHIJKLMNOPQRSTUVWX"
+
+
+@pytest.fixture
+def store(database):
+    return RequestLogStore(database)
+
+
+def ids(documents):
+    return [document["_id"] for document in documents]
+
+
+def pages(store, wanted=LogFilter(), limit=3):  # noqa: B008
+    found, cursor = store.find(wanted, limit)
+    yield ids(found)
+    while cursor is not None:
+        found, cursor = store.find(wanted, limit, PageCursor.decode(cursor))
+        yield ids(found)
+
+
+def insert(database, *records):
+    database["request_logs"].insert_many([item.to_document() for item in records])
+
+
+def test_pages_go_from_the_newest_to_the_oldest_without_gap_or_repetition(database, store):
+    # Several in the same millisecond: the id decides.
+    insert(database, *(record(n, created_at=NOON + timedelta(milliseconds=n // 4)) for n in range(10)))
+    found = list(pages(store))
+    assert [len(page) for page in found] == [3, 3, 3, 1]
+    assert sum(found, []) == [f"r{n:06}" for n in reversed(range(10))]
+
+
+def test_a_last_page_that_is_just_full_says_so(database, store):
+    insert(database, record(1), record(2))
+    assert list(pages(store, limit=2)) == [["r000002", "r000001"]]
+    assert list(pages(store, LogFilter(user="nobody"))) == [[]]
+
+
+def test_records_of_earlier_software_are_paged_through_as_well(database, store):
+    old = [ObjectId(f"{n:024x}") for n in range(1, 4)]
+    database["request_logs"].insert_many([{"_id": _id, "createdAt": NOON} for _id in old])
+    insert(database, record(1, created_at=NOON), record(2, created_at=NOON), record(3))
+    assert sum(pages(store, limit=1), []) == ["r000003", *reversed(old), "r000002", "r000001"]
+
+
+def test_records_arriving_meanwhile_do_not_shift_the_pages(database, store):
+    insert(database, *(record(n) for n in range(4)))
+    first, cursor = store.find(LogFilter(), 2)
+    insert(database, record(9))
+    second, _ = store.find(LogFilter(), 2, PageCursor.decode(cursor))
+    assert ids(first + second) == ["r000003", "r000002", "r000001", "r000000"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        pytest.param(LogFilter(model="claude"), ["r000002"], id="model"),
+        pytest.param(LogFilter(user="bob"), ["r000003"], id="user"),
+        pytest.param(LogFilter(key="wk_bob"), ["r000003"], id="key"),
+        pytest.param(LogFilter(key="sk-troll...VWX"), ["r000004"], id="key as it is shown"),
+        pytest.param(LogFilter(key="sk-troll...XXX"), [], id="another key"),
+        pytest.param(LogFilter(factory_key="pool-2"), ["r000005"], id="upstream key"),
+        pytest.param(LogFilter(outcome="rejected"), ["r000006"], id="outcome"),
+        pytest.param(LogFilter(status=(402, 402)), ["r000006"], id="status"),
+        pytest.param(LogFilter(status=(400, 499)), ["r000006"], id="status class"),
+        pytest.param(LogFilter(api_format="anthropic"), ["r000002"], id="format"),
+        pytest.param(LogFilter(start=NOON + timedelta(minutes=6)), ["r000006"], id="from, inclusive"),
+        pytest.param(LogFilter(end=NOON + timedelta(minutes=2)), ["r000001"], id="to, exclusive"),
+        pytest.param(LogFilter(text="000002"), ["r000002"], id="text in the id"),
+        pytest.param(LogFilter(text="CLAU"), ["r000002"], id="text in the model, ignoring case"),
+        pytest.param(LogFilter(text="no_credit"), ["r000006"], id="text in the error"),
+        pytest.param(LogFilter(text=".*"), [], id="text is no pattern"),
+        pytest.param(LogFilter(user="ann", outcome="ok", text="r", status=(200, 299)), ["r000005"], id="all"),
+    ],
+)
+def test_filters(database, store, wanted, expected):
+    insert(
+        database,
+        record(1),
+        record(2, model="claude", api_format="anthropic"),
+        record(3, user_id="bob", user_key_id="wk_bob"),
+        record(4, user_key_id=OLD_KEY),
+        record(5, factory_key_id="pool-2"),
+        record(6, outcome=Outcome.REJECTED, status_code=402, error_type="no_credit"),
+    )
+    found, _ = store.find(wanted, 10)
+    assert ids(found)[: len(expected) or None] == expected
+
+
+def test_one_record(database, store):
+    native = ObjectId()
+    database["request_logs"].insert_one({"_id": native, "createdAt": NOON})
+    insert(database, record(1))
+    assert store.get("r000001")["userId"] == "ann"
+    assert store.get(str(native))["_id"] == native
+    assert store.get("r9") is None
+
+
+def test_the_tail_reads_downwards(database, store):
+    insert(database, *(record(n) for n in range(5)))
+    assert ids(store.tail(LogFilter(), 2)) == ["r000003", "r000004"]
+
+
+def test_an_export_is_complete_and_in_order(database, store):
+    insert(database, *(record(n) for n in range(1200)))
+    exported = ids(store.export(LogFilter(start=NOON + timedelta(minutes=100))))
+    assert exported == [f"r{n:06}" for n in range(100, 1200)]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        LogFilter(),
+        LogFilter(model="m"),
+        LogFilter(user="u"),
+        LogFilter(key="k"),
+        LogFilter(factory_key="f"),
+        LogFilter(outcome="ok"),
+        LogFilter(status=(429, 429)),
+        LogFilter(start=datetime(2026, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_a_page_costs_what_it_shows(database, store, wanted):
+    ensure_indexes(database, 0)
+    store.ensure_indexes()
+    store.ensure_indexes()
+    values = {"model": "m", "user_id": "u", "user_key_id": "k", "factory_key_id": "f", "status_code": 429}
+    insert(database, *(record(n, **values) for n in range(60)))
+    cursor = database["request_logs"].find(query_of(wanted)).sort([("createdAt", -1), ("_id", -1)]).limit(5)
+    assert cursor.explain()["executionStats"]["totalDocsExamined"] <= 6
+
+
+def test_a_store_that_is_down():
+    nowhere = closed_database()
+    store = RequestLogStore(nowhere)
+    for ask in (
+        lambda: store.find(LogFilter(), 1),
+        lambda: store.get("r1"),
+        lambda: list(store.export(LogFilter())),
+        store.ensure_indexes,
+    ):
+        with pytest.raises(StoreUnavailable):
+            ask()
+
+
+def test_sequenced_records_are_what_is_read(store, database):
+    database["request_logs"].insert_one(sequenced(1).document)
+    assert store.find(LogFilter(), 1)[0][0]["requestId"] == "r000001"

@@ -1,0 +1,260 @@
+"""The admin API through Flask: who may use it, what it takes, what it answers."""
+
+from base64 import b64encode
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from bson import ObjectId
+from flask import Flask
+
+from app.adapters.log_queue import SequencedRecord
+from app.adapters.mongo.request_logs import RequestLogStore
+from app.adapters.mongo.settlement import Settlement
+from app.adapters.mongo.stats import StatsStore
+from app.api.admin import admin_blueprint
+from app.core.ports import StoreUnavailable
+from app.core.records import ExchangeRecord, Outcome, UsageSource
+
+NOW = datetime(2026, 11, 23, 12, 20, 30, tzinfo=UTC)
+TOKEN = "admin-töken"
+OLD_KEY = "sk-troll-ABCDEFGHIJKLMNOPQRSTUVWX"
+
+ROUTES = [
+    "/api/admin/model-stats",
+    "/api/admin/metrics",
+    "/api/admin/user-stats",
+    "/api/admin/request-logs",
+    "/api/admin/request-logs/r0",
+]
+
+
+class FixedClock:
+    def utcnow(self):
+        return NOW
+
+    def monotonic(self):
+        return 0.0
+
+    def new_request_id(self):
+        return "x"
+
+
+def verify_admin(username, password):
+    if password != "right":
+        return None
+    return username == "root"
+
+
+def client_of(logs, stats):
+    app = Flask("test")
+    app.register_blueprint(
+        admin_blueprint(
+            logs=logs, stats=stats, clock=FixedClock(), tz=UTC, admin_token=TOKEN, verify_admin=verify_admin
+        )
+    )
+    return app.test_client()
+
+
+@pytest.fixture
+def client(database):
+    records = [
+        ExchangeRecord(
+            f"r{n}",
+            "ann",
+            "wk_1" if n else OLD_KEY,
+            NOW - timedelta(hours=10 * n),
+            "openai",
+            Outcome.OK if n < 4 else Outcome.UPSTREAM_ERROR,
+            200 if n < 4 else 502,
+            factory_key_id="pool-1",
+            model="gpt" if n % 2 else "claude",
+            input_tokens=100,
+            output_tokens=n,
+            usage_source=UsageSource.UPSTREAM,
+            cost_nano_usd=1_000,
+            latency_ms=100,
+            ttft_ms=20,
+            usage_raw={"prompt_tokens": 100},
+        )
+        for n in range(6)
+    ]
+    database["usersNew"].insert_one({"_id": "ann", "credits": 1.0})
+    batch = [SequencedRecord(n, record.to_document()) for n, record in enumerate(records, start=1)]
+    Settlement(database, "w1").apply(batch)
+    return client_of(RequestLogStore(database), StatsStore(database))
+
+
+def bearer(token=TOKEN):
+    return {"Authorization": f"Bearer {token}".encode().decode("latin-1")}
+
+
+def basic(name, password):
+    return {"Authorization": "Basic " + b64encode(f"{name}:{password}".encode()).decode()}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({}, id="none"),
+        pytest.param(bearer("wrong"), id="a wrong token"),
+        pytest.param(bearer(""), id="an empty token"),
+        pytest.param({"Authorization": "Digest x"}, id="another scheme"),
+        pytest.param({"Authorization": "Basic !!!"}, id="broken Basic"),
+        pytest.param(basic("root", "wrong"), id="a wrong password"),
+    ],
+)
+def test_without_an_admins_credentials_nothing_is_answered(client, route, headers):
+    answer = client.get(route, headers=headers)
+    assert answer.status_code == 401
+    assert answer.json["error"]
+    assert "Authorization: Bearer" in answer.json["hint"]
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+
+
+def test_a_user_who_is_no_admin_is_forbidden(client):
+    answer = client.get(ROUTES[0], headers=basic("ann", "right"))
+    assert answer.status_code == 403
+    assert answer.json["error"] == "this user is not an admin"
+
+
+@pytest.mark.parametrize("headers", [bearer(), basic("root", "right")])
+def test_an_admin_is_let_in(client, headers):
+    for route in ROUTES:
+        answer = client.get(route, headers=headers)
+        assert answer.status_code == 200, route
+        assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_no_configured_token_lets_nobody_in(database):
+    app = Flask("test")
+    app.register_blueprint(
+        admin_blueprint(
+            logs=None, stats=None, clock=FixedClock(), tz=UTC, admin_token="", verify_admin=verify_admin
+        )
+    )
+    assert app.test_client().get(ROUTES[0], headers=bearer("")).status_code == 401
+
+
+def test_model_stats(client):
+    answer = client.get("/api/admin/model-stats", headers=bearer()).json
+    assert answer["period"] == "all"
+    assert [row["model"] for row in answer["models"]] == ["gpt", "claude"]
+    assert answer["models"][0] == {
+        "model": "gpt",
+        "inputTokens": 300,
+        "outputTokens": 9,
+        "cacheWriteTokens": 0,
+        "cacheHitTokens": 0,
+        "totalTokens": 309,
+        "creditsBurned": 3e-06,
+        "requestCount": 3,
+        "successCount": 2,
+        "errorCount": 1,
+        "rejectedCount": 0,
+        "avgLatencyMs": 100.0,
+        "p50LatencyMs": answer["models"][0]["p50LatencyMs"],
+        "p95LatencyMs": answer["models"][0]["p95LatencyMs"],
+        "p99LatencyMs": answer["models"][0]["p99LatencyMs"],
+        "avgTtftMs": 20.0,
+    }
+    assert 95 <= answer["models"][0]["p99LatencyMs"] <= 105
+
+
+@pytest.mark.parametrize(("period", "number"), [("1h", 1), ("24h", 3), ("today", 2), ("7d", 6), ("all", 6)])
+def test_periods(client, period, number):
+    rows = client.get(f"/api/admin/model-stats?period={period}&unknown=1", headers=bearer()).json
+    assert rows["period"] == period
+    assert sum(row["requestCount"] for row in rows["models"]) == number
+    assert (
+        client.get(f"/api/admin/metrics?period={period}", headers=bearer()).json["total_requests"] == number
+    )
+
+
+@pytest.mark.parametrize("route", ROUTES[:3])
+def test_a_bad_period_names_the_valid_ones(client, route):
+    answer = client.get(f"{route}?period=week", headers=bearer())
+    assert answer.status_code == 400
+    assert answer.json["valid_periods"] == ["1h", "2h", "3h", "4h", "8h", "24h", "3d", "7d", "30d", "all", "today"]
+    assert "'week'" in answer.json["error"]
+
+
+def test_metrics_and_user_stats(client):
+    metrics = client.get("/api/admin/metrics", headers=bearer()).json
+    assert metrics["timestamp"] == "2026-11-23T12:20:30.000Z"
+    assert (metrics["total_requests"], metrics["success_rate"]) == (6, 66.67)
+    users = client.get("/api/admin/user-stats", headers=bearer()).json
+    assert (users["total_users"], users["total_credits_used"]) == (1, 6e-06)
+
+
+def test_the_request_log_is_paged(client):
+    seen, cursor = [], ""
+    while cursor is not None:
+        answer = client.get(f"/api/admin/request-logs?limit=4&cursor={cursor}", headers=bearer()).json
+        seen += [record["id"] for record in answer["requests"]]
+        cursor = answer["nextCursor"]
+    assert seen == ["r0", "r1", "r2", "r3", "r4", "r5"]
+
+
+def test_the_request_log_is_filtered(client):
+    url = "/api/admin/request-logs?model=gpt&status=5xx&from=7d&outcome=upstream_error&user=ann"
+    answer = client.get(url, headers=bearer()).json
+    assert [record["id"] for record in answer["requests"]] == ["r5"]
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("limit=0", "limit"),
+        ("limit=201", "limit"),
+        ("cursor=abc", "cursor"),
+        ("status=abc", "status"),
+        ("outcome=good", "outcome"),
+        ("apiFormat=x", "apiFormat"),
+        ("from=soon", "from"),
+    ],
+)
+def test_a_bad_parameter_is_named(client, query, parameter):
+    answer = client.get(f"/api/admin/request-logs?{query}", headers=bearer())
+    assert answer.status_code == 400
+    assert answer.json["parameter"] == parameter
+    assert answer.json["error"].startswith(f"{parameter}: ")
+
+
+def test_a_record_shows_dates_as_text_and_no_client_key(client):
+    answer = client.get("/api/admin/request-logs/r0", headers=bearer())
+    assert answer.json["createdAt"] == "2026-11-23T12:20:30.000Z"
+    assert answer.json["userKeyId"] == "sk-troll...VWX"
+    assert answer.json["usageRaw"] == {"prompt_tokens": 100}
+    listed = client.get("/api/admin/request-logs", headers=bearer())
+    assert OLD_KEY not in answer.text + listed.text
+    assert listed.json["requests"][1]["userKeyId"] == "wk_1"
+
+
+def test_records_of_earlier_software_are_shown(client, database):
+    native = ObjectId()
+    database["request_logs"].insert_one({"_id": native, "userKeyId": OLD_KEY, "createdAt": NOW})
+    answer = client.get(f"/api/admin/request-logs/{native}", headers=bearer())
+    assert answer.json["id"] == str(native)
+
+
+def test_a_record_that_does_not_exist(client):
+    answer = client.get("/api/admin/request-logs/nothing", headers=bearer())
+    assert answer.status_code == 404
+    assert answer.json["error"] == "there is no record of a request nothing"
+
+
+def test_while_the_store_is_down_the_answer_says_so():
+    class Down:
+        def __getattr__(self, name):
+            def fail(*_args, **_options):
+                raise StoreUnavailable("connection refused")
+
+            return fail
+
+    client = client_of(Down(), Down())
+    for route in ROUTES:
+        answer = client.get(route, headers=bearer())
+        assert answer.status_code == 503
+        assert answer.json == {"error": "the database cannot answer", "hint": "connection refused"}
+        assert answer.headers["Retry-After"] == "5"

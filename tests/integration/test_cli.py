@@ -1,0 +1,514 @@
+"""The `flask …` commands against a real MongoDB."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from flask import Flask
+
+from app.adapters.mongo.client_keys import ClientKeyStore
+from app.adapters.mongo.users import UserStore
+from app.cli import register_commands
+from app.cli.log_follower import LogFollower
+from app.core.credentials import hash_client_key
+from app.settings import Settings
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+UPSTREAM_KEY = "sk-upstream-0123456789-0123456789-0123456789"
+ROOT = Path(__file__).resolve().parents[2]
+
+Run = Callable[..., Result]
+
+
+def commands(**settings: object) -> Run:
+    app = Flask("test")
+    register_commands(app, Settings(**settings))
+    runner = app.test_cli_runner()
+
+    def run(*args: str, stdin: str | None = None) -> Result:
+        return runner.invoke(args=args, input=stdin)
+
+    return run
+
+
+@pytest.fixture
+def config(database, mongo_uri: str, tmp_path: Path) -> dict[str, object]:
+    return {
+        "mongodb_uri": mongo_uri,
+        "mongodb_db_name": database.name,
+        "data_dir": tmp_path / "var",
+        "secret_key": "test-secret",
+    }
+
+
+@pytest.fixture
+def run(config: dict[str, object]) -> Run:
+    return commands(**config)
+
+
+def ok(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def ok_json(result: Result):
+    return json.loads(ok(result))
+
+
+def failed(result: Result, status: int = 1) -> str:
+    assert result.exit_code == status, result.output
+    assert result.stdout == ""
+    if status == 1:
+        assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+# Users
+
+
+def test_users_add_makes_a_user_and_prints_its_key_once(run: Run, database) -> None:
+    made = ok_json(run("users", "add", "alice", "--credits", "5", "--rpm", "9", "--json"))
+    assert made["username"] == "alice"
+    assert made["credits"] == 5
+    assert made["keyId"] == hash_client_key(made["apiKey"])
+    assert ClientKeyStore(database).find(made["apiKey"]).username == "alice"
+    assert UserStore(database).get("alice").rpm == 9
+    assert made["apiKey"] not in ok(run("users", "show", "alice"))
+    assert made["apiKey"] not in ok(run("client-keys", "list", "--json"))
+
+
+def test_users_add_tells_a_person_the_key(run: Run) -> None:
+    out = ok(run("users", "add", "bob"))
+    assert "sk-weir-" in out
+    assert "wk_" in out
+
+
+def test_a_user_is_added_once(run: Run) -> None:
+    ok(run("users", "add", "alice"))
+    assert "user alice exists already" in failed(run("users", "add", "alice", "--json"))
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("users", "add"),
+        ("users", "add", "no spaces"),
+        ("users", "add", "env"),
+        ("users", "add", "alice", "--credits", "much"),
+        ("users", "add", "alice", "--credits", "nan"),
+        ("users", "add", "alice", "--credits", "0.0000000001"),
+        ("users", "add", "alice", "--role", "king"),
+        ("users", "nonsense"),
+        ("keys", "add", "k1"),
+        ("keys", "add", "k1", UPSTREAM_KEY),
+        ("keys", "import", "/does/not/exist"),
+        ("users", "password", "alice"),
+        ("logs", "export", "--since", "yesterday"),
+        ("logs", "export", "--format", "xml"),
+        ("logs", "tail", "--outcome", "strange"),
+        ("stats", "models", "--period", "5h"),
+    ],
+)
+def test_wrong_use_is_exit_status_2(run: Run, args: tuple[str, ...]) -> None:
+    failed(run(*args), status=2)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("users", "show", "nobody"),
+        ("users", "credit", "nobody", "1"),
+        ("users", "disable", "nobody"),
+        ("client-keys", "add", "nobody"),
+        ("client-keys", "list", "nobody"),
+        ("client-keys", "revoke", "wk_unknown"),
+        ("keys", "reset", "unknown"),
+        ("keys", "delete", "unknown"),
+        ("keys", "delete", "env-1"),
+        ("backup-keys", "restore", "unknown"),
+        ("backup-keys", "delete", "unknown"),
+    ],
+)
+def test_what_does_not_exist_is_exit_status_1(run: Run, args: tuple[str, ...]) -> None:
+    failed(run(*args))
+
+
+def test_credit_is_added_and_taken_exactly(run: Run) -> None:
+    ok(run("users", "add", "alice", "--credits", "0.1"))
+    assert ok_json(run("users", "credit", "alice", "0.2", "--json"))["credits"] == 0.3
+    assert ok_json(run("users", "credit", "alice", "-0.05", "--json"))["credits"] == 0.25
+    assert "$0.25 of credit" in ok(run("users", "credit", "alice", "0"))
+    failed(run("users", "credit", "alice", "2000000"), status=2)
+
+
+def test_users_are_disabled_and_enabled(run: Run) -> None:
+    ok(run("users", "add", "alice"))
+    assert ok_json(run("users", "disable", "alice", "--json")) == {"username": "alice", "isActive": False}
+    assert ok_json(run("users", "show", "alice", "--json"))["isActive"] is False
+    assert "enabled" in ok(run("users", "enable", "alice"))
+
+
+def test_users_are_listed(run: Run) -> None:
+    assert "No users yet" in ok(run("users", "list"))
+    ok(run("users", "add", "alice", "--credits", "1.25"))
+    assert "$1.25" in ok(run("users", "list"))
+    (user,) = ok_json(run("users", "list", "--json"))["users"]
+    assert (user["username"], user["credits"], user["hasPassword"]) == ("alice", 1.25, False)
+
+
+def test_passwords_come_from_standard_input(run: Run, database) -> None:
+    ok(run("users", "add", "root", "--role", "admin", "--password-stdin", stdin="first\n"))
+    assert UserStore(database).verify_password("root", "first")
+    ok(run("users", "password", "root", "--password-stdin", "--json", stdin="second"))
+    assert UserStore(database).verify_password("root", "second")
+    failed(run("users", "password", "root", "--password-stdin", stdin="\n"))
+
+
+def test_a_terminal_is_asked_without_showing_the_answer(run: Run, database, monkeypatch) -> None:
+    monkeypatch.setattr("app.cli.secret_input._is_terminal", lambda: True)
+    result = run("keys", "add", "k1", stdin=UPSTREAM_KEY + "\n")
+    assert UPSTREAM_KEY not in ok(result) + result.stderr
+    assert database.ohmygpt_keys.count_documents({}) == 1
+
+
+# Client keys
+
+
+def test_client_keys_are_listed_and_revoked(run: Run) -> None:
+    first = ok_json(run("users", "add", "alice", "--json"))
+    second = ok_json(run("client-keys", "add", "alice", "--notes", "laptop", "--json"))
+    assert "sk-weir-" in ok(run("client-keys", "add", "alice"))
+    assert second["username"] == "alice"
+    assert ok_json(run("client-keys", "revoke", first["keyId"], "--json"))["isActive"] is False
+    rows = {row["keyId"]: row for row in ok_json(run("client-keys", "list", "alice", "--json"))["keys"]}
+    assert len(rows) == 3
+    assert rows[first["keyId"]]["isActive"] is False
+    assert rows[second["keyId"]]["isActive"] is True
+    assert second["keyId"] in ok(run("client-keys", "list"))
+
+
+def test_keys_of_older_deployments_are_never_shown(run: Run, database) -> None:
+    key = "sk-troll-abcdefghijklmnopqrstuvwx"
+    database.user_keys.insert_one({"_id": key, "name": "old", "isActive": True})
+    assert key not in ok(run("client-keys", "list")) + ok(run("client-keys", "list", "--json"))
+    result = run("client-keys", "revoke", hash_client_key(key))
+    assert key not in ok(result)
+    assert database.user_keys.find_one()["isActive"] is False
+
+
+# Upstream keys
+
+
+def test_upstream_keys_are_added_and_shown_masked(run: Run, database) -> None:
+    added = ok_json(run("keys", "add", "k1", "--api-key-stdin", "--json", stdin=f"{UPSTREAM_KEY}\n"))
+    assert added["maskedApiKey"] == "sk-upstr...6789"
+    out = ok(run("keys", "list")) + ok(run("keys", "list", "--json"))
+    assert "sk-upstr...6789" in out
+    assert UPSTREAM_KEY not in out + str(database.ohmygpt_keys.find_one())
+    assert "already" in failed(run("keys", "add", "k1", "--api-key-stdin", stdin=UPSTREAM_KEY))
+    failed(run("keys", "add", "bad id", "--api-key-stdin", stdin=UPSTREAM_KEY))
+
+
+@pytest.mark.parametrize("group", ["keys", "backup-keys"])
+def test_a_key_file_is_imported_whole_or_not_at_all(run: Run, group: str, tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    file.write_text(f"a|{UPSTREAM_KEY}\nnonsense\nb|x\n")
+    result = run(group, "import", str(file))
+    assert result.exit_code == 1
+    assert "line 2: " in result.stderr
+    assert "line 3: " in result.stderr
+    assert UPSTREAM_KEY not in result.output
+    assert ok_json(run(group, "list", "--json"))["keys"] == []
+    assert ok_json(run(group, "import", "-", "--json", stdin=f"a|{UPSTREAM_KEY}\n")) == {
+        "imported": 1,
+        "ids": ["a"],
+    }
+    assert UPSTREAM_KEY not in ok(run(group, "list"))
+    file.write_bytes(b"\xff\xfe")
+    assert "not UTF-8" in failed(run(group, "import", str(file)))
+
+
+def test_a_key_is_reset_and_deleted(run: Run, database) -> None:
+    ok(run("keys", "import", "-", stdin=f"k1|{UPSTREAM_KEY}"))
+    database.ohmygpt_keys.update_one({"_id": "k1"}, {"$set": {"status": "exhausted", "lastError": "402"}})
+    assert "exhausted" in ok(run("keys", "list"))
+    assert ok_json(run("keys", "reset", "k1", "--json"))["status"] == "healthy"
+    assert "healthy" in ok(run("keys", "reset", "k1"))
+    ok(run("keys", "delete", "k1"))
+    assert database.ohmygpt_keys.count_documents({}) == 0
+
+
+def test_keys_of_the_configuration_are_listed_too(config: dict[str, object]) -> None:
+    rows = ok_json(commands(**config, ohmygpt_api_keys=UPSTREAM_KEY)("keys", "list", "--json"))["keys"]
+    assert [(row["id"], row["maskedApiKey"]) for row in rows] == [("env-1", "sk-upstr...6789")]
+
+
+def test_spare_keys_are_added_restored_and_deleted(run: Run, database) -> None:
+    ok(run("backup-keys", "add", "s1", "--api-key-stdin", stdin=UPSTREAM_KEY))
+    added = ok_json(run("backup-keys", "add", "s2", "--api-key-stdin", "--json", stdin=UPSTREAM_KEY))
+    assert added["isUsed"] is False
+    failed(run("backup-keys", "add", "bad id", "--api-key-stdin", stdin=UPSTREAM_KEY))
+    database.ohmygpt_backup_keys.update_one({"_id": "s1"}, {"$set": {"isUsed": True, "usedFor": "k1"}})
+    listed = ok_json(run("backup-keys", "list", "--json"))
+    assert (listed["total"], listed["available"], listed["used"]) == (2, 1, 1)
+    assert "k1" in ok(run("backup-keys", "list"))
+    assert ok_json(run("backup-keys", "restore", "s1", "--json"))["isUsed"] is False
+    ok(run("backup-keys", "restore", "s1"))
+    ok(run("backup-keys", "delete", "s1"))
+    ok_json(run("backup-keys", "delete", "s2", "--json"))
+    assert database.ohmygpt_backup_keys.count_documents({}) == 0
+
+
+# Logs and statistics
+
+
+def record(number: int, **fields: object) -> dict[str, object]:
+    return {
+        "_id": f"r{number}",
+        "requestId": f"r{number}",
+        "userId": "alice",
+        "userKeyId": "wk_1",
+        "factoryKeyId": "k1",
+        "model": "m1",
+        "inputTokens": 10,
+        "outputTokens": 5,
+        "creditsCost": 0.000123,
+        "costNanoUsd": 123_000,
+        "statusCode": 200,
+        "isSuccess": True,
+        "outcome": "ok",
+        "latencyMs": 700,
+        "attempts": [{"factoryKeyId": "k1"}],
+        "createdAt": NOW + timedelta(seconds=number),
+    } | fields
+
+
+def test_the_newest_records_are_shown_last(run: Run, database) -> None:
+    database.request_logs.insert_many([record(n) for n in range(30)])
+    lines = ok(run("logs", "tail", "-n", "3")).splitlines()
+    assert [line.split()[-1] for line in lines] == ["r27", "r28", "r29"]
+    assert "$0.000123" in lines[0]
+
+
+def test_records_are_filtered(run: Run, database) -> None:
+    bad = record(3, outcome="upstream_error", errorType="api_error", isSuccess=False, statusCode=502)
+    database.request_logs.insert_many([record(1), record(2, userId="bob", model="m2"), bad])
+    assert "r2" in ok(run("logs", "tail", "--user", "bob", "--model", "m2"))
+    out = ok(run("logs", "tail", "--outcome", "upstream_error", "--json"))
+    assert [json.loads(line)["requestId"] for line in out.splitlines()] == ["r3"]
+    assert "api_error" in ok(run("logs", "tail"))
+
+
+def test_what_strangers_sent_cannot_reach_the_terminal(run: Run, database) -> None:
+    database.request_logs.insert_one(record(1, model="\x1b[2Jm\n1"))
+    out = ok(run("logs", "tail"))
+    assert "\x1b[2J" not in out
+    assert len(out.splitlines()) == 1
+
+
+def test_records_of_older_software_are_shown_without_their_keys(run: Run, database) -> None:
+    key = "sk-troll-abcdefghijklmnopqrstuvwx"
+    old = {"userKeyId": key, "creditsCost": 0.5, "isSuccess": True, "statusCode": 200, "createdAt": NOW}
+    database.request_logs.insert_one(old)
+    assert "$0.50" in ok(run("logs", "tail"))
+    for form in ("csv", "jsonl"):
+        assert key not in ok(run("logs", "export", "--format", form))
+
+
+def test_csv_is_exported_oldest_first_and_holds_no_formula(run: Run, database) -> None:
+    database.request_logs.insert_many([record(2, model='=cmd|"x",1'), record(1)])
+    rows = list(csv.DictReader(io.StringIO(ok(run("logs", "export", "--format", "csv")))))
+    assert [row["requestId"] for row in rows] == ["r1", "r2"]
+    assert rows[0]["createdAt"] == "2026-11-23T12:00:01.000Z"
+    assert rows[0]["attempts"] == "1"
+    assert rows[0]["isSuccess"] == "true"
+    assert rows[1]["model"] == '\'=cmd|"x",1'
+
+
+def test_jsonl_is_exported_within_a_time(run: Run, database) -> None:
+    database.request_logs.insert_many([record(n) for n in range(1, 6)])
+    window = ("--since", "2026-11-23T12:00:02Z", "--until", "2026-11-23T12:00:04Z")
+    lines = ok(run("logs", "export", *window)).splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["r2", "r3"]
+    assert ok(run("logs", "export", *window, "--format", "csv", "--json")).splitlines() == lines
+
+
+def test_following_gives_each_new_record_once_in_the_order_of_writing(database) -> None:
+    database.request_logs.insert_many([record(n) for n in range(5)])
+    follower = LogFollower(database)
+    assert follower.poll() == []
+    # A long request is written after a short one that began later.
+    database.request_logs.insert_many([record(20), record(10)])
+    follower.skip([record(10)])
+    database.request_logs.insert_one(record(15))
+    assert [found["_id"] for found in follower.poll()] == ["r20", "r15"]
+    assert follower.poll() == []
+
+
+def test_following_ends_with_an_interrupt(run: Run, database, monkeypatch) -> None:
+    database.request_logs.insert_one(record(1))
+    naps = iter([lambda: database.request_logs.insert_many([record(2), record(3, userId="bob")]), None])
+
+    def nap(_seconds: float) -> None:
+        work = next(naps)
+        if work is None:
+            raise KeyboardInterrupt
+        work()
+
+    monkeypatch.setattr("app.cli.logs.sleep", nap)
+    lines = ok(run("logs", "tail", "-f", "--user", "alice")).splitlines()
+    assert [line.split()[-1] for line in lines] == ["r1", "r2"]
+
+
+def test_models_have_statistics(run: Run, database) -> None:
+    assert "No requests" in ok(run("stats", "models"))
+    old = {"model": "m1", "inputTokens": 3, "outputTokens": 4, "creditsCost": 0.5, "isSuccess": True}
+    database.request_logs.insert_one(old | {"createdAt": datetime.now(UTC), "statusCode": 200})
+    stats = ok_json(run("stats", "models", "--period", "1h", "--json"))
+    assert stats["period"] == "1h"
+    assert [(row["model"], row["totalTokens"]) for row in stats["models"]] == [("m1", 7)]
+    assert "m1" in ok(run("stats", "models", "--period", "all"))
+
+
+# Doctor
+
+
+class Upstream(BaseHTTPRequestHandler):
+    status = 200
+
+    def do_GET(self) -> None:
+        good = self.headers["Authorization"] == f"Bearer {UPSTREAM_KEY}"
+        self.send_response(self.server.status if good else 401)  # type: ignore[attr-defined]
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def upstream() -> Iterator[HTTPServer]:
+    with HTTPServer(("127.0.0.1", 0), Upstream) as server:
+        server.status = 200  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def base_url(server: HTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}/base"
+
+
+def states(result: Result) -> dict[str, str]:
+    return {check["name"]: check["state"] for check in json.loads(result.stdout)["checks"]}
+
+
+def test_doctor_finds_a_sound_installation_sound(config, upstream: HTTPServer) -> None:
+    run = commands(**config, ohmygpt_base_url=base_url(upstream), ohmygpt_api_keys=UPSTREAM_KEY)
+    ok(run("users", "add", "alice"))
+    out = ok(run("doctor"))
+    assert out.count("✓") == len(out.splitlines()) == 7
+    assert UPSTREAM_KEY not in out
+    assert set(states(run("doctor", "--json")).values()) == {"ok"}
+
+
+def test_doctor_says_what_a_new_installation_lacks(config, upstream: HTTPServer) -> None:
+    run = commands(**config, ohmygpt_base_url=base_url(upstream))
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "✗ upstream keys: there is no key" in result.stdout
+    assert "flask keys add" in result.stdout
+    assert "! users: nobody can call yet" in result.stdout
+    assert "! upstream: 127.0.0.1 can be reached; without a key" in result.stdout
+
+
+@pytest.mark.parametrize(("status", "state"), [(200, "ok"), (404, "warning"), (402, "failed")])
+def test_doctor_tries_a_key(config, upstream: HTTPServer, status: int, state: str) -> None:
+    upstream.status = status  # type: ignore[attr-defined]
+    run = commands(**config, ohmygpt_base_url=base_url(upstream), ohmygpt_api_keys=UPSTREAM_KEY)
+    assert states(run("doctor", "--json"))["upstream"] == state
+
+
+def test_doctor_names_keys_that_cannot_be_used(config, upstream: HTTPServer, database) -> None:
+    run = commands(**config, ohmygpt_base_url=base_url(upstream), ohmygpt_api_keys=UPSTREAM_KEY)
+    ok(run("keys", "import", "-", stdin=f"k1|{UPSTREAM_KEY}"))
+    database.ohmygpt_keys.update_one({}, {"$set": {"status": "exhausted"}})
+    assert "! upstream keys: 1 of 2 can be used (1 healthy, 1 exhausted); not k1" in ok(run("doctor"))
+    alone = commands(**config, ohmygpt_base_url=base_url(upstream))("doctor", "--json")
+    assert states(alone)["upstream keys"] == "failed"
+
+
+def test_doctor_reports_each_failure_and_goes_on(config, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("[[models]]\nid = 1\n")
+    socket = str(tmp_path / "none.sock").replace("/", "%2F")
+    broken = {
+        "data_dir": tmp_path / "file",
+        "models_file": tmp_path / "file",
+        "mongodb_uri": f"mongodb://user:w0rd@{socket}/?serverSelectionTimeoutMS=50",
+        "ohmygpt_base_url": "http://127.0.0.1:1/base",
+    }
+    result = commands(**config | broken)("doctor", "--json")
+    assert result.exit_code == 1
+    found = states(result)
+    assert found.pop("configuration") == "ok"
+    assert found == dict.fromkeys(
+        ["data directory", "models", "store", "upstream keys", "upstream"], "failed"
+    )
+    assert "w0rd" not in result.output
+
+
+@pytest.mark.parametrize(("mode", "state"), [(0o700, "ok"), (0o755, "warning")])
+def test_doctor_minds_who_can_read_the_data_directory(config, upstream, mode: int, state: str) -> None:
+    config["data_dir"].mkdir()
+    config["data_dir"].chmod(mode)
+    run = commands(**config, ohmygpt_base_url=base_url(upstream))
+    assert states(run("doctor", "--json"))["data directory"] == state
+
+
+# The store, and the real thing
+
+
+def test_a_store_that_is_gone_is_one_line(config, tmp_path: Path) -> None:
+    socket = str(tmp_path / "none.sock").replace("/", "%2F")
+    uri = f"mongodb://user:w0rd@{socket}/?serverSelectionTimeoutMS=50"
+    reason = failed(commands(**config | {"mongodb_uri": uri})("users", "list"))
+    assert "MongoDB: " in reason
+    assert "w0rd" not in reason
+    assert "MONGODB_URI" in failed(commands(**config | {"mongodb_uri": "nonsense"})("users", "list"))
+
+
+def test_without_a_configured_store_the_embedded_one_is_used(tmp_path: Path) -> None:
+    run = commands(data_dir=tmp_path / "var")
+    ok(run("users", "add", "alice", "--credits", "2"))
+    assert "alice" in ok(run("users", "list"))
+
+
+def test_the_flask_command_finds_it_all(config: dict[str, object]) -> None:
+    env = {name.upper(): str(value) for name, value in config.items()}
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "users", "add", "alice", "--credits", "5", "--json"],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["credits"] == 5
+
+
+def test_registering_the_commands_imports_none_of_them() -> None:
+    script = "import sys, app.cli; sys.exit(any(m.startswith(('rich', 'app.cli.')) for m in sys.modules))"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
