@@ -12,6 +12,10 @@ import brotli
 import zstandard
 
 _STEP = 256 * 1024
+_SLICE = 4096
+_ZSTD_SLICE = 128
+_ZLIB_HEADER_SIZE = 2
+_DEFLATE = 8
 
 
 class CodingError(Exception):
@@ -39,10 +43,25 @@ class _Zlib:
 
     def __init__(self, wbits: int) -> None:
         self._wbits = wbits
-        self._raw_allowed = wbits == zlib.MAX_WBITS
         self._inflater = zlib.decompressobj(wbits)
+        # The first bytes of a `deflate` body, until they show whether it has zlib's header.
+        self._head: bytes | None = b"" if wbits == zlib.MAX_WBITS else None
 
     def decode(self, data: bytes) -> Iterator[bytes]:
+        # In slices, since what a step leaves over is copied: a body of many tiny members would cost its square.
+        for start in range(0, len(data), _SLICE):
+            yield from self._decode_slice(data[start : start + _SLICE])
+
+    def _decode_slice(self, data: bytes) -> Iterator[bytes]:
+        if self._head is not None:
+            data = self._head + data
+            if len(data) < _ZLIB_HEADER_SIZE:
+                self._head = data
+                return
+            self._head = None
+            if not _has_zlib_header(data):
+                self._wbits = -zlib.MAX_WBITS
+                self._inflater = zlib.decompressobj(self._wbits)
         while data:
             if self._inflater.eof:
                 # Another gzip member may follow; zero padding after the last one is tolerated.
@@ -50,21 +69,24 @@ class _Zlib:
                 if not data:
                     return
                 self._inflater = zlib.decompressobj(self._wbits)
-            yield self._inflate(data)
+            piece = self._inflate(data)
+            yield piece
             data = self._inflater.unconsumed_tail or self._inflater.unused_data
+            while len(piece) == _STEP and not data:
+                # All input is taken, but what it stands for may not have fitted into the step.
+                piece = self._inflate(b"")
+                yield piece
 
     def _inflate(self, data: bytes) -> bytes:
         try:
-            piece = self._inflater.decompress(data, _STEP)
+            return self._inflater.decompress(data, _STEP)
         except zlib.error as error:
-            if not self._raw_allowed:
-                raise CodingError(str(error)) from None
-            self._raw_allowed = False
-            self._wbits = -zlib.MAX_WBITS
-            self._inflater = zlib.decompressobj(self._wbits)
-            return self._inflate(data)
-        self._raw_allowed = False
-        return piece
+            raise CodingError(str(error)) from None
+
+
+def _has_zlib_header(data: bytes) -> bool:
+    """RFC 1950 §2.2: method 8 (deflate), and both bytes together a multiple of 31."""
+    return data[0] & 0x0F == _DEFLATE and int.from_bytes(data[:_ZLIB_HEADER_SIZE], "big") % 31 == 0
 
 
 class _Brotli:
@@ -88,10 +110,10 @@ class _Zstd:
         self._frame = self._decompressor.decompressobj(write_size=_STEP)
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        # Fed in small steps, since one call returns all it decoded: a step's output stays bounded.
-        view = memoryview(data)
-        for start in range(0, len(view), 4096):
-            yield from self._decode_step(bytes(view[start : start + 4096]))
+        # Fed in small slices, since one call returns all it decoded: a block of 128 KiB takes 4 bytes at least
+        # (RFC 8878 §3.1.1.2), so a slice gives 4 MiB at most.
+        for start in range(0, len(data), _ZSTD_SLICE):
+            yield from self._decode_step(data[start : start + _ZSTD_SLICE])
 
     def _decode_step(self, step: bytes) -> Iterator[bytes]:
         while step:

@@ -9,13 +9,20 @@ from app.core.errors import MAX_RETRY_AFTER_S, GatewayError
 from app.core.wire_format import WireFormat
 
 MAX_MESSAGE = 2000
+_MAX_SCRUBBED = 4 * MAX_MESSAGE
 
-_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
+_URL = re.compile(r"\b[a-z][a-z0-9+.-]{0,20}://[^\s\"'<>]+", re.IGNORECASE)
 _HOST = re.compile(
-    r"\b(?:[a-z0-9-]+\.)+(?:com|net|org|io|ai|dev|app|cn|cc|co|me|xyz|top|internal|local)\b(?::\d+)?(?:/[^\s\"'<>]*)?",
+    r"\b(?:(?:[a-z0-9-]{1,63}\.){1,8}(?:com|net|org|io|ai|dev|app|cn|cc|co|me|xyz|top|internal|local)|localhost"
+    r"|\d{1,3}(?:\.\d{1,3}){3})\b(?::\d+)?(?:/[^\s\"'<>]*)?",
     re.IGNORECASE,
 )
-_KEY = re.compile(r"\b(?:sk|pk|ak|omg|key|Bearer)[-_ ][A-Za-z0-9_*.-]{6,}", re.IGNORECASE)
+_KEY = re.compile(
+    r"\b(?:(?:sk|pk|ak|omg|key)[-_][a-z0-9_*.-]{6,}|Bearer\s+[^\s\"'<>]{6,})"
+    # Without a prefix of its own: a long word with digits or stars in it, after "key" or the like.
+    r"|\b(?<=key )(?=[a-z_.-]*[0-9*])[a-z0-9_*.-]{6,}",
+    re.IGNORECASE,
+)
 _UPSTREAM_NAME = re.compile(r"oh[\s_-]?my[\s_-]?(?:gpt|cdn)", re.IGNORECASE)
 
 
@@ -50,6 +57,8 @@ def scrub(message: str, secrets: Iterable[str] = ()) -> str:
     for secret in secrets:
         if secret:
             message = message.replace(secret, "[key]")
+    # Bounded before the patterns: they are not linear in what an upstream may send.
+    message = message[:_MAX_SCRUBBED]
     message = _URL.sub("[url]", message)
     message = _HOST.sub("[host]", message)
     message = _KEY.sub("[key]", message)
@@ -75,7 +84,7 @@ def upstream_message(body: bytes, content_type: str) -> str | None:
 
 
 def retry_after_seconds(headers: Iterable[tuple[str, str]]) -> int | None:
-    """An upstream's `retry-after(-ms)` in whole seconds, capped; None when absent or not a number."""
+    """An upstream's `retry-after(-ms)` in whole seconds, capped; None when absent."""
     found = {name.lower(): value.strip() for name, value in headers}
     milliseconds = found.get("retry-after-ms", "")
     if re.fullmatch(r"\d{1,12}", milliseconds):

@@ -12,12 +12,12 @@ _MAX_INT_DIGITS = 400
 
 
 def loads_lenient(data: bytes) -> Any:
-    """Decode JSON, accepting NaN, infinities, unpaired surrogates, control characters and broken UTF-8.
+    """Decode JSON, accepting NaN, unpaired surrogates, control characters, broken UTF-8 and a BOM.
 
     Raises ValueError for everything that still is not JSON, including nesting too deep to follow.
     """
     try:
-        return json.loads(data.decode("utf-8", "replace"), strict=False, parse_int=_parse_int)
+        return json.loads(data.decode("utf-8-sig", "replace"), strict=False, parse_int=_parse_int)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -200,7 +200,7 @@ class StreamMeter(_MeterBase):
         pending = self._splitter.pending()
         flags = self._readings.flags
         had_bad_json = BAD_JSON in flags
-        if not self._saw_event and pending.lstrip().startswith(b"{") and not flags:
+        if not self._saw_event and pending.removeprefix(BOM).lstrip().startswith(b"{") and not flags:
             # Not a stream at all but a JSON body, most likely an error told with status 200.
             read_answer(pending, self._readings)
         elif pending:

@@ -5,9 +5,9 @@ The body is decoded at its top level only: member names with the place of each v
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import msgspec
 
@@ -16,6 +16,7 @@ from app.core.wire_format import WireFormat
 
 MAX_MODEL_LENGTH = 256
 
+_TRUE = msgspec.Raw(b"true")
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _KEY = re.compile(rb'[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\n\r]*:[ \t\n\r]*')
 _NEXT = re.compile(rb"[ \t\n\r]*([,}])")
@@ -37,14 +38,15 @@ class Endpoint(Enum):
 class RequestBody:
     """A checked body: the asked-for model, whether it streams, and where the editable members are.
 
-    `usage_wanted` is what the client said of `stream_options.include_usage`.
+    `usage_wanted` is what the client said of `stream_options.include_usage`; `stream_options` holds its members
+    as they came, None where it is something that cannot be added to.
     """
 
     data: bytes
     model: str
     stream: bool
     usage_wanted: bool
-    stream_options: Any
+    stream_options: Mapping[str, msgspec.Raw] | None
     model_at: tuple[int, int]
     stream_options_at: tuple[int, int] | None
     members_at: int
@@ -52,7 +54,7 @@ class RequestBody:
     @property
     def can_inject_usage(self) -> bool:
         """Whether `include_usage` is to be added: streamed, not asked for, and `stream_options` editable."""
-        return self.stream and not self.usage_wanted and isinstance(self.stream_options, dict | None)
+        return self.stream and not self.usage_wanted and self.stream_options is not None
 
     def forwarded(self, upstream_model: str, inject_usage: bool) -> bytes:
         """The bytes to send upstream: unchanged but for the model's upstream id and `include_usage`."""
@@ -75,7 +77,7 @@ class RequestBody:
         if self.stream_options_at is None:
             # Splicing right after the opening brace keeps every other byte; `model` always follows.
             return (self.members_at, self.members_at, b'"stream_options":{"include_usage":true},')
-        options = {**(self.stream_options or {}), "include_usage": True}
+        options = {**(self.stream_options or {}), "include_usage": _TRUE}
         return (*self.stream_options_at, msgspec.json.encode(options))
 
 
@@ -89,15 +91,13 @@ def parse_body(data: bytes, endpoint: Endpoint) -> RequestBody:
         raise invalid_body("you must provide the 'messages' parameter", "messages")
     if bytes(memoryview(messages)[:1]) != b"[":
         raise invalid_body("'messages' must be an array", "messages")
-    options = None
-    if endpoint is Endpoint.CHAT and "stream_options" in values:
-        options = msgspec.json.decode(values["stream_options"])
+    options = _stream_options(values) if endpoint is Endpoint.CHAT else None
     return RequestBody(
         data=data,
         model=model,
         stream=endpoint is not Endpoint.COUNT_TOKENS and bytes(values.get("stream", b"")) == b"true",
         usage_wanted=endpoint is not Endpoint.CHAT
-        or (isinstance(options, dict) and options.get("include_usage") is True),
+        or (options is not None and bytes(options.get("include_usage", b"")) == b"true"),
         stream_options=options,
         model_at=places["model"],
         stream_options_at=places.get("stream_options"),
@@ -105,7 +105,7 @@ def parse_body(data: bytes, endpoint: Endpoint) -> RequestBody:
     )
 
 
-def _decode_members(data: bytes) -> dict[str, msgspec.Raw]:
+def _decode_members(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
     try:
         return _MEMBERS.decode(data)
     except msgspec.ValidationError:
@@ -138,6 +138,17 @@ def _locate(data: bytes, values: dict[str, msgspec.Raw]) -> tuple[dict[str, tupl
         if following[1] == b"}":
             break
     return places, members_at
+
+
+def _stream_options(values: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw] | None:
+    """The members of `stream_options`, none for null; None for anything else, which is the upstream's to refuse.
+
+    Their values stay as they came: one that cannot be decoded is not the proxy's to judge either.
+    """
+    value = values.get("stream_options")
+    if value is None or bytes(value) == b"null":
+        return {}
+    return _decode_members(value) if bytes(memoryview(value)[:1]) == b"{" else None
 
 
 def _model(values: dict[str, msgspec.Raw]) -> str:

@@ -14,7 +14,6 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 # A blank line with the line end before it. CRLF is one line end: neither branch can match its two bytes as
 # two ends, which a plain (\r\n|\n|\r){2} would do by backtracking.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n)(?:\r\n?|\n)|\r\r\n?")
-_LINE_END = re.compile(rb"\r\n|\n|\r")
 _LINE_ENDS = b"\r\n"
 _LF = 0x0A
 # The longest beginning of a blank line that does not complete it ("\r\n").
@@ -68,11 +67,12 @@ class SseSplitter:
         """The blocks that `data` completes, in order."""
         if not data:
             return []
-        if not self._buffer and self._tail is None and 0 <= data.find(b"\n\n") == len(data) - 2:
-            if b"\r" not in data:  # one event in one read: a live stream
-                return [data if len(data) <= self._max else Oversized(data)]
+        is_fresh = not self._buffer and self._tail is None
+        if is_fresh and 0 <= data.find(b"\n\n") == len(data) - 2 and b"\r" not in data:
+            # One event in one read, as live streams come.
+            return [data if len(data) <= self._max else Oversized(data)]
         blocks: list[bytes] = []
-        if self._buffer or self._tail is not None:
+        if not is_fresh:
             data = self._finish_started(data, blocks)
             if not data:
                 return blocks
@@ -127,11 +127,14 @@ def _first_end(data: bytes) -> int:
 
 def _split_whole(data: bytes, blocks: list[bytes]) -> bytes:
     """Append the complete blocks of `data`, which starts at a block's start; the rest."""
-    if b"\r" not in data:  # nearly every stream: JSON escapes its line ends, and servers write LF
-        parts = data.split(b"\n\n")
+    blank_line = b"\n\n"  # nearly every stream: JSON escapes its line ends, and servers write LF
+    if b"\r" in data:
+        blank_line = b"\r\n\r\n" if data.count(b"\r\n") == data.count(b"\r") == data.count(b"\n") else b""
+    if blank_line:
+        parts = data.split(blank_line)
         rest = parts.pop()
         if parts:
-            blocks += [part + b"\n\n" for part in parts]
+            blocks += [part + blank_line for part in parts]
         return rest
     start = 0
     for match in _BLANK_LINE.finditer(data):
@@ -148,10 +151,12 @@ def parse_event(block: bytes) -> tuple[bytes, bytes] | None:
     the colon goes; several `data` lines join with LF; comments and other fields are skipped. A byte order
     mark is not looked for: it is legal at the start of the stream only, where the caller removes it (`BOM`).
     """
-    # The two usual shapes, `data: …` and `event: …` + `data: …`, in lines that end in LF.
+    if b"\r" in block:
+        block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    # The two usual shapes, `data: …` and `event: …` + `data: …`.
     line = block.find(b"\n")
     last = len(block) - 2
-    if line > 0 and block[-1] == _LF and b"\r" not in block:
+    if line > 0 and block[-1] == _LF:
         if line == last and block.startswith(b"data: "):
             return b"", block[6:last]
         is_named = block.startswith(b"event: ") and block.startswith(b"data: ", line + 1)
@@ -163,7 +168,7 @@ def parse_event(block: bytes) -> tuple[bytes, bytes] | None:
 def _parse_any_event(block: bytes) -> tuple[bytes, bytes] | None:
     name = b""
     data: list[bytes] = []
-    for line in _LINE_END.split(block):
+    for line in block.split(b"\n"):
         field, _, value = line.partition(b":")
         value = value[1:] if value.startswith(b" ") else value
         if field == b"data":

@@ -23,7 +23,7 @@ MAX_ERROR_BODY = 64 * 1024
 
 @dataclass(slots=True)
 class Served:
-    """An answer to relay: the key that gave it, the reply, and its first body bytes (`b""`: no body)."""
+    """An answer to relay: the key that gave it, the reply, and its first body bytes (at least one)."""
 
     key: ProviderKey
     reply: UpstreamReply
@@ -93,9 +93,11 @@ class AttemptLoop:
             status = exchange.upstream_status = reply.status
             exchange.upstream_request_id = _request_id(reply)
             if judge(status) is Verdict.RELAY and not _is_html(reply):
-                served = Served(key, reply, reply.read())
+                if not (first := reply.read()):
+                    # No endpoint has an empty answer, and nothing has gone to the client that would bind us.
+                    raise UpstreamFailure("truncated", "empty answer")
                 error = None
-                return served
+                return Served(key, reply, first)
             setback = self._refused(reply, status, key)
             error = setback.problem.error_type
         except UpstreamFailure as failure:

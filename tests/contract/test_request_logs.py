@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 import pytest
 from bson import ObjectId
@@ -39,7 +40,7 @@ def test_pages_go_from_the_newest_to_the_oldest_without_gap_or_repetition(databa
     insert(database, *(record(n, created_at=NOON + timedelta(milliseconds=n // 4)) for n in range(10)))
     found = list(pages(store))
     assert [len(page) for page in found] == [3, 3, 3, 1]
-    assert sum(found, []) == [f"r{n:06}" for n in reversed(range(10))]
+    assert list(chain(*found)) == [f"r{n:06}" for n in reversed(range(10))]
 
 
 def test_a_last_page_that_is_just_full_says_so(database, store):
@@ -52,7 +53,7 @@ def test_records_of_earlier_software_are_paged_through_as_well(database, store):
     old = [ObjectId(f"{n:024x}") for n in range(1, 4)]
     database["request_logs"].insert_many([{"_id": _id, "createdAt": NOON} for _id in old])
     insert(database, record(1, created_at=NOON), record(2, created_at=NOON), record(3))
-    assert sum(pages(store, limit=1), []) == ["r000003", *reversed(old), "r000002", "r000001"]
+    assert list(chain(*pages(store, limit=1))) == ["r000003", *reversed(old), "r000002", "r000001"]
 
 
 def test_records_arriving_meanwhile_do_not_shift_the_pages(database, store):
@@ -158,3 +159,9 @@ def test_a_store_that_is_down():
 def test_sequenced_records_are_what_is_read(store, database):
     database["request_logs"].insert_one(sequenced(1).document)
     assert store.find(LogFilter(), 1)[0][0]["requestId"] == "r000001"
+
+
+def test_a_record_without_a_date_ends_the_paging_instead_of_breaking_it(database, store):
+    database["request_logs"].insert_many([{"_id": "x"}, {"_id": "y"}])
+    found, cursor = store.find(LogFilter(), 1)
+    assert (ids(found), cursor) == (["y"], None)

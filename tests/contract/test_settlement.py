@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from bson import Decimal128
+from pymongo import UpdateOne
+from pymongo.errors import BulkWriteError, OperationFailure
 from settlement_world import NOON, closed_database, deep, mixed, reset, seed, sequenced, state
 
 from app.adapters.log_queue import SequencedRecord
@@ -324,3 +326,51 @@ def test_an_unreachable_store_is_reported_as_such():
 def test_a_writer_id_has_to_be_fit_for_a_field_path(database, writer_id):
     with pytest.raises(ValueError, match="writer id"):
         Settlement(database, writer_id)
+
+
+class Refusing:
+    """A collection on a server in trouble: every write ends in this error."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def insert_many(self, *_, **__):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(OperationFailure("no such user", 18), id="login refused"),
+        pytest.param(
+            BulkWriteError({"writeErrors": [{"index": 0, "code": 14031, "errmsg": "disk full"}]}),
+            id="disk full",
+        ),
+        pytest.param(
+            BulkWriteError({"writeErrors": [], "writeConcernErrors": [{"code": 64}]}), id="not yet replicated"
+        ),
+    ],
+)
+def test_a_server_in_trouble_is_not_taken_for_a_bad_document(error):
+    with pytest.raises(StoreUnavailable):
+        Settlement({"request_logs": Refusing(error)}, "w1").apply([sequenced(1)])
+
+
+def test_documents_that_never_stand_still_are_tried_again_later(db):
+    class Changing:
+        """Somebody else, against the rules, books under the same writer id."""
+
+        def __getitem__(self, name):
+            return self
+
+        def insert_many(self, *_, **__):
+            return None
+
+        def find(self, *_):
+            return [{"_id": "ann"}]
+
+        def bulk_write(self, *_, **__):
+            return db["usersNew"].bulk_write([UpdateOne({"_id": "nobody"}, {"$set": {"x": 1}})])
+
+    with pytest.raises(StoreUnavailable, match="usersNew: the documents kept changing"):
+        Settlement(Changing(), "w1").apply([sequenced(1)])

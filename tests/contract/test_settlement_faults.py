@@ -32,8 +32,7 @@ def fault_free(db):
     reset(db)
     faults = FaultyDatabase(db, lambda _: None)
     settlement = Settlement(faults, "w1")
-    for batch in batches():
-        settlement.apply(batch)
+    apply_all(settlement)
     return state(db), faults.calls
 
 
@@ -57,8 +56,12 @@ def crash(database, fault, call):
     """Book until the fault, as a process would that is then gone."""
     settlement = Settlement(FaultyDatabase(database, lambda n: fault if n == call else None), "w1")
     with pytest.raises(StoreUnavailable):
-        for batch in batches():
-            settlement.apply(batch)
+        apply_all(settlement)
+
+
+def apply_all(settlement):
+    for batch in batches():
+        settlement.apply(batch)
 
 
 def test_a_command_that_arrives_after_its_retry_changes_nothing(database):
@@ -75,9 +78,8 @@ def test_a_command_that_arrives_in_the_middle_of_its_retry_changes_nothing(datab
     """It comes in between reading how far a document is booked and the update that relies on it."""
     expected, calls = fault_free(database)
     for call in range(1, calls + 1):
-        reset(database)
         # With call k held up, the retry repeats the calls of that batch: let it arrive before each of them.
-        for offset in (1, 2, 3, 5, 7, 9):
+        for offset in (1, 2, 3, 5, 7):
             reset(database)
             settle_with_late_arrival(database, call, call + offset)
             assert state(database) == expected, f"call {call}, arriving before {call + offset}"

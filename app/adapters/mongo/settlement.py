@@ -16,11 +16,10 @@ What this asks of the caller: one caller at a time per writer id, and records in
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-import gevent
 from bson.int64 import Int64
 from pymongo import UpdateOne
 from pymongo.collection import Collection
@@ -35,13 +34,13 @@ from app.adapters.mongo.record_writes import (
     DeadLetter,
     bury,
     insert_records,
+    paced,
     raise_if_transient,
 )
 from app.core.ports import StoreUnavailable
 from app.core.records import NANO
 from app.core.stats import Figures
 
-Item = TypeVar("Item")
 Document = dict[str, Any]
 Update = dict[str, Any] | list[dict[str, Any]]
 
@@ -49,9 +48,6 @@ _WRITER_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 _MAX_ROUNDS = 5
 """How often a document's marker may change between reading and writing before it is called a failure."""
-
-_STRIDE = 50
-"""After so many records or documents (about a millisecond) the writer lets waiting requests go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +108,7 @@ class Settlement:
             dead += self._book(self._users, _grouped(charged, lambda row: row.user_id))
             dead += self._book(self._client_keys, _grouped(rows, lambda row: row.user_key_id))
             dead += self._book(self._provider_keys, _grouped(rows, lambda row: row.factory_key_id))
-            by_rollup = _grouped(_paced(rows), lambda row: rollups.rollup_id(self.writer_id, row))
+            by_rollup = _grouped(paced(rows), lambda row: rollups.rollup_id(self.writer_id, row))
             dead += self._book(self._rollups, by_rollup)
             bury(self._db, dead)
         except PyMongoError as error:
@@ -137,7 +133,7 @@ class Settlement:
             if not fresh:
                 return dead
             ids = list(fresh)
-            updates = [self._conditional(account, key, *fresh[key]) for key in _paced(ids)]
+            updates = [self._conditional(account, key, *fresh[key]) for key in paced(ids)]
             try:
                 result = collection.bulk_write(updates, ordered=False)
             except BulkWriteError as error:
@@ -183,20 +179,12 @@ class Settlement:
 def _read(batch: Iterable[SequencedRecord], writer_id: str) -> tuple[list[Figures], list[DeadLetter]]:
     rows: list[Figures] = []
     dead: list[DeadLetter] = []
-    for item in _paced(batch):
+    for item in paced(batch):
         try:
             rows.append(Figures.read(item.seq, item.document))
         except ValueError as error:
             dead.append(DeadLetter.of(item, writer_id, "record", str(error)))
     return rows, dead
-
-
-def _paced(items: Iterable[Item]) -> Iterator[Item]:
-    """The items, with other greenlets let through now and then: answers being relayed must not wait."""
-    for count, item in enumerate(items, start=1):
-        yield item
-        if count % _STRIDE == 0:
-            gevent.sleep(0)
 
 
 def _grouped(rows: Iterable[Figures], key_of: Callable[[Figures], str | None]) -> dict[str, list[Figures]]:

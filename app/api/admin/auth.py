@@ -22,7 +22,8 @@ def refusal(
     if authorization is None or authorization.type not in ("bearer", "basic"):
         return _unauthorized("this needs an admin's credentials")
     if authorization.type == "bearer":
-        given = (authorization.token or "").encode("utf-8", "surrogateescape")
+        # WSGI hands over the bytes of a header as Latin-1.
+        given = (authorization.token or "").encode("latin-1", "replace")
         if admin_token and hmac.compare_digest(given, admin_token.encode()):
             return None
         return _unauthorized("this is not the admin token")

@@ -8,7 +8,9 @@ from app.core.records import ExchangeRecord, Outcome
 
 
 def record(name="r1", **changes):
-    return ExchangeRecord(name, "ann", "wk_1", datetime(2026, 11, 23, tzinfo=UTC), "openai", Outcome.OK, 200, **changes)
+    return ExchangeRecord(
+        name, "ann", "wk_1", datetime(2026, 11, 23, tzinfo=UTC), "openai", Outcome.OK, 200, **changes
+    )
 
 
 def test_records_come_out_numbered_and_as_documents():

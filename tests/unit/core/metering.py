@@ -5,9 +5,10 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
+import pytest
 
 from app.core.meter import Meter, StreamMeter
-from app.core.usage import Usage
+from app.core.usage import Usage, UsageMerger
 from app.core.wire_format import WireFormat
 
 OAI, ANT = WireFormat.OPENAI, WireFormat.ANTHROPIC
@@ -61,3 +62,19 @@ def comparable(found: dict[str, Any]) -> str:
     flags = sorted(found.pop("flags"))
     plain = usage and {**msgspec.structs.asdict(usage), "flags": sorted(usage.flags)}
     return repr((sorted(found.items(), key=lambda item: item[0]), plain, flags))
+
+
+def merged(wire_format: WireFormat, *raws: Any) -> Usage | None:
+    merger = UsageMerger()
+    for raw in raws:
+        merger.add(raw)
+    return merger.usage(wire_format)
+
+
+def prompt(p: int, o: int, total: int | None = None, **more: Any) -> dict[str, Any]:
+    raw = {"prompt_tokens": p, "completion_tokens": o, **more}
+    return raw if total is None else {**raw, "total_tokens": total}
+
+
+def wire(number: int, *values: Any, id: str | None = None) -> Any:
+    return pytest.param(*values, marks=pytest.mark.wire(number), id=id or f"case-{number}")

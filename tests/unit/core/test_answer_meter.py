@@ -82,6 +82,7 @@ def test_counted_tokens_are_noted_and_cost_nothing() -> None:
         ({"choices": [], "usage": {"prompt_tokens": 3}}, (3, 0, 0, 0)),
         ({"choices": 7, "usage": {"prompt_tokens": 3}, "content": "x", "output": "y"}, (3, 0, 0, 0)),
         (b'{"x":NaN,"content":[1],"usage":{"prompt_tokens":3}}', (3, 0, 0, 0)),
+        (b'\xef\xbb\xbf{"usage":{"prompt_tokens":3}}', (3, 0, 0, 0)),
         ({"usage": "x"}, None),
         ({}, None),
     ],

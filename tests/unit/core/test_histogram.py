@@ -1,4 +1,5 @@
 import hashlib
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ def test_the_bounds_never_change_because_databases_hold_them():
 
 
 def test_every_bucket_is_represented_within_five_per_cent():
-    for low, high in zip(BOUNDS, BOUNDS[1:], strict=False):
+    for low, high in pairwise(BOUNDS):
         for duration in {low + 1, high}:
             shown = representative_ms(bucket_key(duration))
             assert abs(shown - duration) <= 0.05 * duration, duration

@@ -1,3 +1,4 @@
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -109,11 +110,8 @@ def test_a_cursor_at_a_record_of_earlier_software():
 
 @given(st.text())
 def test_any_other_text_is_no_cursor(text):
-    try:
+    with suppress(FilterError):
         decoded = PageCursor.decode(text)
-    except FilterError as error:
-        assert error.field == "cursor"
-    else:
         assert PageCursor.decode(decoded.encode()) == decoded
 
 

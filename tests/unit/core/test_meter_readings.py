@@ -195,3 +195,46 @@ def test_raw_usage_keeps_the_last_and_that_of_message_start() -> None:
     assert meter.usage_raw == {"input_tokens": 3}
     meter.feed(stream({"type": "message_delta", "usage": {"output_tokens": 5}}, done=False))
     assert meter.usage_raw == {"output_tokens": 5, "message_start": {"input_tokens": 3}}
+
+
+@pytest.mark.parametrize(
+    ("wire_format", "event", "expected"),
+    [
+        (OAI, '{"choices":[{"index":[],"usage":{"prompt_tokens":3}}]}', (3, 0, 0, 0)),
+        (OAI, '{"choices":[7,{"index":1,"usage":{"prompt_tokens":3}}]}', (3, 0, 0, 0)),
+        (OAI, '{"choices":"x","usage":{"prompt_tokens":3}}', (3, 0, 0, 0)),
+        (OAI, '{"type":[],"usage":{"prompt_tokens":3}}', (3, 0, 0, 0)),
+        (OAI, '{"x":"\\ud800","usage":{"prompt_tokens":3}}', (3, 0, 0, 0)),
+        (OAI, '{"x":"\x01","usage":{"prompt_tokens":3}}', (3, 0, 0, 0)),
+        (OAI, '{"usage":{"x":%s,"prompt_tokens":3}}' % ("9" * 5000), (3, 0, 0, 0)),
+        (OAI, '{"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":3}}', (3, 0, 0, 0)),
+        (OAI, '{"message":{"usage":{"prompt_tokens":3}}}', None),
+        (OAI, '{"choices":[{"delta":{"usage":{"prompt_tokens":3}}}]}', None),
+        (OAI, '{"choices":[{},{"usage":{"prompt_tokens":3}}]}', None),
+        (ANT, '{"type":"message_delta","x":NaN,"usage":{"input_tokens":3}}', (3, 0, 0, 0)),
+        (ANT, '{"type":[],"usage":{"input_tokens":3}}', (3, 0, 0, 0)),
+        (ANT, '{"type":"message_start","message":"x"}', None),
+        (ANT, '{"type":"message_start","message":{"usage":[]}}', None),
+        (ANT, '{"type":"content_block_delta","delta":{"usage":{"input_tokens":3}}}', None),
+    ],
+)
+def test_usage_is_found_in_its_places_only_and_beside_any_oddity(
+    wire_format: WireFormat, event: str, expected: tuple[int, ...] | None
+) -> None:
+    _, found = run([b"data: " + event.encode() + b"\n\n"], wire_format)
+    assert counts(found["usage"]) == expected
+    assert found["flags"] == frozenset()
+
+
+def test_broken_utf8_does_not_hide_the_usage() -> None:
+    _, found = run([b'data: {"id":"\xff","usage":{"prompt_tokens":3}}\n\n'], OAI)
+    assert counts(found["usage"]) == (3, 0, 0, 0)
+    assert found["response_id"] == "\ufffd"
+
+
+def test_a_choice_that_appears_after_others_finished_reopens_the_answer() -> None:
+    meter = StreamMeter(OAI)
+    meter.feed(stream({"choices": [{"index": 0, "finish_reason": "stop"}]}, done=False))
+    assert meter.is_complete
+    meter.feed(stream({"choices": [{"index": 1, "delta": {"content": "x"}}]}, done=False))
+    assert not meter.is_complete
