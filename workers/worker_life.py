@@ -1,5 +1,6 @@
 """What a gunicorn worker runs besides requests: the log writer and the loops that keep its views fresh."""
 
+import gc
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ from gevent.event import Event
 from pymongo.errors import PyMongoError
 
 from app.adapters.mongo.connection import ensure_indexes, store_problem
+from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.settlement import Settlement
+from app.adapters.mongo.stats import StatsStore
 from app.adapters.rate_limiter import SYNC_INTERVAL_S, SharedRateLimiter, ensure_expiry
+from app.core.ports import StoreUnavailable
 from app.services import Services
 from workers import lifecycle
 from workers.log_writer import LogWriter
@@ -54,6 +58,9 @@ class WorkerLife:
         gevent.spawn(services.key_pool.run, life.stopping)
         if isinstance(services.rate_limiter, SharedRateLimiter):
             gevent.spawn(life._share_rates, services.rate_limiter)
+        # What exists now lives as long as the worker: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
         return life
 
     def stop(self) -> None:
@@ -68,6 +75,8 @@ class WorkerLife:
         database = self.services.database
         self._until_done(lambda: ensure_indexes(database, self.services.settings.log_retention_s))
         self._until_done(lambda: ensure_expiry(database))
+        self._until_done(RequestLogStore(database).ensure_indexes)
+        self._until_done(StatsStore(database).ensure_indexes)
 
     def _until_done(self, work: Callable[[], None]) -> None:
         while True:
@@ -75,6 +84,8 @@ class WorkerLife:
                 work()
             except PyMongoError as error:
                 logger.warning("the database is not ready, trying again: %s", store_problem(error))
+            except StoreUnavailable as error:
+                logger.warning("the database is not ready, trying again: %s", error)
             else:
                 return
             if self.stopping.wait(_INDEX_RETRY_S):

@@ -92,10 +92,6 @@ class LogQueue:
         records = (self._documented(*entry) for entry in taken)
         return [record for record in records if record is not None]
 
-    def wake(self) -> None:
-        """Let a waiting `take` return at once with what there is."""
-        self._enough.set()
-
     def close(self) -> None:
         """Refuse records from now on; what is queued can still be taken. Idempotent."""
         self._closed = True

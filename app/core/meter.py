@@ -64,6 +64,10 @@ class Meter(Protocol):
         """Whether the bytes returned so far end where an event may be added."""
 
     @property
+    def content_events(self) -> int:
+        """How many events came since the first that held generated content; 0 for a plain body."""
+
+    @property
     def error(self) -> StreamError | None:
         """The error told inside the answer, if any."""
 
@@ -81,10 +85,11 @@ class Meter(Protocol):
 class _MeterBase:
     """The results, which both meters keep in `Readings`."""
 
-    __slots__ = ("_readings", "_wire_format")
+    __slots__ = ("_content_events", "_readings", "_wire_format")
 
     def __init__(self, wire_format: WireFormat) -> None:
         self._wire_format = wire_format
+        self._content_events = 0
         self._readings = Readings()
 
     @property
@@ -124,6 +129,11 @@ class _MeterBase:
     def is_terminated(self) -> bool:
         """Whether the format's own end was seen, after which nothing of interest follows."""
         return self._readings.is_terminated
+
+    @property
+    def content_events(self) -> int:
+        """How many events came since the first that held generated content; 0 for a plain body."""
+        return self._content_events
 
     @property
     def error(self) -> StreamError | None:
@@ -226,7 +236,10 @@ class StreamMeter(_MeterBase):
         if event is None or self._readings.is_terminated:
             return False
         self._saw_event = True
-        return self._reader.read(event[0], event[1])
+        is_usage_only = self._reader.read(event[0], event[1])
+        if self._readings.has_content:
+            self._content_events += 1
+        return is_usage_only
 
     def _feed_stripping(self, data: bytes) -> bytes:
         splitter = self._splitter

@@ -40,6 +40,8 @@ class Admission:
         refuse_over_limit(exchange.rate)
         body = self._read_body(exchange.call, endpoint)
         exchange.body = body
+        exchange.is_stream_asked = body.stream
+        exchange.request_bytes = len(body.data)
         exchange.requested_model = body.model
         exchange.model = self._models.resolve(body.model)
         if exchange.model is None:

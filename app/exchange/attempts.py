@@ -6,6 +6,7 @@ from app.core import errors
 from app.core.error_bodies import retry_after_seconds, scrub, upstream_message
 from app.core.errors import UpstreamProblem
 from app.core.ports import (
+    ClientGone,
     KeyPool,
     ProviderKey,
     Upstream,
@@ -84,9 +85,10 @@ class AttemptLoop:
         if exchange.forwarded_at is None:
             exchange.forwarded_at = started
         exchange.factory_key_id = key.key_id
+        exchange.upstream_status = exchange.upstream_request_id = None  # of this attempt, not of the last one
         reply: UpstreamReply | None = None
         status: int | None = None
-        error: str | None = "client_abort"
+        error: str | None = "interrupted"
         watch.waiting()
         try:
             reply = self._upstream.send(request, key)
@@ -103,6 +105,12 @@ class AttemptLoop:
         except UpstreamFailure as failure:
             setback = _failed(failure)
             error = failure.kind
+        except ClientGone:
+            error = "client_abort"
+            raise
+        except Exception:
+            error = "internal_error"
+            raise
         finally:
             watch.working()
             elapsed = round((clock.monotonic() - started) * 1000)

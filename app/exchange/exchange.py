@@ -59,7 +59,10 @@ class Metered:
 
 @dataclass(slots=True)
 class Exchange:
-    """The state of one request. `settle` ends it, once: the first ending wins."""
+    """The state of one request. `settle` ends it, once: the first ending wins.
+
+    `body` is let go of once an answer is being relayed: a stream may last long, and no key is tried after it.
+    """
 
     call: ClientCall
     principal: Principal
@@ -71,6 +74,8 @@ class Exchange:
     requested_model: str | None = None
     model: Model | None = None
     body: RequestBody | None = None
+    is_stream_asked: bool = False
+    request_bytes: int = 0
     attempts: list[AttemptRecord] = field(default_factory=list)
     factory_key_id: str | None = None
     forwarded_at: float | None = None
@@ -95,9 +100,10 @@ class Exchange:
         self.is_settled = True
         self.call.watch.stop()
         record = self._record(outcome, status, metered or Metered(), error_type, ended_at)
+        # The record first: it is what the charge comes from, the note only hastens it.
+        self.sink.put(record)
         if record.cost_nano_usd and self.principal.is_metered:
             self.directory.note_charge(self.principal.user_id, record.cost_nano_usd)
-        self.sink.put(record)
 
     def _record(
         self, outcome: Outcome, status: int, metered: Metered, error_type: str | None, ended_at: float | None
@@ -121,7 +127,7 @@ class Exchange:
             requested_model=self._requested_model(),
             upstream_model=metered.upstream_model,
             endpoint=self.endpoint,
-            stream=self.body.stream if self.body else False,
+            stream=self.is_stream_asked,
             input_tokens=usage.input_tokens if usage else 0,
             output_tokens=usage.output_tokens if usage else 0,
             cache_write_tokens=usage.cache_creation_input_tokens if usage else 0,

@@ -90,20 +90,33 @@ class Gateway:
 
     def refuse_unrouted(self, call: ClientCall, refusal: Refusal) -> Answer:
         """Refuse a path or method that does not exist: recorded when the caller is known, 4xx either way."""
-        try:
-            principal = self._authenticate(call)
-        except GatewayError:
-            return self._refusal(call, None, refusal)
-        exchange = self._open(call, principal, "unknown")
-        return self._end_with(exchange, refusal)
 
-    def _recorded(self, call: ClientCall, endpoint: str, serve: Callable[[Exchange], Answer]) -> Answer:
-        """Authenticate, then serve in such a way that every ending leaves its record."""
+        def serve(exchange: Exchange) -> Answer:
+            refuse_over_limit(exchange.rate)
+            raise refusal
+
+        return self._recorded(call, "unknown", serve, if_unknown=refusal)
+
+    def _recorded(
+        self,
+        call: ClientCall,
+        endpoint: str,
+        serve: Callable[[Exchange], Answer],
+        if_unknown: Refusal | None = None,
+    ) -> Answer:
+        """Authenticate, then serve in such a way that every ending leaves its record.
+
+        `if_unknown` is what a caller hears who cannot be identified, in place of the reason.
+        """
         try:
             principal = self._authenticate(call)
         except GatewayError as refusal:
             self.refused_credentials[refusal.error_type] += 1
-            return self._refusal(call, None, refusal)
+            return self._refusal(call, None, if_unknown or refusal)
+        except Exception:
+            logger.exception("request %s failed inside the proxy", call.request_id)
+            self.refused_credentials["internal_error"] += 1
+            return self._refusal(call, None, if_unknown or _internal_error())
         exchange = self._open(call, principal, endpoint)
         try:
             exchange.rate = self.admission.rate(principal)
@@ -117,10 +130,11 @@ class Gateway:
             return self._answer(call, exchange.rate, CLIENT_CLOSED_REQUEST, [], [])
         except Exception:
             logger.exception("request %s failed inside the proxy", call.request_id)
-            problem = UpstreamProblem(
-                errors.INTERNAL, "The proxy failed to serve the request.", Outcome.INTERNAL_ERROR
-            )
-            return self._end_with(exchange, problem)
+            return self._end_with(exchange, _internal_error())
+        except BaseException:
+            # The worker is being stopped and cuts what has not ended within the grace period.
+            exchange.settle(Outcome.INTERRUPTED, CLIENT_CLOSED_REQUEST, error_type="interrupted")
+            raise
 
     def _authenticate(self, call: ClientCall) -> Principal:
         secret = extract_credential(call.headers.get("authorization"), call.headers.get("x-api-key"))
@@ -151,11 +165,15 @@ class Gateway:
         inject = exchange.body.can_inject_usage and model not in self._without_usage_option
         result = self._send(exchange, endpoint, inject)
         if inject and isinstance(result, Setback) and _refuses_usage_option(result):
-            self._without_usage_option.add(model)
             inject = False
             result = self._send(exchange, endpoint, inject)
+            if isinstance(result, Served):
+                # Remembered only if that was it: a client's own bad `stream_options` is refused again, and
+                # must not turn off the metering of a model for everybody.
+                self._without_usage_option.add(model)
         if isinstance(result, Setback):
             raise result.problem
+        exchange.body = None
         return self._stream(exchange, endpoint, result, strip=inject)
 
     def _send(self, exchange: Exchange, endpoint: Endpoint, inject: bool) -> Served | Setback:
@@ -269,6 +287,10 @@ def _refuses_usage_option(setback: Setback) -> bool:
     return setback.status == BAD_REQUEST and any(
         word in setback.body_text for word in ("stream_options", "include_usage")
     )
+
+
+def _internal_error() -> UpstreamProblem:
+    return UpstreamProblem(errors.INTERNAL, "The proxy failed to serve the request.", Outcome.INTERNAL_ERROR)
 
 
 def _store_unavailable() -> Refusal:

@@ -1,14 +1,19 @@
 """Passing an upstream answer on, chunk by chunk, and settling the request when it ends."""
 
 import errno
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from app.core.content_coding import CodingError, Decoder
+from app.core.estimate import estimate_usage
 from app.core.meter import Meter
 from app.core.ports import ClientGone, UpstreamFailure, UpstreamReply
+from app.core.readings import BAD_JSON
 from app.core.records import Outcome, UsageSource
 from app.exchange.exchange import CLIENT_CLOSED_REQUEST, Exchange, Metered
+
+logger = logging.getLogger("weir.exchange")
 
 
 class AnswerCut(ConnectionResetError):
@@ -90,10 +95,26 @@ class RelayStream:
         return self
 
     def __next__(self) -> bytes:
+        try:
+            return self._advance()
+        except (StopIteration, AnswerCut):
+            raise
+        except Exception:
+            logger.exception("request %s failed while its answer was relayed", self._exchange.call.request_id)
+            self._settle(Outcome.INTERNAL_ERROR, "internal_error")
+            raise AnswerCut from None
+        except BaseException:
+            # The worker is being stopped and cuts what has not ended within the grace period.
+            self._settle(Outcome.INTERRUPTED, "interrupted")
+            raise
+
+    def _advance(self) -> bytes:
         exchange = self._exchange
         exchange.bytes_out += self._in_flight
         self._in_flight = 0
-        self._has_all = self._meter.is_terminated or exchange.bytes_out == self._length
+        # The meter is ahead of the client by the bytes that are still pending.
+        is_at_end = self._meter.is_terminated and not self._pending
+        self._has_all = is_at_end or exchange.bytes_out == self._length
         if exchange.call.watch.departed and not self._has_all:
             self.close()
             raise AnswerCut
@@ -112,9 +133,11 @@ class RelayStream:
         if self._exchange.is_settled:
             return
         self._exchange.call.watch.depart()
-        if not self._has_all:
-            self._drain()
-        self._settle_departed()
+        try:
+            if not self._has_all:
+                self._drain()
+        finally:
+            self._settle_departed()
 
     def _read_next(self) -> bytes:
         watch = self._exchange.call.watch
@@ -127,10 +150,6 @@ class RelayStream:
         except ClientGone:
             self._settle_departed()
             raise AnswerCut from None
-        except BaseException:
-            # The worker is being stopped and cuts what has not ended within the grace period.
-            self._settle(Outcome.INTERRUPTED, "interrupted")
-            raise
         finally:
             watch.working()
         self._last_read_at = self._exchange.clock.monotonic()
@@ -170,6 +189,9 @@ class RelayStream:
         elif self._is_stream and not meter.is_complete:
             self._settle(Outcome.UPSTREAM_TRUNCATED, "truncated")
             raise AnswerCut
+        elif not self._is_stream and BAD_JSON in meter.flags:
+            # Relayed as it came and to its end, but no client can read it.
+            self._settle(Outcome.UPSTREAM_ERROR, BAD_JSON)
         else:
             # A cut after `[DONE]` or `message_stop` takes nothing from the client.
             self._settle(Outcome.OK, None)
@@ -187,6 +209,7 @@ class RelayStream:
             while not self._meter.is_terminated and (data := self._reply.read()):
                 self._feed(data)
             self._meter.flush()
+            self._at_end = True
         except (UpstreamFailure, ClientGone, CodingError):
             return  # the cap, or the upstream's own end: what was seen until here is what is booked
         finally:
@@ -194,6 +217,8 @@ class RelayStream:
 
     def _settle_departed(self) -> None:
         """The client is gone. If it had all it waited for, that is a success."""
+        if self._has_all:
+            self._meter.flush()
         if self._has_all and self._meter.error is None:
             self._settle(Outcome.OK, None)
         else:
@@ -201,6 +226,8 @@ class RelayStream:
 
     def _settle(self, outcome: Outcome, error_type: str | None) -> None:
         exchange = self._exchange
+        if exchange.is_settled:
+            return
         status = exchange.upstream_status or 200
         if outcome is Outcome.CLIENT_ABORT and exchange.bytes_out == 0:
             status = CLIENT_CLOSED_REQUEST
@@ -209,20 +236,33 @@ class RelayStream:
             self._on_end()
         finally:
             exchange.settle(
-                outcome, status, metered=self._result(), error_type=error_type, ended_at=self._last_read_at
+                outcome,
+                status,
+                metered=self._result(outcome),
+                error_type=error_type,
+                ended_at=self._last_read_at,
             )
 
-    def _result(self) -> Metered:
+    def _result(self, outcome: Outcome) -> Metered:
         meter = self._meter
-        if meter.usage is None:
-            source = UsageSource.NONE
-        elif meter.is_complete and meter.error is None:
+        usage = meter.usage
+        flags = meter.flags
+        if self._at_end and meter.is_complete and meter.error is None:
+            source = UsageSource.UPSTREAM if usage else UsageSource.NONE
+        elif meter.is_terminated and usage:
             source = UsageSource.UPSTREAM
+        elif outcome is Outcome.CLIENT_ABORT:
+            # The upstream was closed before it told: what it generated until then is charged all the same.
+            usage = estimate_usage(
+                usage,
+                request_bytes=self._exchange.request_bytes,
+                content_events=meter.content_events,
+            )
+            flags |= usage.flags
+            source = UsageSource.ESTIMATE
         else:
-            source = UsageSource.PARTIAL
-        return Metered(
-            meter.usage, meter.usage_raw, source, meter.upstream_model, meter.service_tier, meter.flags
-        )
+            source = UsageSource.PARTIAL if usage else UsageSource.NONE
+        return Metered(usage, meter.usage_raw, source, meter.upstream_model, meter.service_tier, flags)
 
 
 _BROKEN_OFF = {"timeout": Outcome.UPSTREAM_TIMEOUT, "garbled": Outcome.UPSTREAM_ERROR}

@@ -143,6 +143,13 @@ def test_a_page_costs_what_it_shows(database, store, wanted):
     assert cursor.explain()["executionStats"]["totalDocsExamined"] <= 6
 
 
+def test_an_index_the_operator_has_made_is_left_alone(database, store, caplog):
+    database["request_logs"].create_index([("createdAt", -1), ("_id", -1)], name="mine")
+    store.ensure_indexes()
+    assert "mine" in database["request_logs"].index_information()
+    assert len(caplog.messages) == 1
+
+
 def test_a_store_that_is_down():
     nowhere = closed_database()
     store = RequestLogStore(nowhere)

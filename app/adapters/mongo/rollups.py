@@ -13,12 +13,17 @@ from typing import Any
 
 from bson.int64 import Int64
 from pymongo import ASCENDING, DESCENDING, IndexModel
-from pymongo.database import Database
 
 from app.core.histogram import count
 from app.core.stats import Figures
 
 COLLECTION = "request_rollups"
+
+INDEXES = (
+    IndexModel([("hour", DESCENDING)]),
+    IndexModel([("userId", ASCENDING), ("hour", DESCENDING)]),
+)
+"""What statistics and sums of one user are selected by."""
 
 MARKER = "seq"
 """The field that says how far the writer's sequence is contained in a document's sums."""
@@ -90,10 +95,3 @@ def _prefixed(field: str, counts: dict[str, int]) -> dict[str, int]:
 def _segment(text: str) -> str:
     """A text as one segment of a field path: no dots, no dollar, not empty."""
     return "".join(char if char.isalnum() or char == "_" else "_" for char in text)
-
-
-def ensure_rollup_indexes(db: Database[Any]) -> None:
-    """What statistics and per-user sums select by."""
-    db[COLLECTION].create_indexes(
-        [IndexModel([("hour", DESCENDING)]), IndexModel([("userId", ASCENDING), ("hour", DESCENDING)])]
-    )

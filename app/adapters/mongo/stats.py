@@ -12,7 +12,7 @@ from typing import Any
 from pymongo.database import Database
 
 from app.adapters.mongo import rollups
-from app.adapters.mongo.request_logs import store_errors
+from app.adapters.mongo.request_logs import make_indexes, store_errors
 from app.core.display import iso_utc
 from app.core.histogram import bucket_key
 from app.core.periods import ALL, period_start
@@ -38,7 +38,7 @@ class StatsStore:
     def ensure_indexes(self) -> None:
         """What the sums are selected by."""
         with store_errors():
-            rollups.ensure_rollup_indexes(self._rollups.database)
+            make_indexes(self._rollups, rollups.INDEXES)
 
     def model_stats(self, period: str, now: datetime, tz: tzinfo) -> list[Document]:
         """The rows of the model table, most tokens first."""

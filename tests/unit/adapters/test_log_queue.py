@@ -89,13 +89,12 @@ def test_a_waiting_consumer_is_woken_by_the_record_it_waits_for():
     assert len(taken.get(timeout=5)) == 2
 
 
-def test_a_waiting_consumer_is_woken_by_closing_and_by_wake():
-    for wake in (LogQueue.close, LogQueue.wake):
-        queue = LogQueue(5)
-        taken = gevent.spawn(queue.take, 5, 60)
-        gevent.sleep(0)
-        wake(queue)
-        assert taken.get(timeout=5) == []
+def test_a_waiting_consumer_is_woken_by_closing():
+    queue = LogQueue(5)
+    taken = gevent.spawn(queue.take, 5, 60)
+    gevent.sleep(0)
+    queue.close()
+    assert taken.get(timeout=5) == []
 
 
 def test_a_consumer_gets_what_there_is_when_its_time_is_over():
