@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from app.adapters.client_watch import SocketWatch
 from app.adapters.clock import SystemClock
+from app.adapters.mongo.reconciliation import Reconciliation
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.stats import StatsStore
 from app.adapters.mongo.users import UserStore
@@ -60,6 +61,12 @@ def _admin(settings: Settings, services: Services) -> Blueprint:
         tz=ZoneInfo(settings.stats_timezone),
         admin_token=generated_secret(settings.data_dir, "admin-token", settings.admin_token),
         verify_admin=verify,
+        verifier=Reconciliation(
+            services.database,
+            retention_s=settings.log_retention_s,
+            journal_root=str(settings.data_dir / "journal"),
+            lost=lambda: services.queue.lost,
+        ),
     )
 
 

@@ -41,6 +41,12 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _storage_uri(uri: str | None) -> str | None:
+    if uri is not None and "://" not in uri:
+        raise ValueError("takes the URI of a storage of the limits library, such as redis://HOST:6379")
+    return uri
+
+
 def _directory(path: Path) -> Path:
     return path.expanduser().absolute()
 
@@ -81,7 +87,8 @@ class Settings(BaseModel):
     abort_drain_s: float = Field(20.0, ge=0, le=3600)
     max_body_mb: int = Field(32, ge=1, le=1024)
     rate_limit_rpm: int = Field(2000, ge=0)
-    rate_limit_storage_uri: str | None = None
+    # It may hold a password: `repr=False` keeps it out of messages as well.
+    rate_limit_storage_uri: Annotated[str | None, AfterValidator(_storage_uri)] = Field(None, repr=False)
     stats_timezone: Annotated[str, AfterValidator(_known_timezone)] = "UTC"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] | None = None
@@ -91,9 +98,16 @@ class Settings(BaseModel):
     @field_validator("ohmygpt_api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(key for key in (part.strip() for part in value.split(",")) if key)
-        return value
+        # A file of keys may well hold one on each line.
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator(
+        "journal_sync", "journal_full", "upstream_auth", "on_client_abort", "log_level", "log_format",
+        "upstream_proxy_pool", mode="before",
+    )  # fmt: skip
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
 
     @property
     def max_body_bytes(self) -> int:
@@ -139,7 +153,7 @@ def _one_line(error: ValidationError) -> str:
     name = str(first["loc"][0]).upper()
     reason = first["msg"].removeprefix("Value error, ")
     field = Settings.model_fields.get(str(first["loc"][0]))
-    secret = field is not None and "Secret" in str(field.annotation)
+    secret = field is not None and ("Secret" in str(field.annotation) or not field.repr)
     shown = "" if secret else f" (got {str(first['input'])[:80]!r})"
     return f"{name}: {reason}{shown}"
 

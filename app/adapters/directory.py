@@ -20,6 +20,7 @@ from app.adapters.mongo.connection import store_problem
 from app.adapters.mongo.users import User
 from app.adapters.read_cache import CachePolicy, Clock, ReadCache, Spawn
 from app.core.credentials import hash_client_key
+from app.core.credit_policy import Funds
 from app.core.ports import StoreUnavailable
 from app.core.principal import Balance, Principal
 
@@ -128,6 +129,19 @@ class CachedDirectory:
             balance = self._reckon(user_id, self._account(user_id, _REFUSAL_MAX_AGE_S))
         return balance
 
+    def funds(self, user_id: str) -> Funds | None:
+        """The cached balance and this process's charges against it, apart from each other; None: no limit.
+
+        Raises `StoreUnavailable` when it is not cached and the store cannot be asked.
+        """
+        if self._is_env(user_id):
+            return None
+        account = self._account(user_id)
+        if account is None:
+            return Funds(0)
+        unbooked = self._pending.get(user_id, 0)
+        return Funds(account.user.spendable_nano, unbooked + self._unseen(user_id, account), unbooked)
+
     def note_charge(self, user_id: str, nano_usd: int) -> None:
         """Count a charge against the cached balance at once, before the writer has booked it."""
         if nano_usd and not self._is_env(user_id):
@@ -173,14 +187,19 @@ class CachedDirectory:
     def _reckon(self, user_id: str, account: _Account | None) -> Balance:
         if account is None:
             return Balance(0)
-        booked = self._booked.get(user_id)
-        if booked:
-            while booked and booked[0][0] <= account.booked:
-                booked.popleft()
-            if not booked:
-                del self._booked[user_id]
-        charged = self._pending.get(user_id, 0) + sum(amount for _, amount in booked or ())
+        charged = self._pending.get(user_id, 0) + self._unseen(user_id, account)
         return Balance(max(0, account.user.spendable_nano - charged), account.user.expires_at)
+
+    def _unseen(self, user_id: str, account: _Account) -> int:
+        """Charges that were booked after the account was read, or maybe while."""
+        booked = self._booked.get(user_id)
+        if not booked:
+            return 0
+        while booked and booked[0][0] <= account.booked:
+            booked.popleft()
+        if not booked:
+            del self._booked[user_id]
+        return sum(amount for _, amount in booked)
 
     def _load_key(self, secret: str) -> _KnownKey | None:
         with _translated(), pymongo.timeout(_LOOKUP_TIMEOUT_S):

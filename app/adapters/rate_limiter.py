@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import limits
+import limits.errors
 import limits.storage
 import limits.strategies
 from pymongo import UpdateOne
@@ -21,6 +22,7 @@ from pymongo.database import Database
 
 from app.core.ports import RateDecision
 from app.core.rate_window import WINDOW_S, decide, window_start
+from app.settings import SettingsError
 
 SYNC_INTERVAL_S = 0.5
 COLLECTION = "rate_windows"
@@ -100,13 +102,17 @@ class StorageRateLimiter:
     """Fixed windows in a storage of the `limits` library (Redis, Memcached, MongoDB, memory).
 
     A storage that cannot be reached lets requests pass (counted in `failed_open`): a limiter must not be
-    what takes the service down.
+    what takes the service down. A URI that cannot be used is a `SettingsError`.
     """
 
     def __init__(self, storage_uri: str, now: Callable[[], float]) -> None:
-        self._limiter = limits.strategies.FixedWindowRateLimiter(
-            limits.storage.storage_from_string(storage_uri)
-        )
+        try:
+            storage = limits.storage.storage_from_string(storage_uri)
+        except limits.errors.ConfigurationError as error:
+            # The library's text may hold the URI, and with it a password.
+            reason = str(error).replace(storage_uri, "the one given")
+            raise SettingsError(f"RATE_LIMIT_STORAGE_URI: {reason}") from None
+        self._limiter = limits.strategies.FixedWindowRateLimiter(storage)
         self._now = now
         self.failed_open = 0
 

@@ -108,11 +108,14 @@ class RequestsReply:
 
 
 def _connection_failure(error: requests.ConnectionError) -> str:
-    """Whether no connection came about, or one broke before the headers were there."""
+    """Whether no connection came about, or one broke before the headers were there, or they were no HTTP."""
     cause = error.args[0] if error.args else None
-    if isinstance(cause, urllib3.exceptions.ProtocolError):
-        return "reset"
-    return "unreachable"
+    if not isinstance(cause, urllib3.exceptions.ProtocolError):
+        return "unreachable"
+    broken = cause.args[-1] if cause.args else None
+    # A peer that just hangs up is both kinds of error at once.
+    is_garbled = isinstance(broken, http.client.HTTPException) and not isinstance(broken, ConnectionError)
+    return "garbled" if is_garbled else "reset"
 
 
 def _reason(error: BaseException) -> str:

@@ -52,14 +52,13 @@ def client_blueprint(
     def forward(endpoint: Endpoint) -> Callable[[], Response]:
         return lambda: render(gateway.forward(call(endpoint.wire_format), endpoint))
 
+    def route(method: str, path: str, name: str, view: Callable[..., Response]) -> None:
+        # OPTIONS is one more wrong method: Flask would answer it itself, without credential and record.
+        routes.add_url_rule(path, name, view, methods=[method], provide_automatic_options=False)
+
     for endpoint, paths in _POST_PATHS.items():
         for path in paths:
-            routes.add_url_rule(
-                path,
-                endpoint=f"{endpoint.name.lower()}:{path}",
-                view_func=forward(endpoint),
-                methods=["POST"],
-            )
+            route("POST", path, f"{endpoint.name.lower()}:{path}", forward(endpoint))
 
     def list_models() -> Response:
         wire_format = _models_format(request.environ)
@@ -72,10 +71,8 @@ def client_blueprint(
         return render(gateway.answer_locally(call(wire_format), "models", body))
 
     for prefix in ("/v1", "", "/v1/v1"):
-        routes.add_url_rule(f"{prefix}/models", f"list_models:{prefix}", list_models, methods=["GET"])
-        routes.add_url_rule(
-            f"{prefix}/models/<path:model_id>", f"get_model:{prefix}", get_model, methods=["GET"]
-        )
+        route("GET", f"{prefix}/models", f"list_models:{prefix}", list_models)
+        route("GET", f"{prefix}/models/<path:model_id>", f"get_model:{prefix}", get_model)
 
     @routes.route("/v1/", defaults={"rest": ""}, methods=_ALL_METHODS)
     @routes.route("/v1/<path:rest>", methods=_ALL_METHODS)

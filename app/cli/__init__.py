@@ -18,6 +18,8 @@ _COMMANDS = {
     "backup-keys": "Spare OhMyGPT keys.",
     "logs": "The record of every request.",
     "stats": "Statistics.",
+    "journal": "What is on disk and not yet in MongoDB.",
+    "verify": "Check that journal, records, sums and credits agree.",
     "doctor": "Check the installation and say what to do.",
 }
 

@@ -1,28 +1,70 @@
 """Making JSON from outside fit for a MongoDB document, whatever it holds."""
 
+from itertools import islice
 from typing import Any
 
 MAX_DEPTH = 6
 MAX_MEMBERS = 64
 MAX_TEXT = 500
+MAX_VALUES = 2000
+"""How many values one object may hold in all: far below MongoDB's 16 MB, whatever they are."""
 _INT64 = 2**63
+_SHOWN_BITS = 1024
 
 
 def bson_safe(value: dict[str, Any] | None) -> dict[str, Any] | None:
     """A bounded copy of a JSON object that any MongoDB accepts; None stays None.
 
-    Integers beyond 64 bits become text, names lose NUL and their `$` or `.` become `_`, and depth, breadth
-    and texts are cut: a record must never be refused for what an upstream put into its usage object.
+    Integers beyond 64 bits become text, names lose NUL and their `$` or `.` become `_`, and depth, breadth,
+    texts and the number of values are cut: a record must never be refused for what an upstream put into its
+    usage object.
     """
-    if value is None:
-        return None
-    return dict(_members(value, MAX_DEPTH))
+    return None if value is None else _Copy().members(value, MAX_DEPTH)
 
 
-def _members(value: dict[Any, Any], depth: int) -> list[tuple[str, Any]]:
-    return [
-        (_name(str(name)), _safe(member, depth - 1)) for name, member in list(value.items())[:MAX_MEMBERS]
-    ]
+class _Copy:
+    """One copy in the making, and how many values may still go into it."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = MAX_VALUES
+
+    def members(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
+        copy: dict[str, Any] = {}
+        for name, member in islice(value.items(), MAX_MEMBERS):
+            if not self._left:
+                break
+            copy[_name(str(name))] = self._value(member, depth - 1)
+        return copy
+
+    def _items(self, value: list[Any], depth: int) -> list[Any]:
+        copy: list[Any] = []
+        for item in value[:MAX_MEMBERS]:
+            if not self._left:
+                break
+            copy.append(self._value(item, depth - 1))
+        return copy
+
+    def _value(self, value: Any, depth: int) -> Any:
+        self._left -= 1
+        if isinstance(value, dict):
+            return self.members(value, depth) if depth > 0 else None
+        if isinstance(value, list):
+            return self._items(value, depth) if depth > 0 else None
+        return _scalar(value)
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, bool | float | None):
+        return value
+    if isinstance(value, int):
+        if -_INT64 <= value < _INT64:
+            return value
+        # Python refuses to write out integers of more than a few thousand digits.
+        is_shown = value.bit_length() <= _SHOWN_BITS
+        return str(value)[:40] if is_shown else f"integer of {value.bit_length()} bits"
+    return _text(value if isinstance(value, str) else str(value))
 
 
 def _name(name: str) -> str:
@@ -31,15 +73,3 @@ def _name(name: str) -> str:
 
 def _text(text: str) -> str:
     return text[:MAX_TEXT].encode("utf-8", "replace").decode("utf-8")
-
-
-def _safe(value: Any, depth: int) -> Any:
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value if -_INT64 <= value < _INT64 else str(value)[:40]
-    if isinstance(value, dict):
-        return dict(_members(value, depth)) if depth > 0 else None
-    if isinstance(value, list):
-        return [_safe(item, depth - 1) for item in value[:MAX_MEMBERS]] if depth > 0 else None
-    return value if isinstance(value, bool | float | None) else str(value)[:MAX_TEXT]

@@ -48,7 +48,7 @@ class _Zlib:
         self._head: bytes | None = b"" if wbits == zlib.MAX_WBITS else None
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        # In slices, since what a step leaves over is copied: a body of many tiny members would cost its square.
+        # In slices, since what a step leaves over is copied: many tiny members would cost their square.
         for start in range(0, len(data), _SLICE):
             yield from self._decode_slice(data[start : start + _SLICE])
 
@@ -95,9 +95,12 @@ class _Brotli:
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         try:
-            yield self._decompressor.process(data, output_buffer_limit=_STEP)
-            while not self._decompressor.can_accept_more_data():
-                yield self._decompressor.process(b"", output_buffer_limit=_STEP)
+            piece = self._decompressor.process(data, output_buffer_limit=_STEP)
+            yield piece
+            # All input may be taken although what it stands for did not fit: a full piece has a successor.
+            while len(piece) >= _STEP or not self._decompressor.can_accept_more_data():
+                piece = self._decompressor.process(b"", output_buffer_limit=_STEP)
+                yield piece
         except brotli.error as error:
             raise CodingError(str(error)) from None
 
@@ -110,8 +113,8 @@ class _Zstd:
         self._frame = self._decompressor.decompressobj(write_size=_STEP)
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        # Fed in small slices, since one call returns all it decoded: a block of 128 KiB takes 4 bytes at least
-        # (RFC 8878 §3.1.1.2), so a slice gives 4 MiB at most.
+        # Fed in small slices, since one call returns all it decoded: a block of 128 KiB may take only
+        # 4 bytes (RFC 8878 §3.1.1.2), so a slice gives at most 4 MiB.
         for start in range(0, len(data), _ZSTD_SLICE):
             yield from self._decode_step(data[start : start + _ZSTD_SLICE])
 

@@ -17,12 +17,15 @@ ESTIMATED = "estimated"
 def estimate_usage(seen: Usage | None, *, request_bytes: int, content_events: int) -> Usage:
     """What was seen, filled up: input by the request's size, output by the number of content events.
 
-    Upstreams send about one event a token; the bytes of an event say nothing, since some pad them.
+    Upstreams send about one event a token; the bytes of an event say nothing, since some pad them. Usage that
+    needs no filling up is returned as it is, without the `estimated` flag.
     """
     known = seen or Usage()
     input_tokens = known.input_tokens
     if known.total_input_tokens == 0:
         input_tokens = -(-request_bytes // BYTES_PER_TOKEN)
+    if (input_tokens, content_events) == (known.input_tokens, min(content_events, known.output_tokens)):
+        return known
     return msgspec.structs.replace(
         known,
         input_tokens=input_tokens,

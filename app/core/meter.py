@@ -144,7 +144,8 @@ class _MeterBase:
     def flags(self) -> frozenset[str]:
         """What was odd: about the framing, the JSON or the counts."""
         usage = self.usage
-        return frozenset(self._readings.flags) | (usage.flags if usage else frozenset())
+        flags = usage.flags if usage else self._readings.usage.flags
+        return frozenset(self._readings.flags) | flags
 
 
 class StreamMeter(_MeterBase):
@@ -237,7 +238,7 @@ class StreamMeter(_MeterBase):
             return False
         self._saw_event = True
         is_usage_only = self._reader.read(event[0], event[1])
-        if self._readings.has_content:
+        if self._readings.has_content and not is_usage_only:
             self._content_events += 1
         return is_usage_only
 

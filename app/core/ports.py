@@ -164,3 +164,47 @@ class Clock(Protocol):
 
     def new_request_id(self) -> str:
         """A UUIDv7: sortable by time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Credit set aside for a running request, in nano-dollars.
+
+    `hold_nano` is what is, or may be, held for it in the database: it goes into the request's record
+    (`ExchangeRecord.hold_nano_usd`), whose booking lets go of it.
+    """
+
+    user_id: str
+    request_id: str
+    nano: int
+    hold_nano: int = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether the database has, or may have, a hold for it."""
+        return self.hold_nano > 0
+
+
+class CreditExhausted(Exception):
+    """Nothing is left to reserve. `balance_nano` is the credit less what is already charged, 0 or more.
+
+    Where that is not 0, requests that are still running have reserved it.
+    """
+
+    def __init__(self, balance_nano: int) -> None:
+        super().__init__(f"no credit left to reserve, balance {balance_nano} nano-dollars")
+        self.balance_nano = balance_nano
+
+
+class CreditGate(Protocol):
+    """Bounds what concurrent requests of a user can spend together; see `app.core.credit_policy`."""
+
+    def reserve(self, user_id: str, request_id: str, estimate_nano: int) -> Reservation:
+        """Set credit aside before the request goes upstream; without waiting while the balance is ample.
+
+        Raises `CreditExhausted`, or `StoreUnavailable` when the balance is not known at all. Each
+        reservation has to be released, and its record has to say what was held.
+        """
+
+    def release(self, reservation: Reservation) -> None:
+        """The request is over and its charge, if any, was noted with the directory. Idempotent, no I/O."""

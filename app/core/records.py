@@ -58,7 +58,8 @@ class ExchangeRecord:
     """Everything known about one client request once it has ended.
 
     Tokens are counts with `input_tokens` being fresh input (cache tokens are not in it); durations are
-    milliseconds; `cost_nano_usd` is exact. Prompts and answers are never part of it.
+    milliseconds; `cost_nano_usd` is exact; `hold_nano_usd` is the credit that was held in the database while
+    the request ran (0: none). Prompts and answers are never part of it.
     """
 
     request_id: str
@@ -94,6 +95,7 @@ class ExchangeRecord:
     attempts: tuple[AttemptRecord, ...] = field(default=())
     bytes_out: int = 0
     client_retry_count: int | None = None
+    hold_nano_usd: int = 0
 
     @property
     def is_success(self) -> bool:
@@ -144,6 +146,7 @@ class ExchangeRecord:
             "upstreamRequestId": self.upstream_request_id,
             "serviceTier": self.service_tier,
             "clientRetryCount": self.client_retry_count,
+            "holdNanoUsd": self.hold_nano_usd or None,
         }
         document.update((name, value) for name, value in extras.items() if value is not None)
         return document

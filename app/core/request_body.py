@@ -11,7 +11,7 @@ from enum import Enum
 
 import msgspec
 
-from app.core.errors import invalid_body
+from app.core.errors import Refusal, invalid_body
 from app.core.wire_format import WireFormat
 
 MAX_MODEL_LENGTH = 256
@@ -19,6 +19,7 @@ MAX_MODEL_LENGTH = 256
 _TRUE = msgspec.Raw(b"true")
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _KEY = re.compile(rb'[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\n\r]*:[ \t\n\r]*')
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _NEXT = re.compile(rb"[ \t\n\r]*([,}])")
 
 
@@ -38,8 +39,8 @@ class Endpoint(Enum):
 class RequestBody:
     """A checked body: the asked-for model, whether it streams, and where the editable members are.
 
-    `usage_wanted` is what the client said of `stream_options.include_usage`; `stream_options` holds its members
-    as they came, None where it is something that cannot be added to.
+    `usage_wanted` is what the client said of `stream_options.include_usage`; `stream_options` has its members
+    as they came, and is None where it is something that cannot be added to.
     """
 
     data: bytes
@@ -83,8 +84,8 @@ class RequestBody:
 
 def parse_body(data: bytes, endpoint: Endpoint) -> RequestBody:
     """Check a request body; raises a 400 `Refusal` whose message says what is wrong and where."""
-    values = _decode_members(data)
-    places, members_at = _locate(data, values)
+    readable, values = _read_members(data)
+    places, members_at = _locate(readable, values)
     model = _model(values)
     messages = values.get("messages")
     if messages is None:
@@ -103,6 +104,21 @@ def parse_body(data: bytes, endpoint: Endpoint) -> RequestBody:
         stream_options_at=places.get("stream_options"),
         members_at=members_at,
     )
+
+
+def _read_members(data: bytes) -> tuple[bytes, dict[str, msgspec.Raw]]:
+    """The members, and the text they were read from: the body, or one of the same length that can be read.
+
+    An emoji cut in half by a client leaves an unpaired surrogate, which JSON's grammar allows (RFC 8259 §8.2)
+    and the decoder does not. It is for the upstream to judge.
+    """
+    try:
+        return data, _decode_members(data)
+    except Refusal:
+        readable = _SURROGATE.sub(rb"\\ufffd", data)
+        if readable == data:
+            raise
+        return readable, _decode_members(readable)
 
 
 def _decode_members(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
@@ -141,7 +157,7 @@ def _locate(data: bytes, values: dict[str, msgspec.Raw]) -> tuple[dict[str, tupl
 
 
 def _stream_options(values: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw] | None:
-    """The members of `stream_options`, none for null; None for anything else, which is the upstream's to refuse.
+    """The members of `stream_options`, none for null; None for what is no object (the upstream refuses it).
 
     Their values stay as they came: one that cannot be decoded is not the proxy's to judge either.
     """

@@ -38,6 +38,7 @@ class Figures:
     cost_nano_usd: int
     latency_ms: int
     ttft_ms: int | None
+    hold_nano_usd: int = 0
 
     @classmethod
     def read(cls, seq: int, document: Mapping[str, Any]) -> "Figures":
@@ -62,6 +63,7 @@ class Figures:
             cost_nano_usd=_number(document, "costNanoUsd"),
             latency_ms=_number(document, "latencyMs"),
             ttft_ms=None if document.get("ttftMs") is None else _number(document, "ttftMs"),
+            hold_nano_usd=_number(document, "holdNanoUsd"),
         )
 
     @property
@@ -73,6 +75,11 @@ class Figures:
     def is_rejected(self) -> bool:
         """Whether the proxy refused it, so that it has no duration and costs nothing."""
         return self.outcome == Outcome.REJECTED
+
+    @property
+    def may_have_hold(self) -> bool:
+        """Whether credit was held for it, or may have been: what died with its process could not say."""
+        return self.hold_nano_usd > 0 or self.outcome == Outcome.INTERRUPTED
 
     @property
     def tokens_used(self) -> int:

@@ -108,12 +108,17 @@ class UsageMerger:
             return self._last if self._start is None else self._start
         return {**self._last, "message_start": self._start}
 
+    @property
+    def flags(self) -> frozenset[str]:
+        """What can be said of the numbers even where they tell no counts."""
+        return frozenset() if self._is_clean else frozenset({BAD_USAGE})
+
     def usage(self, wire_format: WireFormat) -> Usage | None:
         """The canonical counts; None as long as nothing usable was seen, because unknown is not zero."""
         counts = _Counts(self._fields, wire_format)
         if not counts.is_known:
             return None
-        flags = counts.flags if self._is_clean else counts.flags | {BAD_USAGE}
+        flags = counts.flags | self.flags
         if _has_compaction(self._extras.get("iterations")):
             flags |= {COMPACTION}
         return Usage(

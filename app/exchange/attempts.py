@@ -95,11 +95,9 @@ class AttemptLoop:
             status = exchange.upstream_status = reply.status
             exchange.upstream_request_id = _request_id(reply)
             if judge(status) is Verdict.RELAY and not _is_html(reply):
-                if not (first := reply.read()):
-                    # No endpoint has an empty answer, and nothing has gone to the client that would bind us.
-                    raise UpstreamFailure("truncated", "empty answer")
+                served = Served(key, reply, _first_bytes(reply))
                 error = None
-                return Served(key, reply, first)
+                return served
             setback = self._refused(reply, status, key)
             error = setback.problem.error_type
         except UpstreamFailure as failure:
@@ -154,6 +152,13 @@ def _failed(failure: UpstreamFailure) -> Setback:
     kind, outcome, message, may_retry = TRANSPORT_FAILURES[failure.kind]
     verdict = Verdict.NEXT_KEY if may_retry else Verdict.FAIL
     return Setback(UpstreamProblem(kind, message, outcome), verdict, None)
+
+
+def _first_bytes(reply: UpstreamReply) -> bytes:
+    """The start of an answer. No endpoint has an empty one, and nothing that binds us went to the client."""
+    if not (first := reply.read()):
+        raise UpstreamFailure("truncated", "empty answer")
+    return first
 
 
 def _read_bounded(reply: UpstreamReply) -> bytes:

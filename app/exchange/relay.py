@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from app.core.content_coding import CodingError, Decoder
-from app.core.estimate import estimate_usage
+from app.core.estimate import ESTIMATED, estimate_usage
 from app.core.meter import Meter
 from app.core.ports import ClientGone, UpstreamFailure, UpstreamReply
 from app.core.readings import BAD_JSON
@@ -184,7 +184,7 @@ class RelayStream:
             self._settle(
                 Outcome.STREAM_ERROR if self._is_stream else Outcome.UPSTREAM_ERROR, meter.error.type
             )
-        elif self._failure is not None and not meter.is_terminated:
+        elif self._failure is not None and not (self._is_stream and meter.is_terminated):
             self._settle(_BROKEN_OFF.get(self._failure, Outcome.UPSTREAM_TRUNCATED), self._failure)
         elif self._is_stream and not meter.is_complete:
             self._settle(Outcome.UPSTREAM_TRUNCATED, "truncated")
@@ -193,9 +193,11 @@ class RelayStream:
             # Relayed as it came and to its end, but no client can read it.
             self._settle(Outcome.UPSTREAM_ERROR, BAD_JSON)
         else:
-            # A cut after `[DONE]` or `message_stop` takes nothing from the client.
+            # A cut after `[DONE]` or `message_stop` takes nothing from the client; but one that was promised
+            # a length would wait for the rest.
             self._settle(Outcome.OK, None)
-            return
+            if self._length is None:
+                return
         if departed or self._failure is not None:
             raise AnswerCut
 
@@ -259,7 +261,7 @@ class RelayStream:
                 content_events=meter.content_events,
             )
             flags |= usage.flags
-            source = UsageSource.ESTIMATE
+            source = UsageSource.ESTIMATE if ESTIMATED in usage.flags else UsageSource.PARTIAL
         else:
             source = UsageSource.PARTIAL if usage else UsageSource.NONE
         return Metered(usage, meter.usage_raw, source, meter.upstream_model, meter.service_tier, flags)

@@ -271,6 +271,7 @@ def test_a_document_mongodb_will_not_take_is_put_aside_and_still_charged(db, set
         pytest.param({"costNanoUsd": "3"}, id="a cost that is text"),
         pytest.param({"costNanoUsd": -3}, id="a negative cost"),
         pytest.param({"costNanoUsd": 2**80}, id="an impossible cost"),
+        pytest.param({"holdNanoUsd": "5"}, id="a hold that is text"),
         pytest.param({"userId": None}, id="no user"),
         pytest.param({"userId": "\ud800"}, id="a user id that is no Unicode"),
         pytest.param({"createdAt": "today"}, id="no date"),

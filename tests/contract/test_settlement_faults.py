@@ -3,21 +3,58 @@
 from random import Random
 
 import pytest
-from settlement_world import FaultyDatabase, deep, mixed, reset, seed, sequenced, state
+from settlement_world import NOON, FaultyDatabase, deep, mixed, seed, sequenced, state
+from settlement_world import reset as reset_without_holds
 
-from app.adapters.log_queue import LogQueue
+from app.adapters.log_queue import LogQueue, SequencedRecord
 from app.adapters.mongo.settlement import Settlement
 from app.core.ports import StoreUnavailable
+from app.core.records import Outcome
 from workers.log_writer import BatchPolicy, LogWriter
 
 POISON = deep(185)
 
 
 def batches():
-    """Two batches over the same documents, the second with a record MongoDB refuses."""
-    records = mixed(23)
+    """Two batches over the same documents, the second with a record MongoDB refuses.
+
+    Credit was held for every third request, refused ones among them, and for one that died with its process.
+    """
+    records = [with_hold(item) if item.seq % 3 == 0 else item for item in mixed(22)]
+    records.append(sequenced(23, outcome=Outcome.INTERRUPTED, cost_nano_usd=0))
     records.append(sequenced(24, usage_raw=POISON))
     return [records[:12], records[12:]]
+
+
+def with_hold(item):
+    return SequencedRecord(item.seq, item.document | {"holdNanoUsd": 1000 + item.seq}, item.queued_at)
+
+
+def reset(db):
+    """The starting state with the holds of these requests, and of one of each user that is still running."""
+    reset_without_holds(db)
+    holds = {name: {"running": hold(1)} for name in ("ann", "bob", "poor")}
+    for item in (item for batch in batches() for item in batch):
+        nano = item.document.get("holdNanoUsd") or (item.document["outcome"] == "interrupted")
+        if nano and item.document["userId"] in holds:
+            holds[item.document["userId"]][item.document["_id"]] = hold(nano)
+    for name, held in holds.items():
+        db["usersNew"].update_one({"_id": name}, {"$set": {"holds": held}})
+
+
+def hold(nano):
+    return {"nano": nano, "at": NOON}
+
+
+def test_the_faults_below_meet_holds_of_every_kind_of_request(database):
+    held = [item.document for batch in batches() for item in batch if "holdNanoUsd" in item.document]
+    assert {document["outcome"] for document in held} >= {"ok", "rejected", "stream_error"}
+    reset(database)
+    before = {user["_id"]: len(user["holds"]) for user in database["usersNew"].find()}
+    assert min(before.values()) > 1
+
+    expected, _ = fault_free(database)
+    assert [user["holds"] for user in expected["usersNew"]] == [{"running": hold(1)}] * 3
 
 
 REPLAYS = {
@@ -109,7 +146,7 @@ def apply_until_booked(settlement):
 def test_the_writer_books_everything_once_over_a_flapping_store(database):
     seed(database)
     reset(database)
-    records = mixed(300, seed=5)
+    records = [with_hold(item) if item.seq % 2 else item for item in mixed(300, seed=5)]
     Settlement(database, "w1").apply(records)
     expected = state(database)
     reset(database)

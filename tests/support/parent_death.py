@@ -12,13 +12,14 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def main(parent_pid: int, command: list[str]) -> int:
-    """Tie this process to its parent, then become `command`; returns (127) only if the parent is gone."""
+def main(parent_pid: int, command: list[str]) -> None:
+    """Tie this process to its parent, then become `command`; returns only if the parent is gone."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent_pid:  # it died before the line above
-        return 127
+        return
     os.execv(command[0], command)
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))
+    main(int(sys.argv[1]), sys.argv[2:])
+    sys.exit(127)

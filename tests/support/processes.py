@@ -1,5 +1,6 @@
 """Child processes of the tests: in a process group of their own, read line by line, never left behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -90,10 +91,8 @@ class Child:
 
     def kill_group(self) -> None:
         """SIGKILL for whatever is left of its process group. Idempotent."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.wait()
 
     def _collect(self) -> None:

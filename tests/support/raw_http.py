@@ -22,11 +22,6 @@ class Ending(Enum):
     CUT = "closed before the framing was complete"
     RESET = "reset before the framing was complete"
 
-    @property
-    def is_clean(self) -> bool:
-        """Whether a client takes the body for a whole one."""
-        return self in (Ending.FINAL_CHUNK, Ending.LENGTH, Ending.CLOSED)
-
 
 @dataclass
 class RawResponse:
@@ -50,6 +45,12 @@ class RawResponse:
         return b"".join(self.pieces)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the body is over and a client takes it for a whole one."""
+        assert self.ending is not None, "not read to its end"
+        return self.ending in (Ending.FINAL_CHUNK, Ending.LENGTH, Ending.CLOSED)
+
+    @property
     def request_id(self) -> str:
         """The proxy's id of the request, which both of its names must agree on."""
         assert self.headers["x-request-id"] == self.headers["request-id"]
@@ -65,7 +66,11 @@ class RawConnection:
         if receive_buffer:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._socket.settimeout(_TIMEOUT_S)
-        self._socket.connect((parts.hostname, parts.port))
+        try:
+            self._socket.connect((parts.hostname, parts.port))
+        except OSError:
+            self._socket.close()
+            raise
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray()
         self._response: RawResponse | None = None
@@ -87,7 +92,9 @@ class RawConnection:
     def request(self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> None:
         """Send a request with a Content-Length (unless a framing header is given) and a Host."""
         framing = {} if _has_framing(headers) else {"Content-Length": str(len(body))}
-        lines = [f"{name}: {value}\r\n" for name, value in {"Host": "weir.test", **headers, **framing}.items()]
+        lines = [
+            f"{name}: {value}\r\n" for name, value in {"Host": "weir.test", **headers, **framing}.items()
+        ]
         self.send(f"{method} {target} HTTP/1.1\r\n{''.join(lines)}\r\n".encode("latin-1") + body)
 
     def read_head(self) -> RawResponse:

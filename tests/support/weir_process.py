@@ -40,7 +40,7 @@ class WeirProcess:
             "OHMYGPT_API_KEYS": UPSTREAM_KEY,
             "PROXY_API_KEY": CLIENT_KEY,
             "MODELS_FILE": str(MODELS_FILE),
-            "LOG_FLUSH_MS": "20",
+            "LOG_FLUSH_MS": "10",
             "LOG_FORMAT": "json",
             "RATE_LIMIT_RPM": "0",
             "GRACEFUL_TIMEOUT_S": "20",

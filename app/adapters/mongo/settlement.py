@@ -10,6 +10,9 @@ Every step can be repeated:
   doubt after a lost connection may therefore be sent again, with any batch boundaries: a late twin of the
   first attempt either came first (then this update matches nothing, and the number is read again) or comes
   last (then the twin matches nothing).
+- A hold on a user's credit is removed by the very update that books its request's charge, and removing it
+  again changes nothing. So it is for requests that cost nothing, and for those that died with their
+  process, of which nobody knows whether they had one.
 
 What this asks of the caller: one caller at a time per writer id, and records in the order of their numbers.
 """
@@ -29,6 +32,10 @@ from pymongo.errors import BulkWriteError, PyMongoError
 from app.adapters.log_queue import SequencedRecord
 from app.adapters.mongo import rollups
 from app.adapters.mongo.connection import store_problem
+from app.adapters.mongo.credit_holds import FIELD as HOLDS
+from app.adapters.mongo.credit_holds import nano as _nano
+from app.adapters.mongo.credit_holds import number as _number
+from app.adapters.mongo.credit_holds import without_holds
 from app.adapters.mongo.record_writes import (
     DUPLICATE_KEY,
     DeadLetter,
@@ -103,8 +110,9 @@ class Settlement:
             dead += insert_records(
                 self._db["request_logs"], [item for item in batch if item.seq in readable], self.writer_id
             )
-            # A refused request has nothing to charge; its user's document need not be touched.
-            charged = [row for row in rows if not row.is_rejected]
+            # A refused request has nothing to charge; its user's document need not be touched, unless it
+            # was refused after credit had been held for it.
+            charged = [row for row in rows if not row.is_rejected or row.may_have_hold]
             dead += self._book(self._users, _grouped(charged, lambda row: row.user_id))
             dead += self._book(self._client_keys, _grouped(rows, lambda row: row.user_key_id))
             dead += self._book(self._provider_keys, _grouped(rows, lambda row: row.factory_key_id))
@@ -236,6 +244,7 @@ def _user_update(marker: str, rows: Sequence[Figures]) -> Update:
     """
     cost = Int64(sum(row.cost_nano_usd for row in rows))
     uncovered = {"$subtract": [cost, {"$add": ["$_taking.credits", "$_taking.refCredits"]}]}
+    held = [row.request_id for row in rows if row.may_have_hold]
     return [
         {"$set": {"_taking.credits": _available("$credits", cost)}},
         {
@@ -259,24 +268,15 @@ def _user_update(marker: str, rows: Sequence[Figures]) -> Update:
                 "totalOutputTokens": _plus("$totalOutputTokens", sum(row.output_tokens for row in rows)),
                 "lastUsedAt": {"$max": ["$lastUsedAt", max(row.created_at for row in rows)]},
                 marker: Int64(max(row.seq for row in rows)),
+                **({HOLDS: without_holds(held)} if held else {}),
             }
         },
         {"$unset": "_taking"},
     ]
 
 
-def _number(field: str) -> Document:
-    """The field, 0 where it is missing or no number: one damaged document must not stop the booking."""
-    return {"$cond": [{"$isNumber": field}, field, 0]}
-
-
 def _plus(field: str, amount: int) -> Document:
     return {"$add": [_number(field), Int64(amount)]}
-
-
-def _nano(field: str) -> Document:
-    """A balance in USD as whole nano-dollars."""
-    return {"$round": [{"$multiply": [_number(field), float(NANO)]}, 0]}
 
 
 def _available(field: str, wanted: Any) -> Document:

@@ -11,6 +11,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 from bson import Decimal128
+from bson.int64 import Int64
 from pymongo import ReturnDocument
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
@@ -22,6 +23,9 @@ Document = dict[str, Any]
 # The most credit a double still tells apart to the nano-dollar, with room for the sums made of it.
 MAX_CREDITS = Decimal(1_000_000)
 _NANO_DOLLAR = Decimal(1).scaleb(-9)
+
+GRANTED = "creditsGrantedNanoUsd"
+"""All that was ever granted (less what was taken back), exactly. Only users made by this product have it."""
 
 _ABORT_CHOICES = ("drain", "cancel")
 
@@ -134,6 +138,7 @@ class UserStore:
             "isActive": True,
             "createdAt": now,
             "credits": _exact_double(credits_usd),
+            GRANTED: _nano_dollars(credits_usd),
             "creditsUsed": 0.0,
             "creditsNew": 0.0,
             "creditsNewUsed": 0.0,
@@ -172,11 +177,14 @@ class UserStore:
         """Add to (or with a negative amount take from) the credit; None when there is no such user.
 
         The sum is made by the server and rounded to the nano-dollar there, so that concurrent changes all
-        count and no rest of binary arithmetic ever builds up.
+        count and no rest of binary arithmetic ever builds up. The running total of what was granted is kept
+        where it was kept from the beginning: of the other users nobody knows what they began with.
         """
         amount = _exact_double(amount_usd)
         total = {"$round": [{"$add": [{"$ifNull": ["$credits", 0]}, amount]}, 9]}
-        return self._change(username, [{"$set": {"credits": total}}])
+        is_kept = {"$in": [{"$type": f"${GRANTED}"}, ["int", "long"]]}
+        granted = {"$cond": [is_kept, {"$add": [f"${GRANTED}", _nano_dollars(amount_usd)]}, f"${GRANTED}"]}
+        return self._change(username, [{"$set": {"credits": total, GRANTED: granted}}])
 
     def set_active(self, username: str, active: bool) -> User | None:
         """Enable or disable the user with all its keys; None when there is no such user."""
@@ -213,6 +221,11 @@ def _exact_double(amount: Decimal) -> float:
     if amount != amount.quantize(_NANO_DOLLAR):
         raise ValueError("takes an amount in USD with at most 9 decimals")
     return float(amount)
+
+
+def _nano_dollars(amount: Decimal) -> Int64:
+    """An amount that `_exact_double` accepts, for the store: 64 bits wide also when it is small."""
+    return Int64(int(amount * NANO))
 
 
 def _password_fields(password: str | None) -> Document:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from flask import Blueprint, Response, jsonify, request
 
 from app.api.admin.auth import VerifyAdmin, refusal
+from app.api.admin.verify import Verifier, add_verify_route
 from app.core.display import shown_record
 from app.core.log_filter import FilterError, LogFilter, PageCursor, parse_limit
 from app.core.periods import UnknownPeriodError, parse_period
@@ -48,6 +49,7 @@ def admin_blueprint(
     tz: tzinfo,
     admin_token: str,
     verify_admin: VerifyAdmin,
+    verifier: Verifier | None = None,
 ) -> Blueprint:
     """`/api/admin/…` over these stores; `tz` is where days start in statistics."""
     routes = Blueprint("admin_api", __name__, url_prefix="/api/admin")
@@ -83,6 +85,8 @@ def admin_blueprint(
             return _error(404, f"there is no record of a request {request_id[:80]}")
         return jsonify(shown_record(document))
 
+    if verifier is not None:
+        add_verify_route(routes, verifier, clock)
     return routes
 
 

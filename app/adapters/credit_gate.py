@@ -1,0 +1,186 @@
+"""Admission by credit: on this process's own word while the balance is ample, by a hold in MongoDB if not.
+
+`app.core.credit_policy` has the rule and the bound it keeps; `app.adapters.mongo.credit_holds` the hold.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from app.adapters.mongo.credit_holds import Holding
+from app.core.credit_policy import Funds, Standing, standing
+from app.core.ports import CreditExhausted, Reservation, StoreUnavailable
+
+_RETRY_S = 1.0
+"""After MongoDB failed to answer, how long requests pass or not without asking it, in seconds."""
+
+
+class FundsReader(Protocol):
+    """What the gate asks of the directory."""
+
+    def funds(self, user_id: str) -> Funds | None:
+        """The balance as cached and this process's charges; None: no limit."""
+
+
+class Holds(Protocol):
+    """What the gate asks of the database."""
+
+    def place(
+        self, user_id: str, request_id: str, estimate_nano: int, *, committed_nano: int, own: Collection[str]
+    ) -> Holding:
+        """Place a hold; raises `StoreUnavailable`, and then it may have been placed."""
+
+
+@dataclass(slots=True)
+class GateCounts:
+    """How requests were admitted or not; all only grow.
+
+    `unverified` are those that needed a hold and passed on the process's own view, the database being away.
+    """
+
+    ample: int = 0
+    held: int = 0
+    refused: int = 0
+    unverified: int = 0
+
+
+@dataclass(slots=True)
+class _Account:
+    """One user's running requests in this process: their estimates by id, and the sums of these.
+
+    `own` are requests whose holds MongoDB may have but which this process counts by itself: those that are
+    over, whose charge is among the unbooked ones until the hold goes, and those of whose hold nothing
+    was heard.
+    """
+
+    unheld: dict[str, int] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
+    unheld_sum: int = 0
+    held_sum: int = 0
+    own: set[str] = field(default_factory=set)
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.unheld or self.held or self.own)
+
+    def start(self, request_id: str, estimate: int, *, is_held: bool) -> None:
+        if is_held:
+            self.held[request_id] = estimate
+            self.held_sum += estimate
+        else:
+            self.unheld[request_id] = estimate
+            self.unheld_sum += estimate
+
+    def end(self, request_id: str) -> None:
+        self.unheld_sum -= self.unheld.pop(request_id, 0)
+        if request_id in self.held:
+            self.held_sum -= self.held.pop(request_id)
+            # MongoDB counts the hold until the record is booked; here the charge counts from now on.
+            self.own.add(request_id)
+
+
+class MongoCreditGate:
+    """`app.core.ports.CreditGate` for all requests of one process.
+
+    The lock is for plain threads; under gevent nothing it guards ever yields. It is never held while the
+    database is asked.
+    """
+
+    def __init__(self, directory: FundsReader, holds: Holds, *, clock: Callable[[], float]) -> None:
+        self._directory = directory
+        self._holds = holds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._accounts: dict[str, _Account] = {}
+        self._failed_at: float | None = None
+        self.counts = GateCounts()
+
+    def __repr__(self) -> str:
+        accounts = self._accounts.values()
+        running = sum(len(account.unheld) + len(account.held) for account in accounts)
+        own = sum(len(account.own) for account in accounts)
+        return f"MongoCreditGate(running={running}, own={own}, {self.counts})"
+
+    def reserve(self, user_id: str, request_id: str, estimate_nano: int) -> Reservation:
+        """Set credit aside for a request.
+
+        Raises `CreditExhausted`, or `StoreUnavailable` when the balance is not known at all.
+        """
+        funds = self._directory.funds(user_id)
+        if funds is None:
+            return Reservation(user_id, request_id, 0)
+        with self._lock, self._account(user_id) as account:
+            if _standing(account, funds, estimate_nano) is Standing.AMPLE:
+                self.counts.ample += 1
+                account.start(request_id, estimate_nano, is_held=False)
+                return Reservation(user_id, request_id, estimate_nano)
+            committed = funds.unbooked + account.unheld_sum
+            own = frozenset(account.own)
+            may_ask = self._may_ask()
+        if not may_ask:
+            return self._on_own_view(user_id, request_id, estimate_nano)
+        try:
+            holding = self._holds.place(user_id, request_id, estimate_nano, committed_nano=committed, own=own)
+        except StoreUnavailable:
+            self._failed_at = self._clock()
+            return self._on_own_view(user_id, request_id, estimate_nano, may_be_held=True)
+        self._failed_at = None
+        with self._lock, self._account(user_id) as account:
+            account.own -= own - holding.live
+            if not holding.nano:
+                self.counts.refused += 1
+                raise CreditExhausted(max(0, holding.balance_nano - funds.unbooked))
+            self.counts.held += 1
+            account.start(request_id, estimate_nano, is_held=True)
+        return Reservation(user_id, request_id, estimate_nano, holding.nano)
+
+    def release(self, reservation: Reservation) -> None:
+        """Stop counting the reservation; what it cost has been noted with the directory. Idempotent."""
+        with self._lock, self._account(reservation.user_id) as account:
+            account.end(reservation.request_id)
+
+    def _may_ask(self) -> bool:
+        """Whether to ask MongoDB: always while it answers, else one request at a time and pause."""
+        if self._failed_at is None:
+            return True
+        now = self._clock()
+        if now - self._failed_at < _RETRY_S:
+            return False
+        self._failed_at = now
+        return True
+
+    def _on_own_view(
+        self, user_id: str, request_id: str, estimate_nano: int, *, may_be_held: bool = False
+    ) -> Reservation:
+        """Decide without MongoDB: an outage must not stop those who, as far as is known, can pay.
+
+        Deciding and counting are one step, so requests that failed together are admitted one by one.
+        """
+        funds = self._directory.funds(user_id) or Funds(0)
+        with self._lock, self._account(user_id) as account:
+            if may_be_held:
+                account.own.add(request_id)
+            if _standing(account, funds, estimate_nano) is Standing.NONE:
+                self.counts.refused += 1
+                raise CreditExhausted(max(0, funds.balance - funds.charged))
+            self.counts.unverified += 1
+            account.start(request_id, estimate_nano, is_held=False)
+        return Reservation(user_id, request_id, estimate_nano, estimate_nano if may_be_held else 0)
+
+    @contextmanager
+    def _account(self, user_id: str) -> Iterator[_Account]:
+        """The user's account, kept afterwards only if there is something in it."""
+        account = self._accounts.get(user_id) or _Account()
+        try:
+            yield account
+        finally:
+            if account.is_idle:
+                self._accounts.pop(user_id, None)
+            else:
+                self._accounts[user_id] = account
+
+
+def _standing(account: _Account, funds: Funds, estimate: int) -> Standing:
+    return standing(funds, unheld=account.unheld_sum, held=account.held_sum, estimate=estimate)

@@ -1,0 +1,123 @@
+"""The file operations the journal is made of, in one place so that tests can make a disk fail or forget."""
+
+import contextlib
+import os
+from typing import Protocol
+
+
+class Disk(Protocol):
+    """Files and directories by path. Every method raises OSError."""
+
+    def list(self, directory: str) -> list[str]:
+        """The names in a directory, in no particular order."""
+
+    def make_directory(self, path: str) -> None:
+        """Create it (0700) and its parents; it may exist."""
+
+    def create(self, path: str) -> int:
+        """Create a file (0600) that must not exist and return a descriptor that only appends."""
+
+    def write(self, fd: int, data: bytes) -> int:
+        """Append; returns how many bytes were taken, which can be fewer than given."""
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut the file to this many bytes."""
+
+    def sync(self, fd: int) -> None:
+        """Return once the file's content survives a power loss."""
+
+    def close(self, fd: int) -> None:
+        """Give the descriptor back."""
+
+    def sync_directory(self, path: str) -> None:
+        """Return once names created in and removed from the directory survive a power loss."""
+
+    def read(self, path: str, offset: int, count: int) -> bytes:
+        """Up to `count` bytes from `offset`; fewer only at the file's end."""
+
+    def size(self, path: str) -> int:
+        """The file's length in bytes."""
+
+    def inode(self, path: str) -> int:
+        """The file's number on its file system: a copy has another one."""
+
+    def cut(self, path: str, size: int) -> None:
+        """Cut the file to this many bytes, durably."""
+
+    def overwrite(self, path: str, offset: int, data: bytes) -> None:
+        """Write into a file in place (created when missing), durably."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file; no error when it is gone already."""
+
+
+class RealDisk:
+    """The operating system's files."""
+
+    write = staticmethod(os.write)
+    truncate = staticmethod(os.ftruncate)
+    sync = staticmethod(os.fdatasync)
+    close = staticmethod(os.close)
+
+    def list(self, directory: str) -> list[str]:
+        """See `Disk`."""
+        return os.listdir(directory)
+
+    def make_directory(self, path: str) -> None:
+        """See `Disk`."""
+        os.makedirs(path, mode=0o700, exist_ok=True)
+
+    def create(self, path: str) -> int:
+        """See `Disk`."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+
+    def sync_directory(self, path: str) -> None:
+        """See `Disk`."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def read(self, path: str, offset: int, count: int) -> bytes:
+        """See `Disk`."""
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            data = os.pread(fd, count, offset)
+            while len(data) < count and (more := os.pread(fd, count - len(data), offset + len(data))):
+                data += more
+            return data
+        finally:
+            os.close(fd)
+
+    def size(self, path: str) -> int:
+        """See `Disk`."""
+        return os.stat(path).st_size
+
+    def inode(self, path: str) -> int:
+        """See `Disk`."""
+        return os.stat(path).st_ino
+
+    def cut(self, path: str, size: int) -> None:
+        """See `Disk`."""
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+        try:
+            os.ftruncate(fd, size)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def overwrite(self, path: str, offset: int, data: bytes) -> None:
+        """See `Disk`."""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            if os.pwrite(fd, data, offset) != len(data):
+                raise OSError(f"short write to {path}")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def remove(self, path: str) -> None:
+        """See `Disk`."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)

@@ -1,0 +1,396 @@
+"""The queue between the request path and the background writer, with the journal beneath it.
+
+A record is appended to the journal, then kept in memory for the writer. When memory is full it stays on disk
+only, and so do all that follow (overflow), until the writer has read its way back to the journal's end; what
+a takeover finds is read in the same way. Records therefore reach the writer in the order of their numbers,
+from bounded memory, however long the store is away.
+
+A record that the journal refused (a stray) is kept in memory without a number. It gets one when the journal
+takes it after all, or when the writer has caught up with everything numbered before.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from app.adapters.journal.documents import decode_record, encode_record
+from app.adapters.journal.journal import STRIDE, Interrupted, Journal
+from app.adapters.journal.segments import EntryReader, Place
+from app.adapters.journal.status import QueueStatus
+from app.adapters.log_queue import SequencedRecord
+from app.core.journal_format import HEAD_SIZE, Damage, Entry, OpenRequest
+from app.core.records import ExchangeRecord
+
+log = logging.getLogger(__name__)
+
+Document = dict[str, Any]
+
+DURABLE_TIMEOUT_S = 30.0
+"""Longest a record waits for the disk to sync before it goes on without, in seconds."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A record in memory that is in the journal too: at `place`, before the position `end`."""
+
+    seq: int
+    queued_at: float
+    document: Document
+    place: Place
+    end: int
+
+
+@dataclass(slots=True)
+class _Stray:
+    """A record in memory that the journal has not taken."""
+
+    request_id: str
+    queued_at: float
+    document: Document
+
+
+@dataclass(slots=True)
+class _Taken:
+    """A record in the writer's hands; `stray_id` is the request's if it is not in the journal."""
+
+    seq: int
+    queued_at: float
+    stray_id: str | None = None
+
+
+class JournaledQueue:
+    """A `RecordSink` whose records survive the process; the consumer's side is that of `LogQueue`.
+
+    It may be used from any greenlet of one process, with one consumer. Until `attach` gives it a journal it
+    keeps records in memory. A record is lost only if the journal refuses it and memory is full of such
+    records; it is counted in `lost` then, and logged once per burst.
+    """
+
+    def __init__(self, maxsize: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._maxsize = maxsize
+        self._clock = clock
+        self._journal: Journal | None = None
+        self._memory: deque[_Kept] = deque()
+        self._strays: deque[_Stray] = deque()
+        self._taken: deque[_Taken] = deque()
+        self._interrupted: deque[Interrupted] = deque()
+        # Overflow: what is unread from the reader's place on is on disk only. None: memory has it all.
+        self._reader: EntryReader | None = None
+        self._backlog = 0
+        self._backlog_since = 0.0
+        self._last_read_seq = 0
+        self._waits_for_disk = False
+        self._enough = Event()
+        self._wanted = 0
+        self._is_closed = False
+        self._is_released = False
+        self._in_burst = False
+        self.lost = 0
+
+    def __len__(self) -> int:
+        return len(self._memory) + len(self._strays) + self._backlog
+
+    def __repr__(self) -> str:
+        return (
+            f"JournaledQueue(memory={len(self._memory)}/{self._maxsize}, disk={self._backlog}, "
+            f"strays={len(self._strays)}, taken={len(self._taken)}, lost={self.lost}, {self._journal})"
+        )
+
+    # The request's side
+
+    def accepts(self) -> bool:
+        """Whether the journal has room for a new request (what `JOURNAL_FULL=refuse` asks)."""
+        return self._journal is not None and not self._journal.log.is_full
+
+    def open(self, request: OpenRequest) -> bool:
+        """Note a request that is about to be forwarded; False when the journal could not. Never waits."""
+        return self._journal is not None and self._journal.open_request(request)
+
+    def put(self, record: ExchangeRecord) -> bool:
+        """Keep the record; False when it was lost, and counted. Never raises.
+
+        It waits only where the journal's policy is `always`, until the record survives a power loss.
+        """
+        request_id = record.request_id
+        try:
+            document = record.to_document()
+        except Exception:
+            log.exception("record %s has no document: it is lost", request_id)
+            self.lost += 1
+            return False
+        if self._journal is None:
+            return self._keep_stray(_Stray(request_id, self._clock(), document))
+        document, encoded = encode_record(document)
+        if not self._keep(request_id, document, encoded, self._clock()):
+            return self._keep_stray(_Stray(request_id, self._clock(), document))
+        if self._waits_for_disk:
+            self._wait_until_durable(self._journal.log.position)
+        return True
+
+    # The writer's side
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the consumer is no longer to wait for more."""
+        return self._is_closed
+
+    def take(self, max_items: int, timeout_s: float | None, at_least: int = 1) -> list[SequencedRecord]:
+        """Wait until `at_least` records are there, at most `timeout_s` (None: for ever), and take them.
+
+        Returns what there is when the time is over or the queue was closed: possibly fewer, possibly none.
+        What it returns is durable (unless the policy is `off` or the disk fails): a record that is in the
+        store but no longer in the journal would be taken for an interrupted request. Raises OSError when
+        the journal cannot be read now; nothing is lost by that.
+        """
+        if len(self) < at_least and not self._is_closed and timeout_s != 0:
+            self._wanted = at_least
+            self._enough.clear()
+            try:
+                self._enough.wait(timeout_s)
+            finally:
+                self._wanted = 0
+        if self._journal is None:
+            return []
+        records: list[SequencedRecord] = []
+        end = 0
+        while self._memory and len(records) < max_items:
+            kept = self._memory.popleft()
+            records.append(self._hand_over(kept.seq, kept.queued_at, kept.document))
+            end = kept.end
+        try:
+            while self._reader is not None and len(records) < max_items:
+                self._read_back(self._reader, records, max_items)
+                end = self._journal.log.position
+        except OSError as error:
+            self._journal.log.note_error("cannot be read", error)
+            if not records:
+                raise
+        while self._reader is None and not self._memory and self._strays and len(records) < max_items:
+            stray = self._strays.popleft()
+            seq = self._journal.slot.take_seq()
+            records.append(self._hand_over(seq, stray.queued_at, stray.document, stray.request_id))
+        self._wait_until_durable(end)
+        return records
+
+    def acked(self, seq: int) -> None:
+        """Everything taken up to this number is in the store."""
+        if self._journal is None:
+            return
+        while self._taken and self._taken[0].seq <= seq:
+            stray_id = self._taken.popleft().stray_id
+            if stray_id is not None:
+                self._journal.void(stray_id)
+        self._journal.ack(seq)
+
+    def wake(self) -> None:
+        """Let a waiting `take` return at once with what there is."""
+        self._enough.set()
+
+    def close(self) -> None:
+        """The consumer is not to wait for more. Records still put are kept as before. Idempotent."""
+        self._is_closed = True
+        self._enough.set()
+
+    def oldest_queued_at(self) -> float | None:
+        """When the longest waiting record was put (monotonic); None when the queue is empty."""
+        waiting = [kept.queued_at for kept in list(self._memory)[:1]] if self._memory else []
+        if self._backlog:
+            waiting.append(self._backlog_since)
+        if self._strays:
+            waiting.append(self._strays[0].queued_at)
+        return min(waiting, default=None)
+
+    @property
+    def unkept(self) -> int:
+        """How many records are neither in store nor in journal, so would not survive the process."""
+        return len(self._strays) + sum(1 for taken in self._taken if taken.stray_id is not None)
+
+    # Life cycle
+
+    def attach(self, journal: Journal) -> None:
+        """Take over a journal and everything unsettled in it, before the first put; raises OSError."""
+        unsettled = journal.recover()
+        self._waits_for_disk = journal.policy.sync == "always"
+        self._last_read_seq = journal.acked
+        self._interrupted.extend(unsettled.interrupted)
+        if unsettled.count:
+            self._reader = journal.unsettled_reader()
+            self._backlog = unsettled.count
+            self._backlog_since = self._clock() - max(0.0, time.time() - unsettled.oldest_ms / 1000)
+        self._journal = journal
+        self._close_interrupted()
+        journal.sync()
+
+    def run(self, stopping: Event, interval_s: float) -> None:
+        """Look after the journal every interval until `stopping` is set; for a greenlet of its own."""
+        while not stopping.wait(interval_s):
+            try:
+                self.tend()
+            except Exception:
+                log.exception("looking after the journal failed")
+
+    def tend(self) -> None:
+        """One round of maintenance: the journal's, and taking into it what it had refused."""
+        if self._journal is None:
+            return
+        self._journal.tick()
+        self._close_interrupted()
+        self._rescue_strays()
+
+    def abandon(self, in_hand: Sequence[SequencedRecord] = ()) -> int:
+        """The writer gives up: count what will not survive as lost, and return how many that is.
+
+        Everything else stays in the journal and is booked by whoever takes the slot over, also what the
+        writer has in hand (which is known here, from the takes that were not acknowledged).
+        """
+        lost = self.unkept
+        left = len(self) + len(self._taken) - lost
+        self._strays.clear()
+        self._taken.clear()
+        self.lost += lost
+        if lost:
+            log.error("%d records are in neither store nor journal and are lost", lost)
+        if left:
+            log.warning("%d records stay in the journal and will be booked later", left)
+        return lost
+
+    def release(self) -> None:
+        """Give the slot back, all records being taken and settled or abandoned. Idempotent."""
+        self._is_released = True
+        self.close()
+        if self._journal is not None:
+            self._journal.close()
+
+    def status(self) -> QueueStatus | None:
+        """The health view; None before `attach`."""
+        if self._journal is None:
+            return None
+        oldest = self._taken[0].queued_at if self._taken else self.oldest_queued_at()
+        return QueueStatus.of(
+            self._journal,
+            unsettled=len(self) + len(self._taken),
+            unkept=self.unkept,
+            oldest_unsettled_s=0.0 if oldest is None else max(0.0, self._clock() - oldest),
+            lost=self.lost,
+            is_overflowing=self._reader is not None,
+        )
+
+    # Inside
+
+    def _keep(self, request_id: str, document: Document, encoded: bytes, queued_at: float) -> bool:
+        """Append to the journal, and keep in memory what there is room for."""
+        assert self._journal is not None  # noqa: S101
+        kept = self._journal.append_close(request_id, encoded)
+        if kept is None:
+            return False
+        seq, place = kept
+        if self._reader is not None:
+            self._backlog += 1
+        elif len(self._memory) + len(self._strays) < self._maxsize:
+            self._memory.append(_Kept(seq, queued_at, document, place, self._journal.log.position))
+        else:
+            self._overflow(place, 1, queued_at)
+        self._note_arrival()
+        return True
+
+    def _keep_stray(self, stray: _Stray) -> bool:
+        if self._is_released or (
+            len(self._memory) + len(self._strays) >= self._maxsize and not self._spill_memory()
+        ):
+            self.lost += 1
+            if not self._in_burst:
+                self._in_burst = True
+                log.error("record %s is lost (%d so far): %r", stray.request_id, self.lost, self)
+            return False
+        self._strays.append(stray)
+        self._note_arrival()
+        return True
+
+    def _note_arrival(self) -> None:
+        self._in_burst = False
+        if 0 < self._wanted <= len(self):
+            self._enough.set()
+
+    def _overflow(self, place: Place, count: int, since: float) -> None:
+        """From this place on, `count` more records are read back from disk."""
+        assert self._journal is not None  # noqa: S101
+        self._reader = self._journal.reader(place)
+        if not self._backlog or since < self._backlog_since:
+            self._backlog_since = since
+        self._backlog += count
+
+    def _spill_memory(self) -> bool:
+        """Make room for strays: the newer half of what is on disk too is forgotten, and read back later."""
+        if not self._memory:
+            return False
+        count = (len(self._memory) + 1) // 2
+        first = [self._memory.pop() for _ in range(count)][-1]
+        self._overflow(first.place, count, first.queued_at)
+        return True
+
+    def _hand_over(
+        self, seq: int, queued_at: float, document: Document, stray_id: str | None = None
+    ) -> SequencedRecord:
+        self._last_read_seq = seq
+        self._taken.append(_Taken(seq, queued_at, stray_id))
+        return SequencedRecord(seq, document, queued_at)
+
+    def _read_back(self, reader: EntryReader, records: list[SequencedRecord], max_items: int) -> None:
+        """Read some of what is on disk only; with the end reached, memory takes over again."""
+        for count, (entry, place) in enumerate(reader.read(max_items - len(records)), start=1):
+            # Entries from before the place where overflow began are in this segment too.
+            if entry.seq > self._last_read_seq:
+                self._backlog -= 1
+                self._read_entry(entry, place, records)
+            if count % STRIDE == 0:
+                assert self._journal is not None  # noqa: S101
+                self._journal.pause()
+        if reader is self._reader and reader.is_at_end:
+            self._reader = None
+            if self._backlog:
+                # Only damage that came after the records were counted can do this; it has been set aside.
+                self.lost += self._backlog
+                log.error("%d records could not be read back from the journal", self._backlog)
+                self._backlog = 0
+
+    def _read_entry(self, entry: Entry, place: Place, records: list[SequencedRecord]) -> None:
+        assert self._journal is not None  # noqa: S101
+        queued_at = self._clock() - max(0.0, time.time() - entry.at_ms / 1000)
+        self._backlog_since = queued_at
+        try:
+            document = decode_record(entry.document)
+        except ValueError:
+            length = HEAD_SIZE + len(entry.document)
+            self._journal.note_damage(place.segment, Damage(place.offset, length, False))
+            self.lost += 1
+        else:
+            records.append(self._hand_over(entry.seq, queued_at, document))
+
+    def _wait_until_durable(self, position: int) -> None:
+        assert self._journal is not None  # noqa: S101
+        if not self._journal.log.is_durable(position):
+            with gevent.Timeout(DURABLE_TIMEOUT_S, False):
+                self._journal.log.wait_durable(position)
+
+    def _close_interrupted(self) -> None:
+        while self._interrupted:
+            item = self._interrupted[0]
+            document, encoded = encode_record(item.document)
+            if not self._keep(item.request_id, document, encoded, self._clock()):
+                return  # its OPEN is still there: `tend` tries again
+            self._interrupted.popleft()
+
+    def _rescue_strays(self) -> None:
+        """Journal what the journal had refused, now that it takes records again."""
+        while self._strays:
+            stray = self._strays.popleft()
+            document, encoded = encode_record(stray.document)
+            if not self._keep(stray.request_id, document, encoded, stray.queued_at):
+                self._strays.appendleft(stray)
+                return

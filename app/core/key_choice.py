@@ -1,0 +1,181 @@
+"""Which upstream key serves next, and why none does.
+
+Of the keys that may serve now, the one with the least in flight for its weight; in turn among equals, so
+that an idle pool is used evenly too. A half-open key competes like any other, for one request at a time:
+under load it has the least in flight and is tried at once, and the request moves on if the trial fails.
+
+The turn is a value that goes in and comes out, so that the choice is a function of its arguments.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from app.core.key_states import NEVER, KeyState, KeyStatus, Standing, returns_at, standing
+
+_MINUTE_S = 60
+# Nobody knows when a busy key gets free; a client that asks again in a second is not far off.
+_BUSY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an operator allows a key: its share of the load (1 or more), requests per minute and at a time."""
+
+    weight: int = 1
+    rpm: int | None = None
+    max_in_flight: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A key and its load as this worker sees it.
+
+    `sent_this_minute` counts the requests of the current minute (of the epoch, as on every host);
+    `is_probed` says that a trial is on its way, here or by another worker's claim.
+    """
+
+    key_id: str
+    state: KeyState
+    in_flight: int = 0
+    sent_this_minute: int = 0
+    is_probed: bool = False
+    limits: Limits = NO_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Where in the list the next search begins, and how often the key there has been served in a row."""
+
+    position: int = 0
+    streak: int = 0
+
+
+class Shortage(StrEnum):
+    """Why no key can serve, the most hopeful reason there is among the keys."""
+
+    ALL_TRIED = "all_tried"  # by this very request
+    BUSY = "busy"  # at a limit of its own, or its probe is on its way
+    COOLING = "cooling"
+    EXHAUSTED = "exhausted"
+    ERROR = "error"
+    NO_KEYS = "no_keys"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The key to use, whether this is its trial, and the turn for the next choice."""
+
+    candidate: Candidate
+    is_probe: bool
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class NoKey:
+    """Why there is none: the reason, how many keys stand where, and when the first may serve again.
+
+    `retry_at` is None when time alone helps nobody. Waiting is worth a client's while for `BUSY` and
+    `COOLING` only (`is_brief`); the next trial of a key without money is hours away.
+    """
+
+    reason: Shortage
+    counts: dict[Shortage, int]
+    retry_at: datetime | None
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether a client should be told to come back."""
+        return self.reason in (Shortage.ALL_TRIED, Shortage.BUSY, Shortage.COOLING)
+
+    def __str__(self) -> str:
+        keys = ", ".join(f"{count} {reason.value}" for reason, count in self.counts.items())
+        return f"no upstream key can serve: {keys or 'there is none'}"
+
+
+def choose(
+    candidates: Sequence[Candidate], now: datetime, turn: Turn, excluding: frozenset[str] = frozenset()
+) -> Chosen | NoKey:
+    """The key for the next request, which has tried those in `excluding`; keys keep their order."""
+    best: tuple[float, int] | None = None
+    size = len(candidates)
+    for step in range(size):
+        candidate = candidates[(turn.position + step) % size]
+        if candidate.key_id in excluding or _obstacle(candidate, now) is not None:
+            continue
+        load = candidate.in_flight / candidate.limits.weight
+        if best is None or load < best[0]:
+            best = (load, step)
+    if best is None:
+        return _explain(candidates, now, excluding)
+    index = (turn.position + best[1]) % size
+    chosen = candidates[index]
+    is_probe = standing(chosen.state, now) is Standing.HALF_OPEN
+    streak = 1 if best[1] else turn.streak + 1
+    is_due = streak >= chosen.limits.weight
+    return Chosen(chosen, is_probe, Turn((index + 1) % size) if is_due else Turn(index, streak))
+
+
+def usable_count(candidates: Iterable[Candidate], now: datetime) -> int:
+    """How many keys stand by without a trial; with one left, failures must not eject it."""
+    return sum(standing(candidate.state, now) is Standing.USABLE for candidate in candidates)
+
+
+def earliest_recovery(states: Iterable[KeyState], now: datetime) -> datetime | None:
+    """When the first of the restricted keys may serve again; None if none comes back by itself."""
+    restricted = (returns_at(state) for state in states if standing(state, now) is Standing.RESTRICTED)
+    earliest = min(restricted, default=NEVER)
+    return None if earliest == NEVER else earliest
+
+
+def _obstacle(candidate: Candidate, now: datetime) -> Shortage | None:
+    stands = standing(candidate.state, now)
+    if stands is Standing.RESTRICTED:
+        return _RESTRICTIONS[candidate.state.status]
+    if stands is Standing.HALF_OPEN and (candidate.is_probed or candidate.in_flight > 0):
+        return Shortage.BUSY
+    limits = candidate.limits
+    if limits.max_in_flight is not None and candidate.in_flight >= limits.max_in_flight:
+        return Shortage.BUSY
+    if _is_over_rate(candidate):
+        return Shortage.BUSY
+    return None
+
+
+def _is_over_rate(candidate: Candidate) -> bool:
+    rpm = candidate.limits.rpm
+    return rpm is not None and candidate.sent_this_minute >= rpm
+
+
+_RESTRICTIONS = {
+    KeyStatus.RATE_LIMITED: Shortage.COOLING,
+    KeyStatus.EXHAUSTED: Shortage.EXHAUSTED,
+    KeyStatus.ERROR: Shortage.ERROR,
+}
+
+
+def _explain(candidates: Sequence[Candidate], now: datetime, excluding: frozenset[str]) -> NoKey:
+    # What a tried key suffers from by now says more than that it was tried.
+    obstacles = [_obstacle(candidate, now) or Shortage.ALL_TRIED for candidate in candidates]
+    counts = {reason: obstacles.count(reason) for reason in Shortage if reason in obstacles}
+    reason = next(iter(counts), Shortage.NO_KEYS)
+    moments = [
+        _free_at(candidate, now)
+        for candidate, obstacle in zip(candidates, obstacles, strict=True)
+        if obstacle is reason
+    ]
+    earliest = min(moments, default=NEVER)
+    return NoKey(reason, counts, None if earliest == NEVER else earliest)
+
+
+def _free_at(candidate: Candidate, now: datetime) -> datetime:
+    if standing(candidate.state, now) is Standing.RESTRICTED:
+        return returns_at(candidate.state)
+    if _is_over_rate(candidate):
+        minute = int(now.timestamp()) // _MINUTE_S + 1
+        return datetime.fromtimestamp(minute * _MINUTE_S, UTC)
+    return now + timedelta(seconds=_BUSY_S)

@@ -1,0 +1,52 @@
+"""The processes that end-to-end tests share, and a lab over them for every test."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.lab import Lab
+from tests.support.upstream_process import UpstreamProcess
+from tests.support.weir_process import WeirProcess
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Iterator[UpstreamProcess]:
+    """The simulated upstream."""
+    with UpstreamProcess() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def weir(upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeirProcess]:
+    """The proxy in its usual configuration: one worker, one upstream key."""
+    with WeirProcess(tmp_path_factory.mktemp("weir"), upstream.url) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def hasty_weir(upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeirProcess]:
+    """A proxy that loses patience fast, with upstream keys to change to."""
+    with WeirProcess(
+        tmp_path_factory.mktemp("hasty"),
+        upstream.url,
+        OHMYGPT_API_KEYS="sk-upstream-first-0123,sk-upstream-second-0123,sk-upstream-third-0123",
+        UPSTREAM_READ_TIMEOUT_S="0.4",
+        ABORT_DRAIN_S="0.2",
+    ) as process:
+        yield process
+
+
+@pytest.fixture
+def lab(weir: WeirProcess, upstream: UpstreamProcess) -> Iterator[Lab]:
+    """Requests through the shared proxy; afterwards the books are checked."""
+    opened = Lab(weir, upstream)
+    yield opened
+    opened.check_books()
+
+
+@pytest.fixture
+def hasty_lab(hasty_weir: WeirProcess, upstream: UpstreamProcess) -> Iterator[Lab]:
+    """Requests through the hasty proxy; afterwards the books are checked."""
+    opened = Lab(hasty_weir, upstream)
+    yield opened
+    opened.check_books()

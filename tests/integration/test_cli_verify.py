@@ -1,0 +1,237 @@
+"""`flask verify` and `flask journal`, and `GET /api/admin/verify`, against a real MongoDB."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from flask import Flask
+
+from app.adapters.journal import Journal, acquire_slot
+from app.adapters.journal.documents import encode_record
+from app.adapters.mongo.reconciliation import Reconciliation
+from app.adapters.mongo.settlement import Settlement
+from app.api.admin import admin_blueprint
+from app.cli import register_commands
+from app.core.journal_format import OpenRequest
+from app.core.ports import StoreUnavailable
+from app.settings import Settings
+from tests.support.reconciliation_world import NOW, World, no_pause
+
+Run = Callable[..., Result]
+TOKEN = {"Authorization": "Bearer token"}
+
+
+@pytest.fixture
+def world(database) -> World:
+    return World.build(database, size=30)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "var"
+
+
+@pytest.fixture
+def run(database, mongo_uri: str, data_dir: Path) -> Run:
+    settings = Settings(
+        mongodb_uri=mongo_uri, mongodb_db_name=database.name, data_dir=data_dir, log_retention_days=0
+    )
+    app = Flask("test")
+    register_commands(app, settings)
+    runner = app.test_cli_runner()
+    return lambda *args: runner.invoke(args=args)
+
+
+def leave_behind(data_dir: Path, world: World, count: int) -> list[str]:
+    """A journal whose process has died, with records nobody booked and a request that had not ended."""
+    journal = Journal(acquire_slot(str(data_dir / "journal")), run_blocking=lambda work, *args: work(*args))
+    journal.recover()
+    batch = world.batch(80_001, count)
+    for item in batch:
+        journal.append_close(item.document["_id"], encode_record(item.document)[1])
+    journal.open_request(OpenRequest("open-1", "ann", world.client_keys["ann"], NOW, "openai", "chat"))
+    journal.close()
+    return [item.document["_id"] for item in batch]
+
+
+# flask verify
+
+
+def test_a_consistent_store_is_exit_status_0(run: Run, world: World) -> None:
+    result = run("verify")
+    assert result.exit_code == 0, result.output
+    assert "✗" not in result.stdout
+    assert "✓ records = hourly sums: " in result.stdout
+    assert result.stdout.endswith("Everything agrees.\n")
+
+
+def test_a_difference_is_exit_status_1_and_named(run: Run, world: World) -> None:
+    world.db.usersNew.update_one({"_id": "bob"}, {"$inc": {"credits": 1.0}})
+    result = run("verify")
+    assert result.exit_code == 1
+    assert result.stderr == ""
+    assert "✗ granted − used + overdraft = what is left: 3 users, 1 differ" in result.stdout
+    assert "Differences (1):" in result.stdout
+    assert "user bob" in result.stdout
+    assert "Everything agrees" not in result.stdout
+
+
+def test_json_has_stable_names(run: Run, world: World) -> None:
+    world.db.request_rollups.update_one({"userId": "ann"}, {"$inc": {"requests": 1}})
+    result = run("verify", "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert set(report) == {"checkedAt", "consistent", "differenceCount", "pendingCount", "checks"}
+    assert report["consistent"] is False
+    assert [check["name"] for check in report["checks"]] == [
+        *("journal", "records", "hourly_sums", "users", "client_keys", "upstream_keys"),
+        *("balances", "dead_letters", "lost_records"),
+    ]
+    hours = report["checks"][2]
+    assert set(hours) == {
+        *("name", "state", "compared", "unit", "differenceCount", "differences"),
+        *("pendingCount", "pending", "notes"),
+    }
+    assert hours["state"] == "differs"
+    assert set(hours["differences"][0]) == {"what", "where", "expected", "found", "hint"}
+
+
+def test_what_journals_hold_is_pending(run: Run, world: World, data_dir: Path) -> None:
+    leave_behind(data_dir, world, 3)
+    result = run("verify")
+    assert result.exit_code == 0, result.output
+    assert "… what journals saw booked is in request_logs: 0 records, 4 pending" in result.stdout
+    assert "Pending (4):" in result.stdout
+
+
+def test_since_is_understood_or_wrong_use(run: Run, world: World) -> None:
+    assert run("verify", "--since", "2026-11-23T13:00:00Z").exit_code == 0
+    result = run("verify", "--since", "yesterday")
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("uri", ["mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50", "nonsense"])
+def test_a_store_that_is_gone_is_one_line(uri: str, data_dir: Path) -> None:
+    app = Flask("test")
+    register_commands(app, Settings(mongodb_uri=uri, data_dir=data_dir))
+    for args in (("verify",), ("verify", "--json"), ("journal", "replay")):
+        result = app.test_cli_runner().invoke(args=args)
+        assert result.exit_code == 1 or "replay" in args
+        assert result.stderr.count("\n") <= 1
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+# flask journal
+
+
+def test_the_journal_is_shown_and_replayed(run: Run, world: World, data_dir: Path) -> None:
+    assert "There is no journal yet." in run("journal", "status").stdout
+    ids = leave_behind(data_dir, world, 3)
+    status = json.loads(run("journal", "status", "--json").stdout)
+    assert (status["unsettled"], status["openRequests"], status["damaged"]) == (3, 1, 0)
+    (slot,) = status["slots"]
+    assert (slot["slot"], slot["isOwned"], slot["unsettled"]) == ("0000", False, 3)
+    assert slot["oldestUnsettledAt"].endswith("Z")
+    assert "flask journal replay" in run("journal", "status").stdout
+
+    replayed = run("journal", "replay", "--json")
+    assert replayed.exit_code == 0, replayed.output
+    done = json.loads(replayed.stdout)
+    assert done["records"] == 4
+    assert (done["slots"][0]["interrupted"], done["slots"][0]["isSettled"]) == (1, True)
+    assert world.db.request_logs.count_documents({"_id": {"$in": [*ids, "open-1"]}}) == 4
+    assert "Nothing was left behind." in run("journal", "replay").stdout
+    verified = run("verify", "--json")
+    assert verified.exit_code == 0, verified.stdout
+
+
+def test_a_slot_in_use_is_left_alone(run: Run, world: World, data_dir: Path) -> None:
+    slot = acquire_slot(str(data_dir / "journal"))
+    (shown,) = json.loads(run("journal", "status", "--json").stdout)["slots"]
+    assert shown["isOwned"] is True
+    assert json.loads(run("journal", "replay", "--json").stdout) == {"slots": [], "records": 0}
+    slot.release()
+
+
+def test_what_cannot_be_settled_is_exit_status_1(run: Run, world: World, data_dir: Path, monkeypatch) -> None:
+    leave_behind(data_dir, world, 2)
+
+    def fail(*_args):
+        raise StoreUnavailable("connection refused")
+
+    monkeypatch.setattr(Settlement, "apply", fail)
+    result = run("journal", "replay")
+    assert result.exit_code == 1
+    assert "connection refused" in result.stderr
+
+
+# GET /api/admin/verify
+
+
+class FixedClock:
+    def utcnow(self) -> datetime:
+        return NOW
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    def new_request_id(self) -> str:
+        return "x"
+
+
+def client_of(verifier):
+    app = Flask("test")
+    app.register_blueprint(
+        admin_blueprint(
+            logs=None,
+            stats=None,
+            clock=FixedClock(),
+            tz=UTC,
+            admin_token="token",
+            verify_admin=lambda *_: None,
+            verifier=verifier,
+        )
+    )
+    return app.test_client()
+
+
+def test_the_api_answers_with_the_report(world: World) -> None:
+    client = client_of(Reconciliation(world.db, retention_s=0, pause=no_pause, lost=lambda: 0))
+    assert client.get("/api/admin/verify").status_code == 401
+    answer = client.get("/api/admin/verify", headers=TOKEN)
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
+    assert answer.json["consistent"] is True
+    assert answer.json["checkedAt"] == "2026-11-23T15:00:00.000Z"
+    assert {check["state"] for check in answer.json["checks"]} == {"ok", "not_checked"}
+    world.db.request_logs.delete_one({})
+    again = client.get("/api/admin/verify?since=2026-11-23", headers=TOKEN)
+    assert (again.status_code, again.json["consistent"]) == (200, False)
+
+
+def test_the_api_refuses_a_bad_moment(world: World) -> None:
+    answer = client_of(Reconciliation(world.db, retention_s=0)).get(
+        "/api/admin/verify?since=soon", headers=TOKEN
+    )
+    assert (answer.status_code, answer.json["parameter"]) == (400, "since")
+
+
+def test_one_verification_runs_at_a_time_and_a_store_that_is_down_ends_it() -> None:
+    inner = []
+
+    class Verifier:
+        def report(self, now, since=None):
+            inner.append(client.get("/api/admin/verify", headers=TOKEN))
+            raise StoreUnavailable("connection refused")
+
+    client = client_of(Verifier())
+    for count in (1, 2):
+        assert client.get("/api/admin/verify", headers=TOKEN).status_code == 503
+        assert len(inner) == count
+    assert {answer.status_code for answer in inner} == {409}
+
+
+def test_without_a_verifier_there_is_no_such_page() -> None:
+    assert client_of(None).get("/api/admin/verify", headers=TOKEN).status_code == 404

@@ -1,0 +1,203 @@
+"""One proxy between a raw client and a scripted upstream, and the books of both sides compared."""
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from simulator import Script
+from tests.support.processes import wait_until
+from tests.support.raw_http import RawConnection, RawResponse
+from tests.support.sse import compact
+from tests.support.upstream_process import UpstreamProcess
+from tests.support.weir_process import CLIENT_KEY, WeirProcess
+
+CHAT, MESSAGES, COUNT = "/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"
+UNKNOWN = "–"
+"""Counts of an answer that told none."""
+
+_names = itertools.count(1)
+
+
+@dataclass(slots=True)
+class Played:
+    """A request that is over: what the client got, what was recorded, what the upstream saw."""
+
+    response: RawResponse
+    record: dict[str, Any]
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def body(self) -> bytes:
+        """The bytes the client got."""
+        return self.response.body
+
+
+class Lab:
+    """Requests through a proxy, each expected to leave one record.
+
+    `check_books` (the fixture calls it after every test) finds records that should not be there: it sends one
+    last request and waits for its record, behind which there can be none of earlier ones.
+    """
+
+    def __init__(self, weir: WeirProcess, upstream: UpstreamProcess) -> None:
+        self.weir = weir
+        self.upstream = upstream
+        self.expected_records = 0
+        self._records_before = weir.record_count()
+        self._seq_before = upstream.last_seq()
+
+    # -- requests -----------------------------------------------------------------------------------------
+
+    def directive(self, play: Script | str) -> str:
+        """What makes the upstream answer so: the `user` (or `metadata.user_id`) of a request."""
+        if isinstance(play, str):
+            return f"sim:{play}"
+        return f"sim:{self.upstream.script(f'{os.getpid()}-{next(_names)}', play)}"
+
+    def gate(self) -> str:
+        """A fresh name for a gate in a script."""
+        return f"gate-{os.getpid()}-{next(_names)}"
+
+    def body(self, path: str, play: Script | str, **members: Any) -> bytes:
+        """A request body whose answer is `play`; a member given as None is left out."""
+        if path == CHAT:
+            base: dict[str, Any] = {"model": "gpt-test", "user": self.directive(play)}
+        else:
+            base = {"model": "claude-test", "metadata": {"user_id": self.directive(play)}}
+            base |= {"max_tokens": 100} if path == MESSAGES else {}
+        base |= {"messages": [{"role": "user", "content": "hello"}]}
+        return compact({name: value for name, value in (base | members).items() if value is not None})
+
+    def stream_body(
+        self, path: str, play: Script | str, *, usage: bool | None = True, **members: Any
+    ) -> bytes:
+        """A streamed request; `usage` is what a chat client says of `include_usage` (None: nothing)."""
+        options = {"include_usage": usage} if path == CHAT and usage is not None else None
+        return self.body(path, play, stream=True, **{"stream_options": options} | members)
+
+    def headers(self, **more: str) -> dict[str, str]:
+        """The usual headers of a request, the client key among them."""
+        return _headers() | more
+
+    def open(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> RawConnection:
+        """Send a request on a connection of its own; reading the answer is up to the caller."""
+        connection = RawConnection(self.weir.url)
+        connection.request("POST", path, _headers(headers), body)
+        self.expected_records += 1
+        return connection
+
+    def send(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Played:
+        """Send a request, read the whole answer, wait for the record."""
+        with self.open(path, body, headers) as connection:
+            response = connection.read_response()
+        return self.played(response)
+
+    def stream(self, path: str, play: Script | str | Iterable[bytes], **options: Any) -> Played:
+        """A streamed request answered by a script, or by event stream pieces, each in a chunk of its own."""
+        script = play if isinstance(play, Script | str) else Script.sse(play)
+        return self.send(path, self.stream_body(path, script, **options))
+
+    def plain(self, path: str, play: Script | str | bytes, **members: Any) -> Played:
+        """A request that is not streamed, answered by a script or by a JSON body."""
+        script = Script.body(play) if isinstance(play, bytes) else play
+        return self.send(path, self.body(path, script, **members))
+
+    def refused(self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> RawResponse:
+        """A request that is expected to leave no record."""
+        with RawConnection(self.weir.url) as connection:
+            connection.request(method, target, headers, body)
+            return connection.read_response()
+
+    def direct(self, path: str, body: bytes) -> RawResponse:
+        """The same request straight to the upstream: what the proxy is to pass on."""
+        with RawConnection(self.upstream.url) as connection:
+            connection.request("POST", path, _headers(), body)
+            return connection.read_response()
+
+    # -- books --------------------------------------------------------------------------------------------
+
+    def played(self, response: RawResponse) -> Played:
+        """What came of the request behind this answer."""
+        return Played(response, self.weir.wait_record(response.request_id), self.entries())
+
+    def entries(self) -> list[dict[str, Any]]:
+        """What the upstream was asked since the lab was opened."""
+        return self.upstream.tally(self._seq_before)
+
+    def wait_entries(self, count: int = 1) -> list[dict[str, Any]]:
+        """The upstream's entries, once there are so many and all of them are over."""
+
+        def are_over() -> bool:
+            entries = self.entries()
+            return len(entries) >= count and all(entry["end"] != "open" for entry in entries)
+
+        wait_until(are_over, what=f"{count} requests to end upstream")
+        return self.entries()
+
+    def new_records(self) -> list[dict[str, Any]]:
+        """Records of this lab so far, oldest first."""
+        return self.weir.records()[self._records_before :]
+
+    def only_record(self) -> dict[str, Any]:
+        """The record of the only request, for clients that left without having seen its id."""
+        self.fence()
+        records = [record for record in self.new_records() if record["endpoint"] != "models"]
+        assert len(records) == 1, f"{len(records)} records"
+        return records[0]
+
+    def only_record_soon(self) -> dict[str, Any]:
+        """The same for a request that nothing tells the end of: waits until there is a record."""
+        wait_until(self.new_records, what="a record")
+        return self.only_record()
+
+    def fence(self) -> None:
+        """Wait until every record put so far is in the store (one worker books in order)."""
+        with RawConnection(self.weir.url) as connection:
+            connection.request("GET", "/v1/models", _headers())
+            response = connection.read_response()
+        self.expected_records += 1
+        self.weir.wait_record(response.request_id)
+
+    def check_books(self) -> None:
+        """As many records as requests, and nothing logged as an error."""
+        self.fence()
+        assert self.weir.record_count() - self._records_before == self.expected_records
+        assert self.weir.log_messages("ERROR") == []
+
+
+def _headers(headers: Mapping[str, str] | None = None) -> dict[str, str]:
+    own = {"Authorization": f"Bearer {CLIENT_KEY}"} if headers is None else dict(headers)
+    return {"Content-Type": "application/json", **own}
+
+
+def counts(record: Mapping[str, Any]) -> str:
+    """`fresh/read/write/output` of a record, or `–`; both tokens and cost are checked to agree with it."""
+    names = ("inputTokens", "cacheHitTokens", "cacheWriteTokens", "outputTokens")
+    values = [record[name] for name in names]
+    assert record["tokensUsed"] == record["inputTokens"] + record["outputTokens"]
+    if record["usageSource"] == "none":
+        assert values == [0, 0, 0, 0]
+        assert record["costNanoUsd"] == 0
+        return UNKNOWN
+    return "/".join(map(str, values))
+
+
+def check(
+    record: Mapping[str, Any],
+    wanted: str,
+    outcome: str = "ok",
+    *,
+    status: int = 200,
+    source: str | None = None,
+    flags: Iterable[str] | None = None,
+) -> None:
+    """Compare a record with what a case says; `source` defaults to what the counts imply."""
+    assert counts(record) == wanted
+    assert record["outcome"] == outcome
+    assert record["isSuccess"] is (outcome == "ok")
+    assert record["statusCode"] == status
+    assert record["usageSource"] == (source or ("none" if wanted == UNKNOWN else "upstream"))
+    if flags is not None:
+        assert record.get("usageFlags", []) == sorted(flags)

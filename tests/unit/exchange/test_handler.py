@@ -1,0 +1,272 @@
+"""A request from its credential to its answer: ids, records, refusals, the fallback without usage."""
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from exchange_world import (
+    ANSWER,
+    CHUNK,
+    COST,
+    DONE,
+    USAGE,
+    FakeReply,
+    World,
+    consume,
+    error_of,
+    error_reply,
+    header,
+    json_reply,
+    stream_reply,
+)
+
+from app.core import errors
+from app.core.errors import Refusal
+from app.core.records import Outcome, UsageSource
+from app.core.request_body import Endpoint
+from app.core.wire_format import WireFormat
+
+NOT_FOUND = Refusal(errors.UNKNOWN_PATH, "There is no GET /v1/x here.")
+BAD_OPTION = "Unrecognized request argument supplied: stream_options"
+
+
+def usage_options(world: World) -> list[Any]:
+    return [body.get("stream_options") for body in world.upstream.bodies]
+
+
+# Credentials
+
+
+@pytest.mark.wire(71)
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, "missing_api_key"),
+        ({"authorization": "Bearer sk-ann", "x-api-key": "sk-bob"}, "conflicting_api_keys"),
+        ({"x-api-key": "sk-unknown"}, "invalid_api_key"),
+    ],
+)
+@pytest.mark.parametrize("endpoint", list(Endpoint))
+def test_an_unauthenticated_request_leaves_no_record_but_is_counted(
+    world: World, headers: dict[str, str], code: str, endpoint: Endpoint
+) -> None:
+    answer = world.forward(headers=headers, endpoint=endpoint)
+    assert answer.status == 401
+    error = error_of(answer)
+    if endpoint.wire_format is WireFormat.OPENAI:
+        assert error["code"] == code
+    else:
+        assert error["type"] == "authentication_error"
+    assert world.sink.records == []
+    assert world.gateway.refused_credentials == {code: 1}
+    assert header(answer, "x-request-id") == "request-1"
+    assert world.watch.stops == 1
+    assert world.limiter.hits == []
+
+
+def test_a_directory_that_cannot_answer_is_a_503_and_counted(world: World) -> None:
+    world.directory.is_down = True
+    answer = world.forward()
+    assert (answer.status, header(answer, "retry-after")) == (503, "5")
+    assert error_of(answer)["code"] == "store_unavailable"
+    assert world.sink.records == []
+    assert world.gateway.refused_credentials == {"store_unavailable": 1}
+
+
+def test_a_bug_in_the_directory_is_a_native_500_and_counted(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.directory.is_broken = True
+    with caplog.at_level(logging.CRITICAL):
+        answer = world.forward(endpoint=Endpoint.MESSAGES)
+    assert answer.status == 500
+    assert error_of(answer)["type"] == "api_error"
+    assert world.sink.records == []
+    assert world.gateway.refused_credentials == {"internal_error": 1}
+
+
+# Ids, headers, records
+
+
+def some_answer(world: World, ending: str) -> Any:
+    if ending == "answer":
+        return world.forward(json_reply(ANSWER))
+    if ending == "stream":
+        return world.forward(stream_reply(DONE), stream=True)
+    if ending == "refusal":
+        return world.forward(model="nope")
+    if ending == "failure":
+        return world.forward(error_reply(400))
+    if ending == "bug":
+        return world.forward(KeyError("bug"))
+    if ending == "local":
+        return world.gateway.answer_locally(world.call(), "models", lambda: b"[]")
+    return world.gateway.refuse_unrouted(world.call(), NOT_FOUND)
+
+
+@pytest.mark.parametrize("ending", ["answer", "stream", "refusal", "failure", "bug", "local", "unrouted"])
+def test_every_answer_carries_its_id_and_the_rate(world: World, ending: str) -> None:
+    answer = some_answer(world, ending)
+    body = consume(answer)
+    assert header(answer, "x-request-id") == header(answer, "request-id") == world.record.request_id
+    assert header(answer, "x-ratelimit-limit") == "100"
+    assert header(answer, "x-ratelimit-remaining") == "99"
+    assert header(answer, "x-ratelimit-reset") == "1234"
+    assert header(answer, "content-type")
+    assert world.record.bytes_out == len(body)
+    assert world.record.status_code == answer.status
+    assert world.limiter.hits == [("wk_ann", 100)]
+
+
+@pytest.mark.parametrize("ending", ["refusal", "failure", "bug", "unrouted"])
+def test_an_error_names_its_length(world: World, ending: str) -> None:
+    answer = some_answer(world, ending)
+    assert header(answer, "content-length") == str(len(consume(answer)))
+
+
+def test_a_record_says_who_asked_for_what(world: World) -> None:
+    world.clock.now += 0.005
+    headers = {"x-api-key": "sk-ann", "x-stainless-retry-count": "2"}
+    call = world.call(
+        json.dumps({"model": "gpt", "messages": [], "stream": True}).encode(), WireFormat.ANTHROPIC, headers
+    )
+    world.clock.now += 0.02
+    world.upstream.script = [error_reply(400)]
+    consume(world.gateway.forward(call, Endpoint.MESSAGES))
+    record = world.record
+    assert (record.user_id, record.user_key_id, record.api_format) == ("ann", "wk_ann", "anthropic")
+    assert (record.endpoint, record.stream, record.client_retry_count) == ("messages", True, 2)
+    assert record.overhead_ms == 20
+
+
+@pytest.mark.parametrize("count", ["-1", "x", "²", "10000", ""])
+def test_a_retry_count_that_is_none_is_left_out(world: World, count: str) -> None:
+    headers = {"x-api-key": "sk-ann", "x-stainless-retry-count": count}
+    consume(world.forward(json_reply(ANSWER), headers=headers))
+    assert world.record.client_retry_count is None
+
+
+def test_a_request_goes_upstream_with_path_query_and_without_the_clients_credentials(world: World) -> None:
+    headers = {"x-api-key": "sk-ann", "anthropic-beta": "b", "cookie": "c"}
+    consume(world.forward(json_reply(ANSWER), endpoint=Endpoint.MESSAGES, headers=headers))
+    request, _ = world.upstream.sent[0]
+    assert (request.method, request.path, request.query) == ("POST", "/v1/messages", "beta=true")
+    assert request.headers["anthropic-version"] == "2023-06-01"
+    assert request.headers["anthropic-beta"] == "b"
+    assert not {"x-api-key", "authorization", "cookie"} & set(request.headers)
+
+
+@pytest.mark.wire(40)
+def test_counting_tokens_is_recorded_and_costs_nothing(world: World) -> None:
+    body = b'{"input_tokens":42}'
+    answer = world.forward(json_reply(body), endpoint=Endpoint.COUNT_TOKENS)
+    assert consume(answer) == body
+    record = world.record
+    assert (record.outcome, record.endpoint, record.cost_nano_usd) == (Outcome.OK, "count_tokens", 0)
+    assert record.usage_raw == {"input_tokens": 42}
+
+
+def test_a_bug_after_the_credential_leaves_a_record(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.limiter.fails = ValueError("bug")
+    with caplog.at_level(logging.CRITICAL):
+        answer = world.forward()
+    assert answer.status == 500
+    assert error_of(answer)["code"] == "internal_error"
+    record = world.record
+    assert (record.outcome, record.error_type) == (Outcome.INTERNAL_ERROR, "internal_error")
+
+
+# What the proxy answers itself
+
+
+def test_a_local_answer_leaves_a_record(world: World) -> None:
+    answer = world.gateway.answer_locally(world.call(), "models", lambda: b'{"data":[]}')
+    assert (answer.status, consume(answer)) == (200, b'{"data":[]}')
+    assert (world.record.outcome, world.record.endpoint) == (Outcome.OK, "models")
+    assert world.record.latency_ms == 0
+    assert world.watch.stops == 1
+
+
+def test_a_local_refusal_leaves_a_record(world: World) -> None:
+    def make() -> bytes:
+        raise Refusal(errors.UNKNOWN_MODEL, "no such model")
+
+    assert world.gateway.answer_locally(world.call(), "models", make).status == 404
+    assert world.record.outcome is Outcome.REJECTED
+
+
+def test_a_local_answer_counts_against_the_rate(world: World) -> None:
+    world.limiter.is_over = True
+    assert world.gateway.answer_locally(world.call(), "models", lambda: b"").status == 429
+
+
+def test_an_unknown_path_of_a_known_caller_leaves_a_record(world: World) -> None:
+    answer = world.gateway.refuse_unrouted(world.call(), NOT_FOUND)
+    assert answer.status == 404
+    assert error_of(answer)["message"] == "There is no GET /v1/x here."
+    record = world.record
+    assert (record.outcome, record.endpoint, record.error_type) == (Outcome.REJECTED, "unknown", "not_found")
+    assert record.user_id == "ann"
+
+
+def test_an_unknown_path_counts_against_the_rate(world: World) -> None:
+    world.limiter.is_over = True
+    assert world.gateway.refuse_unrouted(world.call(), NOT_FOUND).status == 429
+
+
+def test_an_unknown_path_of_an_unknown_caller_is_a_404_without_a_record_and_counted(world: World) -> None:
+    answer = world.gateway.refuse_unrouted(world.call(headers={}), NOT_FOUND)
+    assert answer.status == 404
+    assert world.sink.records == []
+    assert world.gateway.refused_credentials == {"missing_api_key": 1}
+
+
+# Upstreams that refuse to be asked for usage
+
+
+@pytest.mark.wire(45)
+def test_a_model_that_refuses_the_usage_option_is_asked_without_it_from_then_on(world: World) -> None:
+    answer = world.forward(error_reply(400, BAD_OPTION), stream_reply(CHUNK, DONE), stream=True)
+    assert consume(answer) == CHUNK + DONE
+    assert usage_options(world) == [{"include_usage": True}, None]
+    record = world.record
+    assert (record.outcome, record.usage_source) == (Outcome.OK, UsageSource.NONE)
+    assert [attempt.status_code for attempt in record.attempts] == [400, 200]
+
+    consume(world.forward(stream_reply(CHUNK, USAGE, DONE), stream=True))
+    assert usage_options(world)[-1] is None
+    assert world.sink.records[-1].cost_nano_usd == COST
+
+    consume(world.forward(stream_reply(DONE), stream=True, model="other"))
+    assert usage_options(world)[-1] == {"include_usage": True}
+
+
+def test_usage_that_comes_unasked_from_such_a_model_is_left_in(world: World) -> None:
+    consume(world.forward(error_reply(400, BAD_OPTION), stream_reply(DONE), stream=True))
+    assert consume(world.forward(stream_reply(CHUNK, USAGE, DONE), stream=True)) == CHUNK + USAGE + DONE
+
+
+def test_a_clients_own_mistake_does_not_turn_off_the_metering_of_a_model(world: World) -> None:
+    mistaken = error_reply(400, "stream_options.bogus is unknown")
+    answer = world.forward(mistaken, error_reply(400, "stream_options.bogus is unknown"), stream=True)
+    assert answer.status == 400
+    assert len(world.sink.records) == 1
+    consume(world.forward(stream_reply(DONE), stream=True))
+    assert usage_options(world)[-1] == {"include_usage": True}
+
+
+@pytest.mark.parametrize(
+    "refusal", [error_reply(400, "max_tokens is too large"), error_reply(422, BAD_OPTION)]
+)
+def test_another_refusal_is_not_taken_for_that_one(refusal: FakeReply) -> None:
+    world = World()
+    answer = world.forward(refusal, stream_reply(DONE), stream=True)
+    assert answer.status in (400, 422)
+    assert len(world.upstream.sent) == 1
+
+
+def test_a_client_that_asked_for_usage_hears_of_the_refusal(world: World) -> None:
+    answer = world.forward(error_reply(400, BAD_OPTION), stream=True, stream_options={"include_usage": True})
+    assert answer.status == 400
+    assert len(world.upstream.sent) == 1

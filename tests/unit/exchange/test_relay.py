@@ -1,0 +1,538 @@
+"""Every way in which an answer under way can end: settled once, with the truth about it."""
+
+import logging
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from exchange_world import (
+    ANSWER,
+    CHUNK,
+    COST,
+    DONE,
+    STREAM,
+    USAGE,
+    FakeReply,
+    World,
+    close,
+    consume,
+    failure,
+    gone,
+    gzipped,
+    header,
+    json_reply,
+    stream_reply,
+)
+from gevent import GreenletExit
+
+from app.core.ports import UpstreamFailure
+from app.core.records import Outcome, UsageSource
+from app.core.request_body import Endpoint
+from app.exchange.exchange import Answer
+from app.exchange.relay import AnswerCut
+
+WANTED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+ERROR_EVENT = b'data: {"error":{"message":"boom","type":"overloaded"}}\n\n'
+FINISHED = b'data: {"id":"c1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+
+
+def settled(
+    world: World,
+    outcome: Outcome,
+    *,
+    status: int = 200,
+    source: UsageSource = UsageSource.NONE,
+    bytes_out: int | None = None,
+    events: int | None = None,
+) -> None:
+    """The one record says this. `events`: the output is estimated by so many events."""
+    record = world.record
+    assert (record.outcome, record.status_code, record.usage_source) == (outcome, status, source)
+    assert bytes_out is None or record.bytes_out == bytes_out
+    tokens, cost = ((9, 2), COST) if source is not UsageSource.NONE else ((0, 0), 0)
+    if events is not None:
+        sent = len(world.upstream.sent[0][0].body)
+        tokens = (record.input_tokens, events)
+        assert 0 < record.input_tokens <= sent
+        cost = record.input_tokens * 1_000 + events * 10_000
+    assert (record.input_tokens, record.output_tokens, record.cost_nano_usd) == (*tokens, cost)
+    assert ("estimated" in record.usage_flags) is (source is UsageSource.ESTIMATE)
+    assert world.directory.charges == ([("ann", cost)] if cost else [])
+    assert world.keys.leased == 0
+    assert world.watch.stops >= 1
+    assert not world.watch.is_waiting
+
+
+def cut(answer: Answer) -> bytes:
+    """Consume an answer that must end in a broken connection; what came before."""
+    got: list[bytes] = []
+    with pytest.raises(AnswerCut) as caught:
+        got.extend(answer.body)
+    assert caught.value.errno
+    close(answer)
+    return b"".join(got)
+
+
+def take(answer: Answer, count: int) -> list[bytes]:
+    """The first chunks, the last of them not yet known to be sent."""
+    body = iter(answer.body)
+    return [next(body) for _ in range(count)]
+
+
+def test_a_whole_answer_is_relayed_and_booked(world: World) -> None:
+    reply = json_reply(ANSWER[:30], ANSWER[30:], content_length=str(len(ANSWER)))
+    answer = world.forward(reply)
+    assert header(answer, "content-length") == str(len(ANSWER))
+    assert consume(answer) == ANSWER
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM, bytes_out=len(ANSWER))
+    assert world.record.upstream_model == "up-model"
+    assert world.record.ttft_ms is None
+    assert world.keys.released == [("k1", 200, None)]
+    assert reply.closes == 1
+
+
+def test_a_stream_is_relayed_chunk_by_chunk_and_booked(world: World) -> None:
+    def later() -> bytes:
+        world.clock.now += 0.25
+        return CHUNK
+
+    answer = world.forward(stream_reply(b": hello\n\n", later, USAGE, DONE), **WANTED)
+    world.clock.now += 0.5
+    assert list(answer.body) == [b": hello\n\n", CHUNK, USAGE, DONE]
+    close(answer)
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM, bytes_out=9 + len(CHUNK + USAGE + DONE))
+    assert world.record.ttft_ms == 750
+    assert world.record.latency_ms == 750
+    assert header(answer, "x-accel-buffering") == "no"
+    assert header(answer, "cache-control") == "no-cache"
+    assert header(answer, "content-length") is None
+
+
+def test_an_upstream_that_says_how_to_cache_is_heard(world: World) -> None:
+    answer = world.forward(stream_reply(DONE, cache_control="no-store"), **WANTED)
+    assert header(answer, "cache-control") == "no-store"
+    consume(answer)
+
+
+def test_a_stream_without_a_terminator_but_with_every_choice_finished_is_whole(world: World) -> None:
+    assert consume(world.forward(stream_reply(FINISHED, USAGE), **WANTED)) == FINISHED + USAGE
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+
+
+def test_an_answer_that_names_no_type_is_called_json(world: World) -> None:
+    answer = world.forward(FakeReply(200, {}, ANSWER))
+    assert header(answer, "content-type") == "application/json"
+    consume(answer)
+
+
+@pytest.mark.parametrize(
+    ("headers", "length"),
+    [
+        ({"content-length": "5", "transfer-encoding": "chunked"}, None),
+        ({"content-length": "x"}, None),
+        ({"content-length": "²"}, None),
+        ({"content-length": str(len(ANSWER))}, str(len(ANSWER))),
+    ],
+)
+def test_only_a_sound_length_is_promised(world: World, headers: dict[str, str], length: str | None) -> None:
+    answer = world.forward(FakeReply(200, headers, ANSWER))
+    assert header(answer, "content-length") == length
+    consume(answer)
+
+
+@pytest.mark.wire(56)
+def test_a_clean_end_without_a_terminator_drops_the_connection(world: World) -> None:
+    assert cut(world.forward(stream_reply(CHUNK, USAGE), **WANTED)) == CHUNK + USAGE
+    settled(world, Outcome.UPSTREAM_TRUNCATED, source=UsageSource.PARTIAL, bytes_out=len(CHUNK + USAGE))
+    assert world.record.error_type == "truncated"
+
+
+@pytest.mark.wire(14)
+def test_usage_in_a_last_event_without_its_blank_line_is_read(world: World) -> None:
+    assert cut(world.forward(stream_reply(CHUNK, USAGE.rstrip()), **WANTED)) == CHUNK + USAGE.rstrip()
+    settled(world, Outcome.UPSTREAM_TRUNCATED, source=UsageSource.PARTIAL)
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [
+        ("truncated", Outcome.UPSTREAM_TRUNCATED),
+        ("reset", Outcome.UPSTREAM_TRUNCATED),
+        ("timeout", Outcome.UPSTREAM_TIMEOUT),
+    ],
+)
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_an_answer_that_breaks_off_drops_the_connection(
+    world: World, kind: str, outcome: Outcome, is_stream: bool
+) -> None:
+    if is_stream:
+        answer = world.forward(stream_reply(CHUNK, failure(kind)), **WANTED)
+        assert cut(answer) == CHUNK
+    else:
+        answer = world.forward(json_reply(ANSWER[:20], failure(kind), content_length="500"))
+        assert cut(answer) == ANSWER[:20]
+    settled(world, outcome)
+    assert world.record.error_type == kind
+
+
+@pytest.mark.wire(55)
+def test_a_cut_after_the_terminator_takes_nothing_from_the_client(world: World) -> None:
+    assert consume(world.forward(stream_reply(CHUNK, USAGE + DONE, failure("truncated")), **WANTED))
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+
+
+def test_a_cut_after_the_terminator_of_a_promised_length_drops_the_connection(world: World) -> None:
+    reply = stream_reply(CHUNK, USAGE + DONE, failure("truncated"), content_length="9999")
+    assert cut(world.forward(reply, **WANTED)) == CHUNK + USAGE + DONE
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+
+
+def test_a_whole_body_shorter_than_its_promised_length_is_truncated(world: World) -> None:
+    answer = world.forward(json_reply(ANSWER, failure("truncated"), content_length="9999"))
+    assert cut(answer) == ANSWER
+    settled(world, Outcome.UPSTREAM_TRUNCATED, source=UsageSource.UPSTREAM)
+
+
+@pytest.mark.wire(54)
+def test_an_error_event_is_relayed_and_booked_as_one(world: World) -> None:
+    assert consume(world.forward(stream_reply(CHUNK, ERROR_EVENT), **WANTED)) == CHUNK + ERROR_EVENT
+    settled(world, Outcome.STREAM_ERROR)
+    assert world.record.error_type == "overloaded"
+
+
+def test_an_error_event_before_a_cut_is_still_the_reason(world: World) -> None:
+    assert cut(world.forward(stream_reply(CHUNK, ERROR_EVENT, failure("reset")), **WANTED))
+    settled(world, Outcome.STREAM_ERROR)
+
+
+@pytest.mark.wire(53)
+def test_an_error_event_of_the_other_format_is_booked_with_what_was_seen(world: World) -> None:
+    start = (
+        b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","model":"x",'
+        b'"usage":{"input_tokens":9,"output_tokens":2}}}\n\n'
+    )
+    error = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"x"}}\n\n'
+    answer = world.forward(stream_reply(start, error), endpoint=Endpoint.MESSAGES, stream=True)
+    assert consume(answer) == start + error
+    settled(world, Outcome.STREAM_ERROR, source=UsageSource.PARTIAL)
+    assert world.record.error_type == "overloaded_error"
+
+
+@pytest.mark.wire(52)
+def test_an_error_body_under_status_200_is_relayed_and_booked_as_an_error(world: World) -> None:
+    body = b'{"error":{"message":"no","type":"quota"}}'
+    assert consume(world.forward(json_reply(body), **WANTED)) == body
+    settled(world, Outcome.UPSTREAM_ERROR, bytes_out=len(body))
+    assert world.record.error_type == "quota"
+
+
+def test_a_body_that_is_no_json_is_relayed_but_is_no_success(world: World) -> None:
+    assert consume(world.forward(json_reply(ANSWER[:40]))) == ANSWER[:40]
+    settled(world, Outcome.UPSTREAM_ERROR)
+    assert world.record.error_type == "bad_json"
+
+
+@pytest.mark.wire(57)
+def test_a_client_that_leaves_mid_stream_is_charged_what_the_drain_shows(world: World) -> None:
+    reply = stream_reply(CHUNK, CHUNK, USAGE, DONE, b"never read")
+    answer = world.forward(reply, **WANTED)
+    take(answer, 2)
+    close(answer)
+    settled(world, Outcome.CLIENT_ABORT, source=UsageSource.UPSTREAM, bytes_out=len(CHUNK))
+    assert world.watch.grace == [20.0]
+    assert world.watch.departed
+    assert (reply.reads, reply.closes) == (4, 1)
+
+
+def test_a_client_that_was_seen_to_leave_is_sent_nothing_more(world: World) -> None:
+    answer = world.forward(stream_reply(CHUNK, CHUNK, USAGE, DONE), **WANTED)
+    take(answer, 1)
+    world.watch.departed = True
+    with pytest.raises(AnswerCut):
+        next(iter(answer.body))
+    close(answer)
+    settled(world, Outcome.CLIENT_ABORT, source=UsageSource.UPSTREAM, bytes_out=len(CHUNK))
+
+
+@pytest.mark.parametrize("is_whole_at_once", [True, False])
+def test_a_client_that_leaves_before_the_first_byte_got_nothing(world: World, is_whole_at_once: bool) -> None:
+    steps = [CHUNK + USAGE + DONE] if is_whole_at_once else [CHUNK, USAGE, DONE]
+    answer = world.forward(stream_reply(*steps), **WANTED)
+    take(answer, 1)
+    close(answer)
+    settled(world, Outcome.CLIENT_ABORT, status=499, source=UsageSource.UPSTREAM, bytes_out=0)
+
+
+def test_a_client_seen_to_leave_before_the_first_byte_got_nothing(world: World) -> None:
+    answer = world.forward(stream_reply(CHUNK + USAGE + DONE), **WANTED)
+    world.watch.departed = True
+    assert cut(answer) == b""
+    settled(world, Outcome.CLIENT_ABORT, status=499, source=UsageSource.UPSTREAM, bytes_out=0)
+
+
+@pytest.mark.parametrize("reply", [stream_reply(CHUNK, USAGE + DONE), stream_reply(CHUNK + USAGE + DONE)])
+def test_a_body_that_is_never_iterated_is_settled_by_close(reply: FakeReply) -> None:
+    world = World()
+    answer = world.forward(reply, **WANTED)
+    close(answer)
+    settled(world, Outcome.CLIENT_ABORT, status=499, source=UsageSource.UPSTREAM, bytes_out=0)
+    assert reply.closes == 1
+
+
+@pytest.mark.wire(58)
+def test_a_client_that_leaves_right_after_the_terminator_succeeded(world: World) -> None:
+    answer = world.forward(stream_reply(CHUNK, USAGE, DONE, gone()), **WANTED)
+    assert cut(answer) == CHUNK + USAGE + DONE
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM, bytes_out=len(CHUNK + USAGE + DONE))
+
+
+@pytest.mark.wire(58)
+def test_a_client_seen_to_leave_right_after_the_terminator_succeeded(world: World) -> None:
+    def leaves() -> bytes:
+        world.watch.departed = True
+        return b""
+
+    assert consume(world.forward(stream_reply(CHUNK, USAGE, DONE, leaves), **WANTED))
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+
+
+def test_a_client_seen_to_leave_before_the_upstream_broke_off_is_what_is_booked(world: World) -> None:
+    def leaves() -> bytes:
+        world.watch.departed = True
+        raise failure("reset")
+
+    assert cut(world.forward(stream_reply(CHUNK, leaves), **WANTED)) == CHUNK
+    settled(world, Outcome.CLIENT_ABORT, source=UsageSource.ESTIMATE, bytes_out=len(CHUNK), events=1)
+
+
+def test_a_close_after_all_that_was_promised_is_a_success_and_is_metered(world: World) -> None:
+    reply = json_reply(ANSWER, lambda: b"\n", content_length=str(len(ANSWER)))
+    answer = world.forward(reply)
+    take(answer, 2)
+    close(answer)
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+
+
+def test_a_client_that_leaves_while_the_upstream_is_silent_is_drained_within_the_grace(world: World) -> None:
+    answer = world.forward(stream_reply(CHUNK, gone()), **WANTED)
+    assert cut(answer) == CHUNK
+    settled(world, Outcome.CLIENT_ABORT, source=UsageSource.ESTIMATE, bytes_out=len(CHUNK), events=1)
+
+
+def test_what_was_seen_until_the_drain_is_over_is_booked(world: World) -> None:
+    answer = world.forward(stream_reply(CHUNK, CHUNK, USAGE, gone()), **WANTED)
+    take(answer, 1)
+    close(answer)
+    settled(world, Outcome.CLIENT_ABORT, status=499, source=UsageSource.PARTIAL)
+
+
+@pytest.mark.parametrize("step", [failure("truncated"), failure("timeout"), b""])
+def test_an_upstream_that_ends_during_the_drain_is_booked_with_what_was_seen(
+    world: World, step: bytes | UpstreamFailure
+) -> None:
+    answer = world.forward(stream_reply(CHUNK, CHUNK, USAGE, step), **WANTED)
+    take(answer, 2)
+    close(answer)
+    settled(world, Outcome.CLIENT_ABORT, source=UsageSource.PARTIAL, bytes_out=len(CHUNK))
+
+
+def test_a_whole_answer_is_drained_as_well(world: World) -> None:
+    answer = world.forward(json_reply(ANSWER[:20], ANSWER[20:]))
+    take(answer, 1)
+    close(answer)
+    settled(world, Outcome.CLIENT_ABORT, status=499, source=UsageSource.UPSTREAM)
+
+
+def test_under_the_policy_cancel_the_upstream_is_closed_at_once(world: World) -> None:
+    world.gateway.on_client_abort = "cancel"
+    reply = stream_reply(CHUNK, CHUNK, USAGE, DONE)
+    answer = world.forward(reply, **WANTED)
+    take(answer, 2)
+    close(answer)
+    assert world.watch.grace == [0.0]
+    assert (reply.reads, reply.closes) == (2, 1)
+    settled(world, Outcome.CLIENT_ABORT, source=UsageSource.ESTIMATE, bytes_out=len(CHUNK), events=2)
+
+
+def test_closing_twice_settles_once(world: World) -> None:
+    reply = stream_reply(CHUNK, DONE)
+    answer = world.forward(reply, **WANTED)
+    for _ in range(3):
+        close(answer)
+    settled(world, Outcome.CLIENT_ABORT, status=499)
+    assert reply.closes == 1
+
+
+def test_asking_on_after_the_end_settles_once(world: World) -> None:
+    answer = world.forward(stream_reply(CHUNK, DONE), **WANTED)
+    consume(answer)
+    with pytest.raises(StopIteration):
+        next(iter(answer.body))
+    settled(world, Outcome.OK)
+    assert len(world.keys.released) == 1
+
+
+def test_a_worker_that_is_stopped_while_waiting_leaves_a_record(world: World) -> None:
+    answer = world.forward(stream_reply(CHUNK, USAGE, GreenletExit()), **WANTED)
+    with pytest.raises(GreenletExit):
+        list(answer.body)
+    close(answer)
+    settled(world, Outcome.INTERRUPTED, source=UsageSource.PARTIAL, bytes_out=len(CHUNK + USAGE))
+
+
+def test_a_worker_that_is_stopped_while_draining_leaves_a_record(world: World) -> None:
+    answer = world.forward(stream_reply(CHUNK, CHUNK, GreenletExit()), **WANTED)
+    take(answer, 1)
+    with pytest.raises(GreenletExit):
+        close(answer)
+    settled(world, Outcome.CLIENT_ABORT, status=499, source=UsageSource.ESTIMATE, events=2)
+
+
+@pytest.mark.parametrize("is_departed", [False, True])
+def test_a_bug_while_relaying_leaves_a_record(
+    world: World, is_departed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    reply = stream_reply(CHUNK, ValueError("bug"))
+    answer = world.forward(reply, **WANTED)
+    if is_departed:
+        with pytest.raises(ValueError, match="bug"):
+            close(answer)
+        settled(world, Outcome.CLIENT_ABORT, status=499, source=UsageSource.ESTIMATE, events=1)
+    else:
+        with caplog.at_level(logging.CRITICAL):
+            assert cut(answer) == CHUNK
+        settled(world, Outcome.INTERNAL_ERROR)
+    assert reply.closes == 1
+
+
+def test_the_first_ending_wins(world: World) -> None:
+    answer = world.forward(stream_reply(CHUNK, failure("timeout")), **WANTED)
+    cut(answer)
+    close(answer)
+    settled(world, Outcome.UPSTREAM_TIMEOUT)
+
+
+# Compressed answers
+
+
+def deflated_events(*events: bytes) -> list[bytes]:
+    deflater = zlib.compressobj(wbits=31)
+    return [deflater.compress(event) + deflater.flush(zlib.Z_SYNC_FLUSH) for event in events]
+
+
+@pytest.mark.wire(63)
+def test_a_compressed_answer_is_metered_and_relayed_as_it_came(world: World) -> None:
+    packed = gzipped(ANSWER)
+    answer = world.forward(json_reply(packed[:9], packed[9:], content_encoding="GZIP"))
+    assert header(answer, "content-encoding") == "gzip"
+    assert consume(answer) == packed
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM, bytes_out=len(packed))
+
+
+@pytest.mark.wire(63)
+def test_a_compressed_stream_is_relayed_decoded_when_a_chunk_must_be_taken_out(world: World) -> None:
+    parts = deflated_events(CHUNK, USAGE, DONE)
+    answer = world.forward(stream_reply(*parts, content_encoding="gzip"), stream=True)
+    assert header(answer, "content-encoding") is None
+    assert list(answer.body) == [CHUNK, DONE]
+    close(answer)
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+
+
+@pytest.mark.wire(64)
+@pytest.mark.parametrize(
+    "reply",
+    [
+        lambda: json_reply(ANSWER, content_encoding="gzip"),
+        lambda: json_reply(ANSWER, content_encoding="rot13"),
+        lambda: json_reply(gzipped(ANSWER), content_encoding="gzip, br"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_never_relayed(world: World, reply: Callable[[], FakeReply]) -> None:
+    scripted = reply()
+    answer = world.forward(scripted, json_reply(ANSWER))
+    assert answer.status == 502
+    assert b"could not be read" in consume(answer)
+    assert world.record.outcome is Outcome.UPSTREAM_ERROR
+    assert world.record.upstream_status_code == 200
+    assert world.keys.released == [("k1", 200, "garbled")]
+    assert scripted.closes == 1
+    assert len(world.upstream.sent) == 1
+
+
+def test_an_answer_that_turns_to_garbage_is_cut(world: World) -> None:
+    first, _ = deflated_events(CHUNK, USAGE)
+    answer = world.forward(stream_reply(first, b"garbage" * 10, DONE, content_encoding="gzip"), **WANTED)
+    assert cut(answer) == first
+    settled(world, Outcome.UPSTREAM_ERROR)
+    assert world.record.error_type == "garbled"
+
+
+def test_garbage_during_the_drain_ends_it(world: World) -> None:
+    first, _ = deflated_events(CHUNK + USAGE, b"")
+    answer = world.forward(stream_reply(first, b"garbage" * 10, content_encoding="gzip"), **WANTED)
+    take(answer, 1)
+    close(answer)
+    settled(world, Outcome.CLIENT_ABORT, status=499, source=UsageSource.PARTIAL)
+
+
+# Taking out the usage chunk
+
+
+@pytest.mark.wire(43)
+def test_usage_the_client_did_not_ask_for_is_metered_and_taken_out(world: World) -> None:
+    answer = world.forward(
+        stream_reply(CHUNK, USAGE[:20], USAGE[20:], DONE, content_length="999"), stream=True
+    )
+    assert header(answer, "content-length") is None
+    assert b"".join(answer.body) == CHUNK + DONE
+    close(answer)
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM, bytes_out=len(CHUNK + DONE))
+    assert world.upstream.bodies[0]["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.wire(44)
+@pytest.mark.parametrize(("wanted", "expected"), [(True, CHUNK + USAGE + DONE), (False, CHUNK + DONE)])
+def test_what_the_client_said_of_usage_holds(world: World, wanted: bool, expected: bytes) -> None:
+    options = {"include_usage": wanted}
+    reply = stream_reply(CHUNK, USAGE, DONE)
+    assert consume(world.forward(reply, stream=True, stream_options=options)) == expected
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM, bytes_out=len(expected))
+
+
+def test_bytes_held_back_are_sent_when_the_answer_breaks_off(world: World) -> None:
+    answer = world.forward(stream_reply(CHUNK + CHUNK[:30], failure("reset")), stream=True)
+    assert cut(answer) == CHUNK + CHUNK[:30]
+    settled(world, Outcome.UPSTREAM_TRUNCATED, bytes_out=len(CHUNK) + 30)
+
+
+def test_a_json_answer_to_a_stream_request_is_left_alone(world: World) -> None:
+    reply = FakeReply(200, {"content-type": "application/json", "content-length": str(len(ANSWER))}, ANSWER)
+    answer = world.forward(reply, stream=True)
+    assert header(answer, "content-length") == str(len(ANSWER))
+    assert consume(answer) == ANSWER
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+
+
+def test_a_user_may_have_his_own_policy(world: World) -> None:
+    from app.core.principal import Principal
+
+    world.directory.principals["sk-ann"] = Principal("ann", "wk_ann", on_client_abort="cancel")
+    consume(world.forward(stream_reply(DONE), **WANTED))
+    assert world.watch.grace == [0.0]
+
+    other = World()
+    other.gateway.on_client_abort = "cancel"
+    other.directory.principals["sk-ann"] = Principal("ann", "wk_ann", on_client_abort="drain")
+    consume(other.forward(FakeReply(200, STREAM, DONE), **WANTED))
+    assert other.watch.grace == [20.0]
+
+
+def test_a_caller_without_a_balance_is_not_charged(world: World) -> None:
+    from app.core.principal import Principal
+
+    world.directory.principals["sk-ann"] = Principal("env", "env", is_metered=False)
+    consume(world.forward(stream_reply(CHUNK, USAGE, DONE), **WANTED))
+    assert world.record.cost_nano_usd == COST
+    assert world.directory.charges == []
