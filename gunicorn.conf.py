@@ -69,7 +69,7 @@ def _watch_mongo(server: Any, owner_pid: int) -> None:
 
 def when_ready(server: Any) -> None:
     """Master, listening: say where things are."""
-    server.log.info("Weir answers on http://%s:%s", settings.host, settings.port)
+    server.log.info("Weir answers on %s", ", ".join(str(listener) for listener in server.LISTENERS))
     if settings.admin_token is None:
         server.log.info("the admin token is in %s", settings.data_dir / "admin-token")
 

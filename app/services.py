@@ -9,6 +9,7 @@ import gevent
 from pymongo.database import Database
 
 from app.adapters.clock import SystemClock
+from app.adapters.credit_gate import MongoCreditGate
 from app.adapters.directory import CachedDirectory
 from app.adapters.embedded_mongo import EmbeddedMongo
 from app.adapters.key_cipher import KeyCipher
@@ -16,6 +17,7 @@ from app.adapters.key_pool import RoundRobinKeyPool
 from app.adapters.log_queue import LogQueue
 from app.adapters.mongo.client_keys import ClientKeyStore
 from app.adapters.mongo.connection import connect
+from app.adapters.mongo.credit_holds import CreditHolds
 from app.adapters.mongo.provider_keys import ProviderKeyStore
 from app.adapters.mongo.users import UserStore
 from app.adapters.rate_limiter import SharedRateLimiter, StorageRateLimiter
@@ -69,9 +71,11 @@ def build_services(settings: Settings, models: ModelTable, clock: SystemClock) -
     )
     queue = LogQueue(settings.log_queue_size)
     rate_limiter = _rate_limiter(settings, worker_id)
+    credit = MongoCreditGate(directory, CreditHolds(database), clock=clock.monotonic)
     admission = Admission(
         rate_limiter=rate_limiter,
         directory=directory,
+        credit=credit,
         models=models,
         clock=clock,
         default_rpm=settings.rate_limit_rpm,
@@ -81,6 +85,7 @@ def build_services(settings: Settings, models: ModelTable, clock: SystemClock) -
         admission=admission,
         attempts=AttemptLoop(keys=key_pool, upstream=upstream, max_attempts=settings.upstream_max_attempts),
         directory=directory,
+        credit=credit,
         sink=queue,
         clock=clock,
         on_client_abort=settings.on_client_abort,

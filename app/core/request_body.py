@@ -11,6 +11,7 @@ from enum import Enum
 
 import msgspec
 
+from app.core.credit_policy import output_limit
 from app.core.errors import Refusal, invalid_body
 from app.core.wire_format import WireFormat
 
@@ -40,7 +41,8 @@ class RequestBody:
     """A checked body: the asked-for model, whether it streams, and where the editable members are.
 
     `usage_wanted` is what the client said of `stream_options.include_usage`; `stream_options` has its members
-    as they came, and is None where it is something that cannot be added to.
+    as they came, and is None where it is something that cannot be added to. `output_limit` is the most tokens
+    the client lets the model generate, None where it does not say.
     """
 
     data: bytes
@@ -51,6 +53,7 @@ class RequestBody:
     model_at: tuple[int, int]
     stream_options_at: tuple[int, int] | None
     members_at: int
+    output_limit: int | None = None
 
     @property
     def can_inject_usage(self) -> bool:
@@ -103,6 +106,7 @@ def parse_body(data: bytes, endpoint: Endpoint) -> RequestBody:
         model_at=places["model"],
         stream_options_at=places.get("stream_options"),
         members_at=members_at,
+        output_limit=output_limit(values),
     )
 
 

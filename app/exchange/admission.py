@@ -2,10 +2,11 @@
 
 from app.core import errors
 from app.core.content_coding import BodyTooLarge, CodingError, decode_all, decoder_for
+from app.core.credit_policy import MIN_ESTIMATE_NANO, estimate_cost_nano
 from app.core.errors import Refusal
-from app.core.ports import Clock, Directory, RateDecision, RateLimiter
-from app.core.pricing import ModelTable
-from app.core.principal import Principal
+from app.core.ports import Clock, CreditExhausted, CreditGate, Directory, RateDecision, RateLimiter
+from app.core.pricing import Model, ModelTable
+from app.core.principal import Balance, Principal
 from app.core.request_body import Endpoint, RequestBody, parse_body
 from app.exchange.exchange import ClientCall, Exchange
 
@@ -18,6 +19,7 @@ class Admission:
         *,
         rate_limiter: RateLimiter,
         directory: Directory,
+        credit: CreditGate,
         models: ModelTable,
         clock: Clock,
         default_rpm: int,
@@ -25,6 +27,7 @@ class Admission:
     ) -> None:
         self._rate_limiter = rate_limiter
         self._directory = directory
+        self._credit = credit
         self._models = models
         self._clock = clock
         self._default_rpm = default_rpm
@@ -46,7 +49,7 @@ class Admission:
         exchange.model = self._models.resolve(body.model)
         if exchange.model is None:
             raise Refusal(errors.UNKNOWN_MODEL, f"The model {body.model!r} does not exist.", param="model")
-        self._check_credit(exchange.principal)
+        self._check_credit(exchange, exchange.model, endpoint)
 
     def _read_body(self, call: ClientCall, endpoint: Endpoint) -> RequestBody:
         limit = self._max_body_bytes
@@ -67,7 +70,9 @@ class Admission:
         except CodingError:
             raise errors.invalid_body(f"The request body is not valid {coding[:40]}.") from None
 
-    def _check_credit(self, principal: Principal) -> None:
+    def _check_credit(self, exchange: Exchange, model: Model, endpoint: Endpoint) -> None:
+        """The last check, since it reserves what the request will probably cost."""
+        principal = exchange.principal
         if not principal.is_metered:
             return
         balance = self._directory.balance(principal.user_id)
@@ -77,12 +82,23 @@ class Admission:
             raise Refusal(
                 errors.CREDITS_EXPIRED, "Your credits have expired.", extra={"balance": balance.usd}
             )
-        if balance.nano_usd <= 0:
-            raise Refusal(
-                errors.NO_CREDIT,
-                "You have no credit left. Add credit and try again.",
-                extra={"balance": balance.usd},
-            )
+        estimate = MIN_ESTIMATE_NANO
+        if endpoint is not Endpoint.COUNT_TOKENS:
+            limit = exchange.body.output_limit if exchange.body else None
+            estimate = estimate_cost_nano(model, request_bytes=exchange.request_bytes, output_limit=limit)
+        try:
+            exchange.reservation = self._credit.reserve(principal.user_id, exchange.call.request_id, estimate)
+        except CreditExhausted as error:
+            raise _no_credit(Balance(error.balance_nano)) from None
+
+
+def _no_credit(balance: Balance) -> Refusal:
+    message = "You have no credit left. Add credit and try again."
+    if balance.nano_usd > 0:
+        message = (
+            "Your running requests have reserved the credit you have left. Try again when they have ended."
+        )
+    return Refusal(errors.NO_CREDIT, message, extra={"balance": balance.usd})
 
 
 def refuse_over_limit(rate: RateDecision | None) -> None:

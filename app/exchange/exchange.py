@@ -6,7 +6,15 @@ from datetime import datetime
 from typing import Any
 
 from app.core.bson_safe import bson_safe
-from app.core.ports import ClientWatch, Clock, Directory, RateDecision, RecordSink
+from app.core.ports import (
+    ClientWatch,
+    Clock,
+    CreditGate,
+    Directory,
+    RateDecision,
+    RecordSink,
+    Reservation,
+)
 from app.core.pricing import Model, cost_nano_usd
 from app.core.principal import Principal
 from app.core.records import AttemptRecord, ExchangeRecord, Outcome, UsageSource
@@ -68,6 +76,7 @@ class Exchange:
     principal: Principal
     sink: RecordSink
     directory: Directory
+    credit: CreditGate
     clock: Clock
     endpoint: str
     rate: RateDecision | None = None
@@ -83,6 +92,7 @@ class Exchange:
     upstream_status: int | None = None
     upstream_request_id: str | None = None
     bytes_out: int = 0
+    reservation: Reservation | None = None
     is_settled: bool = False
 
     def settle(
@@ -100,10 +110,14 @@ class Exchange:
         self.is_settled = True
         self.call.watch.stop()
         record = self._record(outcome, status, metered or Metered(), error_type, ended_at)
-        # The record first: it is what the charge comes from, the note only hastens it.
-        self.sink.put(record)
-        if record.cost_nano_usd and self.principal.is_metered:
-            self.directory.note_charge(self.principal.user_id, record.cost_nano_usd)
+        try:
+            # In this order there is no moment at which the charge counts neither here nor there.
+            if record.cost_nano_usd and self.principal.is_metered:
+                self.directory.note_charge(self.principal.user_id, record.cost_nano_usd)
+            if self.reservation is not None:
+                self.credit.release(self.reservation)
+        finally:
+            self.sink.put(record)
 
     def _record(
         self, outcome: Outcome, status: int, metered: Metered, error_type: str | None, ended_at: float | None
@@ -147,6 +161,7 @@ class Exchange:
             overhead_ms=_ms((started if started is not None else ended) - call.accepted),
             attempts=tuple(self.attempts),
             bytes_out=self.bytes_out,
+            hold_nano_usd=self.reservation.hold_nano if self.reservation else 0,
             client_retry_count=_retry_count(call.headers.get("x-stainless-retry-count")),
         )
 

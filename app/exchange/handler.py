@@ -16,6 +16,7 @@ from app.core.meter import AnswerMeter, Meter, StreamMeter
 from app.core.ports import (
     ClientGone,
     Clock,
+    CreditGate,
     Directory,
     RateDecision,
     RecordSink,
@@ -57,6 +58,7 @@ class Gateway:
     admission: Admission
     attempts: AttemptLoop
     directory: Directory
+    credit: CreditGate
     sink: RecordSink
     clock: Clock
     on_client_abort: str
@@ -154,6 +156,7 @@ class Gateway:
             principal=principal,
             sink=self.sink,
             directory=self.directory,
+            credit=self.credit,
             clock=self.clock,
             endpoint=endpoint,
         )

@@ -16,6 +16,10 @@ from app.exchange.exchange import CLIENT_CLOSED_REQUEST, Exchange, Metered
 logger = logging.getLogger("weir.exchange")
 
 
+LINGER_S = 1.0
+"""How long an upstream may take to end a whole answer once the client has left, in seconds."""
+
+
 class AnswerCut(ConnectionResetError):
     """Raised out of the body's iterator so that the server drops the connection without a clean end.
 
@@ -115,6 +119,9 @@ class RelayStream:
         # The meter is ahead of the client by the bytes that are still pending.
         is_at_end = self._meter.is_terminated and not self._pending
         self._has_all = is_at_end or exchange.bytes_out == self._length
+        if self._has_all and self._drain_s > LINGER_S:
+            # A client that leaves now has all it wanted; the upstream need not be waited for that long.
+            exchange.call.watch.give(LINGER_S)
         if exchange.call.watch.departed and not self._has_all:
             self.close()
             raise AnswerCut

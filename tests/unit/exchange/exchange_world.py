@@ -9,8 +9,10 @@ from typing import Any
 
 from app.core.ports import (
     ClientGone,
+    CreditExhausted,
     ProviderKey,
     RateDecision,
+    Reservation,
     StoreUnavailable,
     UpstreamFailure,
     UpstreamRequest,
@@ -106,6 +108,26 @@ class FakeDirectory:
 
     def note_charge(self, user_id: str, nano_usd: int) -> None:
         self.charges.append((user_id, nano_usd))
+
+
+class FakeCredit:
+    """Reserves as long as the directory's balance is positive."""
+
+    def __init__(self, directory: FakeDirectory) -> None:
+        self._directory = directory
+        self.hold_nano = 0
+        self.reserved: list[tuple[str, str, int]] = []
+        self.released: list[Reservation] = []
+
+    def reserve(self, user_id: str, request_id: str, estimate_nano: int) -> Reservation:
+        balance = self._directory.balance(user_id)
+        if balance is not None and balance.nano_usd <= 0:
+            raise CreditExhausted(balance.nano_usd)
+        self.reserved.append((user_id, request_id, estimate_nano))
+        return Reservation(user_id, request_id, estimate_nano, self.hold_nano)
+
+    def release(self, reservation: Reservation) -> None:
+        self.released.append(reservation)
 
 
 class FakeRateLimiter:
@@ -219,6 +241,7 @@ class World:
         self.clock = FakeClock()
         self.sink = FakeSink()
         self.directory = FakeDirectory({"sk-ann": Principal("ann", "wk_ann")})
+        self.credit = FakeCredit(self.directory)
         self.limiter = FakeRateLimiter()
         self.keys = FakeKeys(*keys)
         self.upstream = FakeUpstream()
@@ -227,6 +250,7 @@ class World:
             admission=Admission(
                 rate_limiter=self.limiter,
                 directory=self.directory,
+                credit=self.credit,
                 models=MODELS,
                 clock=self.clock,
                 default_rpm=100,
@@ -234,6 +258,7 @@ class World:
             ),
             attempts=AttemptLoop(keys=self.keys, upstream=self.upstream, max_attempts=max_attempts),
             directory=self.directory,
+            credit=self.credit,
             sink=self.sink,
             clock=self.clock,
             on_client_abort="drain",

@@ -16,6 +16,7 @@ def exchange(world: World) -> Exchange:
         principal=Principal("ann", "wk_ann"),
         sink=world.sink,
         directory=world.directory,
+        credit=world.credit,
         clock=world.clock,
         endpoint="chat",
     )
@@ -63,3 +64,14 @@ def test_a_clock_that_went_backwards_gives_no_negative_times(world: World, excha
     exchange.settle(Outcome.OK, 200, ended_at=1000.0)
     record = world.record
     assert (record.latency_ms, record.ttft_ms, record.overhead_ms) == (0, 0, 1_000_000)
+
+
+def test_what_was_reserved_is_released_once_and_the_hold_is_in_the_record(
+    world: World, exchange: Exchange
+) -> None:
+    world.credit.hold_nano = 77
+    exchange.reservation = reservation = world.credit.reserve("ann", "request-1", 100)
+    exchange.settle(Outcome.UPSTREAM_ERROR, 502)
+    exchange.settle(Outcome.OK, 200)
+    assert world.credit.released == [reservation]
+    assert world.record.hold_nano_usd == 77

@@ -30,7 +30,7 @@ from app.core.ports import UpstreamFailure
 from app.core.records import Outcome, UsageSource
 from app.core.request_body import Endpoint
 from app.exchange.exchange import Answer
-from app.exchange.relay import AnswerCut
+from app.exchange.relay import LINGER_S, AnswerCut
 
 WANTED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 ERROR_EVENT = b'data: {"error":{"message":"boom","type":"overloaded"}}\n\n'
@@ -526,7 +526,8 @@ def test_a_user_may_have_his_own_policy(world: World) -> None:
     other.gateway.on_client_abort = "cancel"
     other.directory.principals["sk-ann"] = Principal("ann", "wk_ann", on_client_abort="drain")
     consume(other.forward(FakeReply(200, STREAM, DONE), **WANTED))
-    assert other.watch.grace == [20.0]
+    # Once the client has all of it, the upstream need not be waited for that long.
+    assert other.watch.grace == [20.0, LINGER_S]
 
 
 def test_a_caller_without_a_balance_is_not_charged(world: World) -> None:
