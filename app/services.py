@@ -12,9 +12,9 @@ from app.adapters.clock import SystemClock
 from app.adapters.credit_gate import MongoCreditGate
 from app.adapters.directory import CachedDirectory
 from app.adapters.embedded_mongo import EmbeddedMongo
+from app.adapters.journal import JournaledQueue
 from app.adapters.key_cipher import KeyCipher
 from app.adapters.key_pool import RoundRobinKeyPool
-from app.adapters.log_queue import LogQueue
 from app.adapters.mongo.client_keys import ClientKeyStore
 from app.adapters.mongo.connection import connect
 from app.adapters.mongo.credit_holds import CreditHolds
@@ -37,7 +37,7 @@ class Services:
     settings: Settings
     worker_id: str
     database: Database[dict[str, Any]]
-    queue: LogQueue
+    queue: JournaledQueue
     directory: CachedDirectory
     key_pool: RoundRobinKeyPool
     rate_limiter: RateLimiter
@@ -69,7 +69,7 @@ def build_services(settings: Settings, models: ModelTable, clock: SystemClock) -
         read_timeout_s=settings.upstream_read_timeout_s,
         auth=settings.upstream_auth,
     )
-    queue = LogQueue(settings.log_queue_size)
+    queue = JournaledQueue(settings.log_queue_size)
     rate_limiter = _rate_limiter(settings, worker_id)
     credit = MongoCreditGate(directory, CreditHolds(database), clock=clock.monotonic)
     admission = Admission(
@@ -87,6 +87,7 @@ def build_services(settings: Settings, models: ModelTable, clock: SystemClock) -
         directory=directory,
         credit=credit,
         sink=queue,
+        refuses_when_full=settings.journal_full == "refuse",
         clock=clock,
         on_client_abort=settings.on_client_abort,
         abort_drain_s=settings.abort_drain_s,

@@ -6,8 +6,7 @@ import socket
 import uuid
 from collections.abc import Callable, Mapping
 
-from app.adapters.log_queue import LogQueue
-from workers.log_writer import BatchPolicy, Books, LogWriter
+from workers.log_writer import BatchPolicy, Books, LogWriter, RecordQueue
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +18,7 @@ def new_writer_id() -> str:
 
 
 def start(
-    queue: LogQueue,
+    queue: RecordQueue,
     books: Books,
     *,
     batch_size: int,

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import gevent
 from gevent.event import Event
 
-from app.adapters.log_queue import LogQueue, SequencedRecord
+from app.adapters.log_queue import SequencedRecord
 from app.adapters.mongo.record_writes import DeadLetter
 from app.adapters.mongo.settlement import BookedBatch
 from app.core.ports import StoreUnavailable
@@ -44,6 +44,27 @@ class Books(Protocol):
 
     def put_aside(self, record: SequencedRecord, reason: str) -> DeadLetter:
         """Keep a record that cannot be booked, with the reason."""
+
+
+class RecordQueue(Protocol):
+    """Where records come from: `LogQueue`, or `JournaledQueue` in production."""
+
+    lost: int
+
+    def __len__(self) -> int:
+        """How many records wait."""
+
+    def take(self, max_items: int, timeout_s: float | None, at_least: int = 1) -> list[SequencedRecord]:
+        """Wait for records, in the order of their numbers."""
+
+    def close(self) -> None:
+        """Do not wait for more."""
+
+    def oldest_queued_at(self) -> float | None:
+        """When the longest waiting record was put (monotonic)."""
+
+    def abandon(self, in_hand: Sequence[SequencedRecord]) -> int:
+        """Nothing more will be taken: count what is lost by that, `in_hand` being taken but not booked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +112,7 @@ class LogWriter:
 
     def __init__(
         self,
-        queue: LogQueue,
+        queue: RecordQueue,
         books: Books,
         *,
         policy: BatchPolicy | None = None,
@@ -130,7 +151,7 @@ class LogWriter:
     @property
     def lost(self) -> int:
         """How many records are gone for good: refused by the full queue, or left behind at the end."""
-        return self._queue.lost + self.counts.abandoned
+        return self._queue.lost
 
     @property
     def is_failing(self) -> bool:
@@ -286,9 +307,6 @@ class LogWriter:
     def _abandon(self) -> int:
         left = [record for batch in self._booking for record in batch] + self._buffer.drain()
         self._booking.clear()
-        left += self._queue.take(len(self._queue), 0)
-        if left:
-            self.counts.abandoned += len(left)
-            shown = ", ".join(str(record.document.get("_id")) for record in left[:5])
-            log.error("%d records were not booked in time and are lost: %s …", len(left), shown)
-        return len(left)
+        lost = self._queue.abandon(left)
+        self.counts.abandoned += lost
+        return lost

@@ -10,6 +10,14 @@ import gevent
 from gevent.event import Event
 from pymongo.errors import PyMongoError
 
+from app.adapters.journal import (
+    Journal,
+    JournaledQueue,
+    JournalPolicy,
+    acquire_slot,
+    replay,
+    unplaced_slot,
+)
 from app.adapters.mongo.connection import ensure_indexes, store_problem
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.settlement import Settlement
@@ -17,6 +25,7 @@ from app.adapters.mongo.stats import StatsStore
 from app.adapters.rate_limiter import SYNC_INTERVAL_S, SharedRateLimiter, ensure_expiry
 from app.core.ports import StoreUnavailable
 from app.services import Services
+from app.settings import Settings
 from workers import lifecycle
 from workers.log_writer import LogWriter
 
@@ -24,6 +33,7 @@ DRAIN_TIMEOUT_S = 30.0
 """How long a stopping worker may take to book what is left, in seconds."""
 
 _INDEX_RETRY_S = 5.0
+_ADOPTION_INTERVAL_S = 5.0
 
 logger = logging.getLogger("weir.worker")
 
@@ -40,14 +50,19 @@ class WorkerLife:
     def start(cls, services: Services, *, is_first: bool) -> Self:
         """Start everything. `is_first` is True in one worker, which says what concerns them all."""
         settings = services.settings
+        queue = services.queue
+        journal = _attached_journal(queue, settings)
         writer = lifecycle.start(
-            services.queue,
-            Settlement(services.database, lifecycle.new_writer_id()),
+            queue,
+            Settlement(services.database, journal.slot.writer_id),
             batch_size=settings.log_batch_size,
             flush_ms=settings.log_flush_ms,
             on_booked=lambda charges: _note_booked(services, charges),
+            on_settled=queue.acked,
         )
         life = cls(services, writer, Event())
+        gevent.spawn(queue.run, life.stopping, settings.log_flush_ms / 1000)
+        gevent.spawn(life._adopt_orphans)
         gevent.spawn(life._prepare_store)
         services.key_pool.refresh()
         if is_first and services.key_pool.is_empty():
@@ -67,8 +82,18 @@ class WorkerLife:
         """Book what is left, then let go of the connections."""
         self.stopping.set()
         lifecycle.drain(self.writer, DRAIN_TIMEOUT_S)
+        self.services.queue.release()
         self.services.upstream.close()
         self.services.database.client.close()
+
+    def _adopt_orphans(self) -> None:
+        """Settle what workers that are gone left in slots nobody owns any more."""
+        database, root = self.services.database, _journal_root(self.services.settings)
+        while not self.stopping.wait(_ADOPTION_INTERVAL_S):
+            try:
+                replay(root, lambda writer_id: Settlement(database, writer_id))
+            except (StoreUnavailable, OSError) as error:
+                logger.warning("an abandoned journal cannot be settled yet: %s", error)
 
     def _prepare_store(self) -> None:
         """Make the indexes, as soon as the store can be reached."""
@@ -102,6 +127,27 @@ class WorkerLife:
                 is_failing = True
             else:
                 is_failing = False
+
+
+def _journal_root(settings: Settings) -> str:
+    return str(settings.data_dir / "journal")
+
+
+def _attached_journal(queue: JournaledQueue, settings: Settings) -> Journal:
+    """A journal of this worker's own; where none can be had, records are kept in memory and said to be."""
+    policy = JournalPolicy(settings.journal_sync, settings.journal_max_mb * 1024 * 1024)
+    slot = None
+    try:
+        slot = acquire_slot(_journal_root(settings))
+        journal = Journal(slot, policy)
+        queue.attach(journal)
+    except OSError as error:
+        logger.error("no journal, records are kept in memory only: %s", error)  # noqa: TRY400
+        if slot is not None:
+            slot.release()
+        journal = Journal(unplaced_slot(), policy)
+        queue.attach(journal)
+    return journal
 
 
 def _note_booked(services: Services, charges: Mapping[str, int]) -> None:

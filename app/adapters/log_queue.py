@@ -7,7 +7,7 @@ any greenlet of the process, but not from other threads; the consumer is one gre
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,15 @@ class LogQueue:
         """Refuse records from now on; what is queued can still be taken. Idempotent."""
         self._closed = True
         self._enough.set()
+
+    def abandon(self, in_hand: Sequence[SequencedRecord]) -> int:
+        """Nothing more will be taken: what waits, and what was taken but not booked, is lost."""
+        left = [*in_hand, *self.take(len(self._waiting), 0)]
+        self.lost += len(left)
+        if left:
+            shown = ", ".join(str(record.document.get("_id")) for record in left[:5])
+            log.error("%d records were not booked in time and are lost: %s …", len(left), shown)
+        return len(left)
 
     def oldest_queued_at(self) -> float | None:
         """When the longest waiting record was put; None when the queue is empty."""

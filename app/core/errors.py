@@ -52,6 +52,7 @@ NO_CREDIT = ErrorKind(402, "insufficient_quota", "insufficient_credits", "billin
 CREDITS_EXPIRED = ErrorKind(402, "insufficient_quota", "credits_expired", "billing_error", should_retry=False)
 NO_UPSTREAM_KEY = ErrorKind(503, "server_error", "no_upstream_key", "api_error", should_retry=False)
 STORE_UNAVAILABLE = ErrorKind(503, "server_error", "store_unavailable", "api_error")
+JOURNAL_FULL = ErrorKind(503, "server_error", "journal_full", "api_error")
 UPSTREAM_UNREACHABLE = ErrorKind(502, "upstream_error", "upstream_unreachable", "api_error")
 UPSTREAM_TIMEOUT = ErrorKind(504, "upstream_error", "upstream_timeout", "timeout_error")
 UPSTREAM_FAILED = ErrorKind(502, "upstream_error", "upstream_error", "api_error")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from app.core.journal_format import OpenRequest
 from app.core.principal import Balance, Principal
 from app.core.records import ExchangeRecord
 
@@ -73,6 +74,15 @@ class RecordSink(Protocol):
 
     def put(self, record: ExchangeRecord) -> bool:
         """Take the record; False when it was lost (and counted)."""
+
+    def accepts(self) -> bool:
+        """Whether there is room to note a new request durably."""
+
+    def open(self, request: OpenRequest) -> bool:
+        """Note a request that is about to be forwarded: it leaves a record even if the process dies."""
+
+    def foresee(self, record: ExchangeRecord) -> bool:
+        """Note the record that an opened request leaves if the process dies from now on."""
 
 
 class UpstreamReply(Protocol):

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from app.core.bson_safe import bson_safe
+from app.core.journal_format import OpenRequest
 from app.core.ports import (
     ClientWatch,
     Clock,
@@ -94,6 +95,25 @@ class Exchange:
     bytes_out: int = 0
     reservation: Reservation | None = None
     is_settled: bool = False
+
+    def as_opened(self) -> OpenRequest:
+        """What is known when the request is about to be forwarded."""
+        call, principal = self.call, self.principal
+        return OpenRequest(
+            call.request_id,
+            principal.user_id,
+            principal.user_key_id,
+            call.accepted_at,
+            str(call.wire_format),
+            self.endpoint,
+            self.body.stream if self.body else False,
+            self.model.id if self.model else None,
+            self._requested_model(),
+        )
+
+    def foresee(self, status: int, metered: Metered) -> None:
+        """Have the record kept that this request leaves if the process dies from now on."""
+        self.sink.foresee(self._record(Outcome.INTERRUPTED, status, metered, "interrupted", None))
 
     def settle(
         self,

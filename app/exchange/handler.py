@@ -64,6 +64,7 @@ class Gateway:
     on_client_abort: str
     abort_drain_s: float
     default_anthropic_version: str
+    refuses_when_full: bool = False
     refused_credentials: Counter[str] = field(default_factory=Counter)
     _without_usage_option: set[str] = field(default_factory=set)
 
@@ -72,6 +73,9 @@ class Gateway:
 
         def serve(exchange: Exchange) -> Answer:
             self.admission.admit(exchange, endpoint)
+            if self.refuses_when_full and not self.sink.accepts():
+                raise Refusal(errors.JOURNAL_FULL, "The proxy cannot record requests now.", retry_after_s=5)
+            self.sink.open(exchange.as_opened())
             return self._relay(exchange, endpoint)
 
         return self._recorded(call, endpoint.name.lower(), serve)

@@ -87,6 +87,8 @@ class RelayStream:
         self._drain_s = terms.drain_s
         self._on_end = on_end
         self._in_flight = 0
+        self._is_foreseen = False
+        self._is_foreseen_whole = False
         self._has_all = False
         self._at_end = False
         self._failure: str | None = None
@@ -133,7 +135,28 @@ class RelayStream:
                 raise StopIteration
             chunk = self._read_next()
         self._in_flight = len(chunk)
+        self._foresee(len(chunk))
         return chunk
+
+    def _foresee(self, size: int) -> None:
+        """Before a stream's first chunk and before the last of any answer leaves, note what is known.
+
+        If the process dies with the client holding an answer, its record still says what the answer cost.
+        """
+        has_all_bytes = self._exchange.bytes_out + size == self._length
+        is_whole = has_all_bytes or self._meter.is_terminated
+        if self._is_foreseen_whole or (self._is_foreseen and not is_whole):
+            return
+        if not is_whole and not self._is_stream:
+            return
+        self._is_foreseen, self._is_foreseen_whole = True, is_whole
+        if has_all_bytes:
+            self._meter.flush()  # a plain body is read when it is all there
+        self._exchange.foresee(self._status, self._result(Outcome.INTERRUPTED))
+
+    @property
+    def _status(self) -> int:
+        return self._exchange.upstream_status or 200
 
     def close(self) -> None:
         """End the request: the server calls this after the last chunk, and when the client has left."""
@@ -237,7 +260,7 @@ class RelayStream:
         exchange = self._exchange
         if exchange.is_settled:
             return
-        status = exchange.upstream_status or 200
+        status = self._status
         if outcome is Outcome.CLIENT_ABORT and exchange.bytes_out == 0:
             status = CLIENT_CLOSED_REQUEST
         try:

@@ -6,6 +6,7 @@ from typing import Any
 import bson
 from bson.codec_options import CodecOptions
 from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
 
 from app.core.journal_format import MAX_PAYLOAD, Entry, OpenRequest
 from app.core.records import ExchangeRecord, Outcome
@@ -14,6 +15,9 @@ Document = dict[str, Any]
 
 INTERRUPTED_STATUS = 500
 """What an interrupted request's client was sent is not known; its connection broke."""
+
+_FORESEEN = "record"
+"""The member of an OPEN's document that holds a whole record."""
 
 _OPTIONS: "CodecOptions[Document]" = CodecOptions(tz_aware=True, tzinfo=UTC)
 _MAX_DOCUMENT = MAX_PAYLOAD - 1024
@@ -60,13 +64,22 @@ def encode_open(request: OpenRequest) -> bytes:
     )[1]
 
 
+def encode_foreseen(record: ExchangeRecord) -> bytes:
+    """The whole record of a request that has come so far that there is more to say than at its start."""
+    _, encoded = encode_record(record.to_document())
+    return bson.encode({_FORESEEN: RawBSONDocument(encoded)})
+
+
 def interrupted_document(entry: Entry, last_ms: int) -> dict[str, Any]:
-    """The record of a request whose process died, from its OPEN; raises ValueError.
+    """The record of a request whose process died, from its last OPEN; raises ValueError.
 
     `last_ms` is the journal's last sign of life: the request lasted at least that long.
     """
     try:
         known = bson.decode(entry.document, _OPTIONS)
+        if _FORESEEN in known:
+            foreseen: dict[str, Any] = known[_FORESEEN]
+            return foreseen
         accepted_at = known["t"]
         accepted_ms = accepted_at.timestamp() * 1000 if isinstance(accepted_at, datetime) else entry.at_ms
         return ExchangeRecord(

@@ -156,8 +156,14 @@ class Journal:
 
     def open_request(self, request: OpenRequest) -> bool:
         """Note that a request is about to be forwarded; opening it again replaces what is known of it."""
-        request_id = request.request_id
-        payload = encode_entry(0, self._now_ms(), request_id.encode(), encode_open(request))
+        return self._note_open(request.request_id, encode_open(request))
+
+    def foresee(self, request_id: str, document: bytes) -> bool:
+        """Note the record (its BSON, see `encode_foreseen`) that a request leaves if the process dies now."""
+        return self._note_open(request_id, document)
+
+    def _note_open(self, request_id: str, document: bytes) -> bool:
+        payload = encode_entry(0, self._now_ms(), request_id.encode(), document)
         self._forget_open(request_id)
         opened = self._opens[request_id] = _Open(None, payload)
         return not self.log.is_full and self._write_open(request_id, opened)

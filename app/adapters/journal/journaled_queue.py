@@ -19,7 +19,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from app.adapters.journal.documents import decode_record, encode_record
+from app.adapters.journal.documents import decode_record, encode_foreseen, encode_record
 from app.adapters.journal.journal import STRIDE, Interrupted, Journal
 from app.adapters.journal.segments import EntryReader, Place
 from app.adapters.journal.status import QueueStatus
@@ -111,6 +111,23 @@ class JournaledQueue:
     def open(self, request: OpenRequest) -> bool:
         """Note a request that is about to be forwarded; False when the journal could not. Never waits."""
         return self._journal is not None and self._journal.open_request(request)
+
+    def foresee(self, record: ExchangeRecord) -> bool:
+        """Note the record an opened request leaves if the process dies from now on. Never raises.
+
+        It waits only where the journal's policy is `always`.
+        """
+        if self._journal is None:
+            return False
+        try:
+            encoded = encode_foreseen(record)
+        except Exception:
+            log.exception("record %s has no document yet", record.request_id)
+            return False
+        is_noted = self._journal.foresee(record.request_id, encoded)
+        if is_noted and self._waits_for_disk:
+            self._wait_until_durable(self._journal.log.position)
+        return is_noted
 
     def put(self, record: ExchangeRecord) -> bool:
         """Keep the record; False when it was lost, and counted. Never raises.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from app.core.journal_format import OpenRequest
 from app.core.ports import (
     ClientGone,
     CreditExhausted,
@@ -79,9 +80,23 @@ class FakeClock:
 class FakeSink:
     def __init__(self) -> None:
         self.records: list[ExchangeRecord] = []
+        self.opened: list[OpenRequest] = []
+        self.foreseen: list[ExchangeRecord] = []
+        self.is_full = False
 
     def put(self, record: ExchangeRecord) -> bool:
         self.records.append(record)
+        return True
+
+    def accepts(self) -> bool:
+        return not self.is_full
+
+    def open(self, request: OpenRequest) -> bool:
+        self.opened.append(request)
+        return True
+
+    def foresee(self, record: ExchangeRecord) -> bool:
+        self.foreseen.append(record)
         return True
 
 

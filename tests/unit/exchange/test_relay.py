@@ -537,3 +537,52 @@ def test_a_caller_without_a_balance_is_not_charged(world: World) -> None:
     consume(world.forward(stream_reply(CHUNK, USAGE, DONE), **WANTED))
     assert world.record.cost_nano_usd == COST
     assert world.directory.charges == []
+
+
+# What is noted in case the process dies
+
+
+def test_a_stream_is_foreseen_at_its_first_chunk_and_before_its_last(world: World) -> None:
+    answer = world.forward(stream_reply(CHUNK, CHUNK, USAGE, DONE), **WANTED)
+    assert [request.request_id for request in world.sink.opened] == ["request-1"]
+    assert world.sink.foreseen == []
+    take(answer, 1)
+    (begun,) = world.sink.foreseen
+    assert (begun.outcome, begun.usage_source, begun.factory_key_id) == (
+        Outcome.INTERRUPTED,
+        UsageSource.NONE,
+        "k1",
+    )
+    take(answer, 2)
+    assert len(world.sink.foreseen) == 1
+    take(answer, 1)
+    whole = world.sink.foreseen[1]
+    assert (whole.usage_source, whole.cost_nano_usd, whole.status_code) == (UsageSource.UPSTREAM, COST, 200)
+    consume(answer)
+    assert len(world.sink.foreseen) == 2
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+
+
+def test_a_stream_that_arrives_in_one_piece_is_foreseen_once_and_whole(world: World) -> None:
+    answer = world.forward(stream_reply(CHUNK + USAGE + DONE), **WANTED)
+    take(answer, 1)
+    assert [record.cost_nano_usd for record in world.sink.foreseen] == [COST]
+
+
+def test_a_plain_answer_is_foreseen_before_its_last_byte_leaves(world: World) -> None:
+    answer = world.forward(json_reply(ANSWER[:20], ANSWER[20:], content_length=str(len(ANSWER))))
+    take(answer, 1)
+    assert world.sink.foreseen == []
+    take(answer, 1)
+    assert [record.cost_nano_usd for record in world.sink.foreseen] == [COST]
+    consume(answer)
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+
+
+def test_what_is_not_forwarded_is_not_opened(world: World) -> None:
+    world.sink.is_full = True
+    world.gateway.refuses_when_full = True
+    answer = world.forward(stream_reply(DONE), **WANTED)
+    assert answer.status == 503
+    assert world.sink.opened == []
+    assert world.record.error_type == "journal_full"

@@ -272,6 +272,30 @@ def test_a_record_too_long_for_a_frame_is_kept_shortened(disk: ModelDisk, clock:
     assert len(Process(disk, clock).take(1)[0].document["usageRaw"]) == 500
 
 
+def test_what_was_foreseen_is_the_record_if_the_process_dies(disk: ModelDisk, clock: ModelClock) -> None:
+    first = Process(disk, clock)
+    assert first.queue.open(opened("r1"))
+    foreseen = ExchangeRecord(
+        *("r1", "user", "key", NOW, "openai", Outcome.INTERRUPTED, 200),
+        factory_key_id="env-1",
+        input_tokens=9,
+        cost_nano_usd=2**40,
+    )
+    assert first.queue.foresee(foreseen)
+    (record,) = Process(disk, clock).take(10)
+    assert record.document == foreseen.to_document()
+
+
+def test_what_was_foreseen_counts_for_nothing_once_the_request_has_ended(
+    disk: ModelDisk, clock: ModelClock
+) -> None:
+    first = Process(disk, clock)
+    assert first.queue.open(opened("r1"))
+    assert first.queue.foresee(ExchangeRecord(*("r1", "u", "k", NOW, "openai", Outcome.INTERRUPTED, 200)))
+    assert first.queue.put(ExchangeRecord(*("r1", "u", "k", NOW, "openai", Outcome.OK, 200)))
+    assert [record.document["outcome"] for record in Process(disk, clock).take(10)] == ["ok"]
+
+
 def test_a_record_is_the_same_from_memory_and_from_disk(disk: ModelDisk, clock: ModelClock) -> None:
     record = ExchangeRecord(
         *("r1", "u", "k", NOW, "anthropic", Outcome.OK, 200),
