@@ -44,6 +44,10 @@ _INDEXES: tuple[tuple[str, tuple[tuple[str, int], ...], dict[str, Any]], ...] = 
     ("ohmygpt_keys", (("cooldownUntil", ASCENDING),), {}),
     ("ohmygpt_keys", (("createdAt", DESCENDING),), {}),
     ("ohmygpt_backup_keys", (("isUsed", ASCENDING),), {}),
+    ("ohmygpt_bindings", (("proxyId", ASCENDING), ("isActive", ASCENDING)), {}),
+    ("ohmygpt_bindings", (("ohmygptKeyId", ASCENDING),), {}),
+    ("proxy_health_logs", (("proxyId", ASCENDING), ("checkedAt", DESCENDING)), {}),
+    ("proxy_health_logs", (("checkedAt", ASCENDING),), {"expireAfterSeconds": 7 * 86_400}),
 )
 
 
