@@ -19,7 +19,11 @@ from app.adapters.mongo.client_keys import ClientKeyStore
 from app.adapters.mongo.connection import connect
 from app.adapters.mongo.credit_holds import CreditHolds
 from app.adapters.mongo.provider_keys import ProviderKeyStore
+from app.adapters.mongo.proxies import ProxyStore
+from app.adapters.mongo.proxy_bindings import BindingStore
 from app.adapters.mongo.users import UserStore
+from app.adapters.proxy_check import ProxyChecker
+from app.adapters.proxy_pool import ProxyPool
 from app.adapters.rate_limiter import SharedRateLimiter, StorageRateLimiter
 from app.adapters.upstream import RequestsUpstream
 from app.core.ports import RateLimiter
@@ -43,6 +47,15 @@ class Services:
     rate_limiter: RateLimiter
     gateway: Gateway
     upstream: RequestsUpstream
+    proxies: "OutboundProxies | None"
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundProxies:
+    """The proxies between this worker and the upstream, and what checks them."""
+
+    pool: ProxyPool
+    checker: ProxyChecker
 
 
 def build_services(settings: Settings, models: ModelTable, clock: SystemClock) -> Services:
@@ -63,11 +76,13 @@ def build_services(settings: Settings, models: ModelTable, clock: SystemClock) -
         ProviderKeyStore(database, cipher),
         start=os.getpid(),
     )
+    proxies = _outbound_proxies(settings, database, cipher)
     upstream = RequestsUpstream(
         settings.ohmygpt_base_url,
         connect_timeout_s=settings.upstream_connect_timeout_s,
         read_timeout_s=settings.upstream_read_timeout_s,
         auth=settings.upstream_auth,
+        proxies=proxies.pool if proxies else None,
     )
     queue = JournaledQueue(settings.log_queue_size)
     rate_limiter = _rate_limiter(settings, worker_id)
@@ -94,8 +109,20 @@ def build_services(settings: Settings, models: ModelTable, clock: SystemClock) -
         default_anthropic_version=settings.default_anthropic_version,
     )
     return Services(
-        settings, worker_id, database, queue, directory, key_pool, rate_limiter, gateway, upstream
+        settings, worker_id, database, queue, directory, key_pool, rate_limiter, gateway, upstream, proxies
     )
+
+
+def _outbound_proxies(
+    settings: Settings, database: Database[dict[str, Any]], cipher: KeyCipher
+) -> OutboundProxies | None:
+    if settings.upstream_proxy_pool == "off":
+        return None
+    store = ProxyStore(database, cipher)
+    allow_direct = settings.upstream_proxy_fallback_direct == "on"
+    pool = ProxyPool(store, BindingStore(database), allow_direct=allow_direct)
+    timeout_s = settings.upstream_connect_timeout_s
+    return OutboundProxies(pool, ProxyChecker(pool, store, settings.ohmygpt_base_url, timeout_s=timeout_s))
 
 
 def _embedded_uri(settings: Settings) -> str:

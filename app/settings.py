@@ -93,6 +93,7 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] | None = None
     upstream_proxy_pool: Literal["on", "off"] = "on"
+    upstream_proxy_fallback_direct: Literal["on", "off"] = "on"
     graceful_timeout_s: int = Field(120, ge=1, le=3600)
 
     @field_validator("ohmygpt_api_keys", mode="before")
@@ -103,7 +104,7 @@ class Settings(BaseModel):
 
     @field_validator(
         "journal_sync", "journal_full", "upstream_auth", "on_client_abort", "log_level", "log_format",
-        "upstream_proxy_pool", mode="before",
+        "upstream_proxy_pool", "upstream_proxy_fallback_direct", mode="before",
     )  # fmt: skip
     @classmethod
     def _any_case(cls, value: Any) -> Any:

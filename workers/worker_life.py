@@ -71,6 +71,11 @@ class WorkerLife:
                 "'flask keys add ID --api-key-stdin' adds one"
             )
         gevent.spawn(services.key_pool.run, life.stopping)
+        if services.proxies is not None:
+            # Before the first request: a key that is bound to a proxy must not go another way meanwhile.
+            services.proxies.pool.refresh()
+            gevent.spawn(services.proxies.pool.run, life.stopping)
+            gevent.spawn(services.proxies.checker.run, life.stopping)
         if isinstance(services.rate_limiter, SharedRateLimiter):
             gevent.spawn(life._share_rates, services.rate_limiter)
         # What exists now lives as long as the worker: keep the collector from walking it again and again.
@@ -84,6 +89,8 @@ class WorkerLife:
         lifecycle.drain(self.writer, DRAIN_TIMEOUT_S)
         self.services.queue.release()
         self.services.upstream.close()
+        if self.services.proxies is not None:
+            self.services.proxies.pool.close()
         self.services.database.client.close()
 
     def _adopt_orphans(self) -> None:

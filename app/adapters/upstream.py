@@ -5,13 +5,16 @@ environment, follow redirects (carrying the key to another host) and decode bodi
 """
 
 import http.client
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import requests
 import urllib3.exceptions
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 
+from app.adapters.proxy_pool import ProxyPool, Route
+from app.adapters.proxy_transport import RouteFault
 from app.core.ports import ProviderKey, UpstreamFailure, UpstreamRequest
 
 READ_SIZE = 64 * 1024
@@ -19,7 +22,7 @@ READ_SIZE = 64 * 1024
 
 
 class RequestsUpstream:
-    """Sends requests to one upstream host over pooled connections."""
+    """Sends requests to one upstream host over pooled connections, through proxies where there are any."""
 
     def __init__(
         self,
@@ -29,33 +32,61 @@ class RequestsUpstream:
         read_timeout_s: float,
         auth: str = "bearer",
         pool_size: int = 1000,
+        proxies: ProxyPool | None = None,
+        ca_file: str | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._timeout = (connect_timeout_s, read_timeout_s)
         self._auth = auth
+        self._proxies = proxies
+        self._verify: bool | str = ca_file or True
         # Retrying belongs to the attempt loop alone, which keeps count and changes keys.
         self._adapter = HTTPAdapter(
             pool_connections=4, pool_maxsize=pool_size, max_retries=0, pool_block=False
         )
 
     def send(self, request: UpstreamRequest, key: ProviderKey) -> "RequestsReply":
-        """Send and wait for the headers; raises `UpstreamFailure`."""
-        try:
-            response = self._adapter.send(
-                self._prepare(request, key), stream=True, timeout=self._timeout, verify=True
-            )
-        except (
-            requests.ConnectTimeout,
-            requests.exceptions.SSLError,
-            requests.exceptions.ProxyError,
-        ) as error:
-            raise UpstreamFailure("unreachable", _reason(error)) from None
-        except requests.ReadTimeout as error:
-            raise UpstreamFailure("timeout", _reason(error)) from None
-        except requests.ConnectionError as error:
-            raise UpstreamFailure(_connection_failure(error), _reason(error)) from None
-        except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
-            raise UpstreamFailure("garbled", _reason(error)) from None
+        """Send and wait for the headers; raises `UpstreamFailure`.
+
+        Where a proxy does not connect, nothing was sent, and the next route is taken. A proxy that did not
+        get through to the upstream is held responsible only if another route did.
+        """
+        prepared = self._prepare(request, key)
+        if self._proxies is None:
+            return self._send_directly(prepared)
+        return self._send_routed(prepared, self._proxies, key.key_id)
+
+    def _send_routed(
+        self, prepared: requests.PreparedRequest, proxies: ProxyPool, key_id: str
+    ) -> "RequestsReply":
+        doubted: list[tuple[str, str]] = []
+        for route in proxies.routes(key_id):
+            try:
+                reply = self._send_along(route, prepared)
+            except RouteFault as fault:
+                if route.proxy_id is not None and fault.is_certain:
+                    proxies.note_failure(route.proxy_id, fault.reason)
+                elif route.proxy_id is not None:
+                    doubted.append((route.proxy_id, fault.reason))
+                continue
+            except UpstreamFailure as failure:
+                if route.proxy_id is not None or failure.kind != "unreachable":
+                    _note_connected(proxies, route, doubted)
+                raise
+            _note_connected(proxies, route, doubted)
+            return reply
+        raise UpstreamFailure("unreachable", "no proxy connects to the upstream")
+
+    def _send_along(self, route: Route, prepared: requests.PreparedRequest) -> "RequestsReply":
+        if route.adapter is None:
+            return self._send_directly(prepared)
+        with _told_as_failures():
+            response = route.adapter.send_through(prepared, timeout=self._timeout, verify=self._verify)
+        return RequestsReply(response, route.proxy_id)
+
+    def _send_directly(self, prepared: requests.PreparedRequest) -> "RequestsReply":
+        with _told_as_failures():
+            response = self._adapter.send(prepared, stream=True, timeout=self._timeout, verify=self._verify)
         return RequestsReply(response)
 
     def close(self) -> None:
@@ -79,9 +110,13 @@ class RequestsUpstream:
 
 
 class RequestsReply:
-    """An answer whose status and headers have arrived; the body is read undecoded."""
+    """An answer whose status and headers have arrived; the body is read undecoded.
 
-    def __init__(self, response: requests.Response) -> None:
+    `proxy_id` is the proxy it came through, None without one.
+    """
+
+    def __init__(self, response: requests.Response, proxy_id: str | None = None) -> None:
+        self.proxy_id = proxy_id
         self.status: int = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self._raw = response.raw
@@ -105,6 +140,33 @@ class RequestsReply:
         if not self._at_end:
             self._raw.close()
         self._raw.release_conn()
+
+
+def _note_connected(proxies: ProxyPool, route: Route, doubted: list[tuple[str, str]]) -> None:
+    """The upstream was reached on this route: the proxies that did not get there failed."""
+    if route.proxy_id is not None:
+        proxies.note_success(route.proxy_id)
+    for proxy_id, reason in doubted:
+        proxies.note_failure(proxy_id, reason)
+
+
+@contextmanager
+def _told_as_failures() -> Iterator[None]:
+    """What requests raises until the headers are there becomes `UpstreamFailure`."""
+    try:
+        yield
+    except (
+        requests.ConnectTimeout,
+        requests.exceptions.SSLError,
+        requests.exceptions.ProxyError,
+    ) as error:
+        raise UpstreamFailure("unreachable", _reason(error)) from None
+    except requests.ReadTimeout as error:
+        raise UpstreamFailure("timeout", _reason(error)) from None
+    except requests.ConnectionError as error:
+        raise UpstreamFailure(_connection_failure(error), _reason(error)) from None
+    except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
+        raise UpstreamFailure("garbled", _reason(error)) from None
 
 
 def _connection_failure(error: requests.ConnectionError) -> str:

@@ -44,6 +44,7 @@ DEFAULTS = {
     "LOG_LEVEL": "info",
     "LOG_FORMAT": None,
     "UPSTREAM_PROXY_POOL": "on",
+    "UPSTREAM_PROXY_FALLBACK_DIRECT": "on",
     "GRACEFUL_TIMEOUT_S": 120,
 }
 
@@ -150,6 +151,7 @@ def test_sizes_and_durations_are_converted() -> None:
         ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("LOG_FORMAT", "xml", "'text' or 'json'"),
         ("UPSTREAM_PROXY_POOL", "maybe", "'on' or 'off'"),
+        ("UPSTREAM_PROXY_FALLBACK_DIRECT", "maybe", "'on' or 'off'"),
         ("GRACEFUL_TIMEOUT_S", "x\ny", "integer"),
     ],
 )

@@ -1,0 +1,84 @@
+"""Checking proxies in the background, so that no request has to find out which of them work."""
+
+import logging
+import socket
+from urllib.parse import urlsplit
+
+from gevent.pool import Pool
+from pymongo.errors import PyMongoError
+
+from app.adapters.mongo.connection import store_problem
+from app.adapters.mongo.proxies import ProxyStore
+from app.adapters.proxy_pool import ProxyPool, StopEvent, now_ms
+from app.adapters.proxy_transport import ProxyAdapter, RouteFault
+
+TICK_S = 1.0
+_AT_ONCE = 10
+_LEASE_S = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class ProxyChecker:
+    """Checks each proxy when it is due, as one of all workers on all hosts.
+
+    A check connects to the upstream's host through the proxy, and sends no key. While the store cannot be
+    asked who is to check, each worker checks for itself.
+    """
+
+    def __init__(
+        self,
+        pool: ProxyPool,
+        store: ProxyStore,
+        base_url: str,
+        *,
+        timeout_s: float,
+        ca_file: str | None = None,
+    ) -> None:
+        self._pool = pool
+        self._store = store
+        self._base_url = base_url
+        self._timeout_s = timeout_s
+        self._verify: bool | str = ca_file or True
+
+    def run(self, stop: StopEvent, interval_s: float = TICK_S) -> None:
+        """Check what is due, again and again, until `stop` is set."""
+        while not stop.wait(interval_s):
+            try:
+                self.check_due()
+            except Exception:
+                log.exception("proxies could not be checked")
+
+    def check_due(self) -> None:
+        """Check every proxy that is due and that nobody else checks; returns when all are done."""
+        mine = [(proxy_id, adapter) for proxy_id, adapter in self._pool.due() if self._claim(proxy_id)]
+        if mine:
+            Pool(_AT_ONCE).map(lambda one: self._check(*one), mine)
+
+    def _claim(self, proxy_id: str) -> bool:
+        try:
+            return self._store.claim_check(proxy_id, now=now_ms(), lease_s=_LEASE_S)
+        except PyMongoError as error:
+            log.debug("checking proxy %s without a claim: %s", proxy_id, store_problem(error))
+            return True
+
+    def _check(self, proxy_id: str, adapter: ProxyAdapter) -> None:
+        try:
+            latency_ms = adapter.check(self._base_url, timeout_s=self._timeout_s, verify=self._verify)
+        except RouteFault as fault:
+            if fault.is_certain or not self._is_upstream_down():
+                self._pool.note_check(proxy_id, None, fault.reason)
+        else:
+            self._pool.note_check(proxy_id, latency_ms, None)
+
+    def _is_upstream_down(self) -> bool:
+        """Whether the upstream is to blame, not the proxy; asked only where the direct way is allowed."""
+        if not self._pool.allow_direct:
+            return False
+        url = urlsplit(self._base_url)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        try:
+            socket.create_connection((url.hostname or "", port), self._timeout_s).close()
+        except OSError:
+            return True
+        return False

@@ -1,0 +1,305 @@
+"""Real proxies on the loopback, in threads: HTTP (CONNECT and absolute-form) and SOCKS5, and a TLS front."""
+
+import contextlib
+import ipaddress
+import socket
+import ssl
+import struct
+import threading
+from base64 import b64decode
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from app.core.proxy_choice import ProxyEndpoint, ProxyKind
+
+_SIZE = 65536
+
+
+class _Server:
+    """Serves every connection in a thread; `stop` and `start` again keep the port."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.connections = 0
+        self.bytes_up = 0
+        """How much clients sent through tunnels."""
+        self._listener: socket.socket | None = None
+        self._open: set[socket.socket] = set()
+        self.start()
+
+    def start(self) -> Self:
+        """Listen."""
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        """Refuse connections and drop the open ones. Idempotent."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Close the open connections."""
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _count(self, size: int) -> None:
+        self.bytes_up += size
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._open.add(connection)
+            threading.Thread(target=self._run, args=(connection,), daemon=True).start()
+
+    def _run(self, connection: socket.socket) -> None:
+        try:
+            self.serve(connection)
+        except (OSError, ValueError, IndexError):
+            pass
+        finally:
+            self._open.discard(connection)
+            connection.close()
+
+    def serve(self, connection: socket.socket) -> None:
+        """Serve one connection; it is closed afterwards."""
+        raise NotImplementedError
+
+    def splice(self, one: socket.socket, other: socket.socket) -> None:
+        """Pass bytes both ways until either side ends."""
+        self._open.add(other)
+        back = threading.Thread(target=_pump, args=(other, one), daemon=True)
+        back.start()
+        _pump(one, other, self._count)
+        back.join()
+        self._open.discard(other)
+        other.close()
+
+
+def _pump(source: socket.socket, target: socket.socket, count: Callable[[int], None] | None = None) -> None:
+    try:
+        while data := source.recv(_SIZE):
+            if count is not None:
+                count(len(data))
+            target.sendall(data)
+    except (OSError, ValueError):
+        pass
+    for end in (source, target):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+class _Proxy(_Server):
+    """A proxy that may want credentials, and may be broken in several ways."""
+
+    kind: ProxyKind
+
+    def __init__(self, credentials: tuple[str, str] | None = None) -> None:
+        self.credentials = credentials
+        self.fault = ""
+        """`mute`: says nothing; `garbage`: speaks another protocol; `no_target`: does not get through."""
+        self.seen: list[str] = []
+        """What was asked for: `host:port`, or the URL of a request that was not tunnelled."""
+        super().__init__()
+
+    def endpoint(self, username: str | None = None, password: str | None = None) -> ProxyEndpoint:
+        """How to reach it, with the right credentials unless others are given."""
+        if username is None and self.credentials is not None:
+            username, password = self.credentials
+        return ProxyEndpoint(self.kind, "127.0.0.1", self.port, username, password)
+
+    def serve(self, connection: socket.socket) -> None:
+        """Break as told, or do the work."""
+        if self.fault == "mute":
+            connection.recv(_SIZE)
+            connection.recv(_SIZE)
+        elif self.fault == "garbage":
+            connection.recv(_SIZE)
+            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+        else:
+            self.proxy(connection)
+
+    def proxy(self, connection: socket.socket) -> None:
+        """Do the work."""
+        raise NotImplementedError
+
+
+class HttpProxy(_Proxy):
+    """CONNECT for tunnels, and requests with a whole URL."""
+
+    kind = ProxyKind.HTTP
+
+    def proxy(self, connection: socket.socket) -> None:
+        """Tunnel, or forward request after request to the host of the first one."""
+        reader = connection.makefile("rb")
+        target: socket.socket | None = None
+        try:
+            while head := _read_head(reader):
+                method, url, _ = head[0].split(" ")
+                self.seen.append(url)
+                if not self._is_allowed(head):
+                    _answer(connection, "407 Proxy Authentication Required")
+                    return
+                if self.fault == "no_target":
+                    _answer(connection, "502 Bad Gateway")
+                    return
+                if method == "CONNECT":
+                    tunnel = _connect(url)
+                    connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                    self.splice(connection, tunnel)
+                    return
+                host, _, path = url.removeprefix("http://").partition("/")
+                if target is None:
+                    target = _connect(host)
+                    back = threading.Thread(target=_pump, args=(target, connection), daemon=True)
+                    back.start()
+                kept = [line for line in head[1:] if not line.lower().startswith("proxy-")]
+                target.sendall("\r\n".join([f"{method} /{path} HTTP/1.1", *kept, "", ""]).encode("latin-1"))
+                target.sendall(reader.read(_length(head)))
+        finally:
+            reader.close()
+            if target is not None:
+                with contextlib.suppress(OSError):
+                    target.shutdown(socket.SHUT_RDWR)
+                back.join()
+                target.close()
+
+    def _is_allowed(self, head: list[str]) -> bool:
+        if self.credentials is None:
+            return True
+        given = [line.partition(": ")[2] for line in head if line.lower().startswith("proxy-authorization:")]
+        return [b64decode(value.removeprefix("Basic ")).decode() for value in given] == [
+            ":".join(self.credentials)
+        ]
+
+
+def _connect(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)))
+
+
+def _read_head(reader) -> list[str]:
+    lines = []
+    while line := reader.readline().decode("latin-1").rstrip("\r\n"):
+        lines.append(line)
+    return lines
+
+
+def _length(head: list[str]) -> int:
+    return sum(int(line.partition(":")[2]) for line in head if line.lower().startswith("content-length:"))
+
+
+def _answer(connection: socket.socket, status: str) -> None:
+    connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+
+
+class Socks5Proxy(_Proxy):
+    """RFC 1928 CONNECT, with user name and password (RFC 1929) where there are credentials."""
+
+    kind = ProxyKind.SOCKS5
+    reply = 5
+    """What it answers with the fault `no_target`: connection refused."""
+
+    def proxy(self, connection: socket.socket) -> None:
+        """Negotiate, connect, pass bytes on."""
+        reader = connection.makefile("rb")
+        _, count = reader.read(2)
+        methods = reader.read(count)
+        wanted = 0 if self.credentials is None else 2
+        if wanted not in methods:
+            connection.sendall(b"\x05\xff")
+            return
+        connection.sendall(bytes((5, wanted)))
+        if wanted and not self._is_allowed(reader, connection):
+            return
+        _, command, _, kind = reader.read(4)
+        host = socket.inet_ntoa(reader.read(4)) if kind == 1 else reader.read(reader.read(1)[0]).decode()
+        (port,) = struct.unpack("!H", reader.read(2))
+        self.seen.append(f"{host}:{port}")
+        if self.fault == "no_target" or command != 1:
+            connection.sendall(bytes((5, self.reply, 0, 1, 0, 0, 0, 0, 0, 0)))
+            return
+        target = socket.create_connection((host, port))
+        connection.sendall(b"\x05\x00\x00\x01" + bytes(6))
+        self.splice(connection, target)
+
+    def _is_allowed(self, reader, connection: socket.socket) -> bool:
+        reader.read(1)
+        given = tuple(reader.read(reader.read(1)[0]).decode() for _ in range(2))
+        is_allowed = given == self.credentials
+        connection.sendall(b"\x01\x00" if is_allowed else b"\x01\x01")
+        return is_allowed
+
+
+class TlsFront(_Server):
+    """TLS before a plain server at `port` of the loopback; `ca_file` is what to trust."""
+
+    def __init__(self, backend_port: int, directory: Path) -> None:
+        self._backend_port = backend_port
+        self.ca_file = str(_make_certificate(directory))
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(self.ca_file)
+        super().__init__()
+
+    @property
+    def url(self) -> str:
+        """Base URL without a path."""
+        return f"https://127.0.0.1:{self.port}"
+
+    def serve(self, connection: socket.socket) -> None:
+        """Decrypt, pass on: one record in one thread and the other way in another is fine with OpenSSL."""
+        with self._context.wrap_socket(connection, server_side=True) as inner:
+            self._open.add(inner)
+            self.splice(inner, socket.create_connection(("127.0.0.1", self._backend_port)))
+            self._open.discard(inner)
+
+
+def _make_certificate(directory: Path) -> Path:
+    """A certificate of 127.0.0.1 that is its own authority, with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, SHA256())
+    )
+    path = directory / "upstream.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    return path
+
+
+PROXIES: dict[str, Callable[..., HttpProxy | Socks5Proxy]] = {"http": HttpProxy, "socks5": Socks5Proxy}
+"""Both sorts, for tests of what they have in common."""
