@@ -16,6 +16,8 @@ _COMMANDS = {
     "client-keys": "The keys that users' programs authenticate with.",
     "keys": "The pool of OhMyGPT keys.",
     "backup-keys": "Spare OhMyGPT keys.",
+    "proxies": "Outbound proxies on the way to the upstream.",
+    "bindings": "Which proxies an OhMyGPT key goes through.",
     "logs": "The record of every request.",
     "stats": "Statistics.",
     "journal": "What is on disk and not yet in MongoDB.",

@@ -1,0 +1,105 @@
+"""`flask bindings …`: which proxies an OhMyGPT key goes through."""
+
+from typing import Any
+
+import click
+from pymongo.database import Database
+
+from app.adapters.mongo.provider_keys import ENV_ID_PREFIX, ProviderKeyStore
+from app.adapters.mongo.proxies import ProxyStore
+from app.adapters.mongo.proxy_bindings import PRIORITIES, BindingStore, StoredBinding
+from app.cli.base import Group, cipher_of, current_settings, fail, json_option, now
+from app.cli.output import print_json, print_table
+from app.cli.store import open_store
+from app.settings import Settings
+
+_LOWEST, _HIGHEST = PRIORITIES.start, PRIORITIES.stop - 1
+
+
+@click.group("bindings", cls=Group)
+def command() -> None:
+    """Which proxies an OhMyGPT key goes through."""
+
+
+@command.command("add")
+@click.argument("proxy_id", metavar="PROXY")
+@click.argument("key_id", metavar="KEY")
+@click.option(
+    "--priority",
+    type=click.IntRange(_LOWEST, _HIGHEST),
+    default=_LOWEST,
+    show_default=True,
+    help="1 comes first; equals take turns.",
+)
+@json_option
+def add_binding(proxy_id: str, key_id: str, priority: int, as_json: bool) -> None:
+    """Have key KEY go through proxy PROXY; running workers follow within seconds."""
+    settings = current_settings()
+    with open_store(settings) as db:
+        _check_pair(db, settings, proxy_id, key_id)
+        binding = BindingStore(db).add(proxy_id, key_id, now=now(), priority=priority)
+    if as_json:
+        print_json(_row(binding))
+    else:
+        click.echo(f"Key {key_id} goes through proxy {proxy_id}, priority {priority}.")
+
+
+@command.command("list")
+@json_option
+def list_bindings(as_json: bool) -> None:
+    """List the bindings by key, in the order in which they are used."""
+    with open_store(current_settings()) as db:
+        bindings = list(BindingStore(db).list())
+    if as_json:
+        print_json({"bindings": [_row(binding) for binding in bindings]})
+        return
+    print_table(
+        ("KEY", "PROXY", "PRIORITY>", "ACTIVE", "MADE"),
+        (
+            (
+                stored.binding.key_id,
+                stored.binding.proxy_id,
+                stored.binding.priority,
+                stored.is_active,
+                stored.created_at,
+            )
+            for stored in bindings
+        ),
+        "No bindings: flask bindings add PROXY KEY",
+    )
+
+
+@command.command("delete")
+@click.argument("proxy_id", metavar="PROXY")
+@click.argument("key_id", metavar="KEY")
+@json_option
+def delete_binding(proxy_id: str, key_id: str, as_json: bool) -> None:
+    """Unbind key KEY from proxy PROXY."""
+    with open_store(current_settings()) as db:
+        if not BindingStore(db).delete(proxy_id, key_id):
+            fail(f"key {key_id} is not bound to proxy {proxy_id}; flask bindings list shows what is")
+    if as_json:
+        print_json({"proxyId": proxy_id, "ohmygptKeyId": key_id, "deleted": True})
+    else:
+        click.echo(f"Key {key_id} is not bound to proxy {proxy_id} any more.")
+
+
+def _check_pair(db: Database[dict[str, Any]], settings: Settings, proxy_id: str, key_id: str) -> None:
+    """A binding with a slip of the pen in it would never be used, and nobody would notice."""
+    cipher = cipher_of(settings)
+    if ProxyStore(db, cipher).get(proxy_id) is None:
+        fail(f"there is no proxy {proxy_id}; flask proxies list shows the ids")
+    configured = {f"{ENV_ID_PREFIX}{number}" for number in range(1, len(settings.ohmygpt_api_keys) + 1)}
+    if key_id not in configured and ProviderKeyStore(db, cipher).get(key_id) is None:
+        fail(f"there is no key {key_id}; flask keys list shows the ids")
+
+
+def _row(stored: StoredBinding) -> dict[str, Any]:
+    return {
+        "proxyId": stored.binding.proxy_id,
+        "ohmygptKeyId": stored.binding.key_id,
+        "priority": stored.binding.priority,
+        "isActive": stored.is_active,
+        "createdAt": stored.created_at,
+        "updatedAt": stored.updated_at,
+    }

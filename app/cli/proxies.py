@@ -1,0 +1,204 @@
+"""`flask proxies …`: outbound proxies on the way to the upstream."""
+
+from typing import Any
+
+import click
+from pymongo.database import Database
+
+from app.adapters.mongo.proxies import ProxyStore, StoredProxy
+from app.adapters.proxy_transport import ProxyAdapter, RouteFault
+from app.cli.base import Group, cipher_of, current_settings, fail, json_option, now
+from app.cli.output import print_json, print_table
+from app.cli.secret_input import read_secret
+from app.cli.store import open_store
+from app.core.proxy_choice import Health, ProxyEndpoint, ProxyKind, failed, succeeded
+from app.settings import Settings
+
+_KIND = click.Choice([kind.value for kind in ProxyKind])
+
+
+@click.group("proxies", cls=Group)
+def command() -> None:
+    """Outbound proxies on the way to the upstream."""
+
+
+@command.command("add")
+@click.argument("proxy_id", metavar="ID")
+@click.option("--type", "kind", type=_KIND, required=True, help="What it speaks.")
+@click.option("--host", required=True, help="Its name or IP address.")
+@click.option("--port", type=click.IntRange(1, 65535), required=True)
+@click.option("--name", help="A name for people; ID if left out.")
+@click.option("--username", help="Who to log in as; the password is asked for.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@json_option
+def add_proxy(
+    proxy_id: str, name: str | None, username: str | None, password_stdin: bool, as_json: bool, **where: Any
+) -> None:
+    """Add a proxy under ID; running workers use it within seconds."""
+    if password_stdin and username is None:
+        raise click.UsageError("--password-stdin needs --username")
+    settings = current_settings()
+    password = None
+    if username is not None:
+        password = read_secret("password", "--password-stdin", from_stdin=password_stdin)
+    endpoint = ProxyEndpoint(
+        ProxyKind(where["kind"]), where["host"].strip("[]"), where["port"], username, password
+    )
+    with open_store(settings) as db:
+        try:
+            proxy = _store(db, settings).add(proxy_id, endpoint, now=now(), name=name)
+        except ValueError as error:
+            fail(str(error))
+    if as_json:
+        print_json(_row(proxy))
+    else:
+        click.echo(f"{proxy_id} is added; running workers use it within seconds.")
+
+
+@command.command("list")
+@json_option
+def list_proxies(as_json: bool) -> None:
+    """List the proxies and how they fare."""
+    settings = current_settings()
+    with open_store(settings) as db:
+        proxies = list(_store(db, settings).list())
+    if as_json:
+        print_json({"proxies": [_row(proxy) for proxy in proxies]})
+        return
+    print_table(
+        ("ID", "NAME", "TYPE", "HOST", "PORT>", "LOGIN", "ACTIVE", "STATUS", "MS>", "CHECKED", "LAST ERROR"),
+        (
+            (
+                *(proxy.proxy_id, proxy.name, proxy.kind, proxy.host, proxy.port, proxy.has_auth),
+                *(proxy.is_active, proxy.health.status, proxy.health.latency_ms, proxy.health.checked_at),
+                proxy.problem or proxy.health.last_error,
+            )
+            for proxy in proxies
+        ),
+        "No proxies: requests go to the upstream directly. flask proxies add ID",
+    )
+
+
+@command.command("check")
+@click.argument("proxy_id", metavar="[ID]", required=False)
+@json_option
+@click.pass_context
+def check_proxies(ctx: click.Context, proxy_id: str | None, as_json: bool) -> None:
+    """Reach the upstream through proxy ID, or through each; exit status 1 if one does not get there."""
+    settings = current_settings()
+    with open_store(settings) as db:
+        store = _store(db, settings)
+        if proxy_id is None:
+            proxies = [proxy for proxy in store.list() if proxy.is_active]
+        else:
+            proxies = [_known(store.get(proxy_id), proxy_id)]
+        checked = []
+        for proxy in proxies:
+            checked.append((proxy, _checked(store, proxy, settings)))
+            if not as_json:
+                _print_check(*checked[-1])
+    is_sound = all(health.is_usable for _, health in checked)
+    if as_json:
+        print_json({"ok": is_sound, "proxies": [_row(proxy, health) for proxy, health in checked]})
+    elif not checked:
+        click.echo("There is no active proxy.")
+    if not is_sound:
+        ctx.exit(1)
+
+
+@command.command("enable")
+@click.argument("proxy_id", metavar="ID")
+@json_option
+def enable_proxy(proxy_id: str, as_json: bool) -> None:
+    """Use proxy ID again, as if nothing had been wrong with it."""
+    _set_active(proxy_id, True, as_json)
+
+
+@command.command("disable")
+@click.argument("proxy_id", metavar="ID")
+@json_option
+def disable_proxy(proxy_id: str, as_json: bool) -> None:
+    """Use proxy ID no more, and keep it and its bindings."""
+    _set_active(proxy_id, False, as_json)
+
+
+@command.command("delete")
+@click.argument("proxy_id", metavar="ID")
+@json_option
+def delete_proxy(proxy_id: str, as_json: bool) -> None:
+    """Delete proxy ID and its bindings."""
+    settings = current_settings()
+    with open_store(settings) as db:
+        unbound = _store(db, settings).delete(proxy_id)
+    if unbound is None:
+        fail(_unknown(proxy_id))
+    if as_json:
+        print_json({"id": proxy_id, "deleted": True, "bindingsDeleted": unbound})
+    else:
+        click.echo(f"{proxy_id} is deleted, and {unbound} bindings with it.")
+
+
+def _set_active(proxy_id: str, is_active: bool, as_json: bool) -> None:
+    settings = current_settings()
+    with open_store(settings) as db:
+        found = _store(db, settings).update(proxy_id, now=now(), is_active=is_active)
+    proxy = _known(found, proxy_id)
+    if as_json:
+        print_json(_row(proxy))
+    else:
+        click.echo(f"{proxy_id} is {'enabled' if is_active else 'disabled'}.")
+
+
+def _checked(store: ProxyStore, proxy: StoredProxy, settings: Settings) -> Health:
+    """The proxy's health after a look at it just now, which is stored."""
+    if proxy.endpoint is None:
+        return failed(proxy.health, now(), proxy.problem or "it cannot be used")
+    adapter = ProxyAdapter(proxy.endpoint)
+    try:
+        timeout_s = settings.upstream_connect_timeout_s
+        health = succeeded(proxy.health, now(), adapter.check(settings.ohmygpt_base_url, timeout_s=timeout_s))
+    except RouteFault as fault:
+        health = failed(proxy.health, now(), fault.reason)
+    finally:
+        adapter.close()
+    if health is not proxy.health:
+        store.set_health(proxy.proxy_id, health)
+    return health
+
+
+def _print_check(proxy: StoredProxy, health: Health) -> None:
+    if health.is_usable:
+        click.echo(f"{click.style('✓', fg='green', bold=True)} {proxy.proxy_id}: {health.latency_ms} ms")
+    else:
+        click.echo(f"{click.style('✗', fg='red', bold=True)} {proxy.proxy_id}: {health.last_error}")
+
+
+def _store(db: Database[dict[str, Any]], settings: Settings) -> ProxyStore:
+    return ProxyStore(db, cipher_of(settings))
+
+
+def _known(proxy: StoredProxy | None, proxy_id: str) -> StoredProxy:
+    return proxy if proxy is not None else fail(_unknown(proxy_id))
+
+
+def _unknown(proxy_id: str) -> str:
+    return f"there is no proxy {proxy_id}; flask proxies list shows the ids"
+
+
+def _row(proxy: StoredProxy, health: Health | None = None) -> dict[str, Any]:
+    health = health or proxy.health
+    return {
+        "id": proxy.proxy_id,
+        "name": proxy.name,
+        "type": proxy.kind,
+        "host": proxy.host,
+        "port": proxy.port,
+        "hasAuth": proxy.has_auth,
+        "status": str(health.status),
+        "lastLatencyMs": health.latency_ms,
+        "lastCheckedAt": health.checked_at,
+        "lastError": proxy.problem or health.last_error,
+        "failCount": health.fail_count,
+        "isActive": proxy.is_active,
+        "createdAt": proxy.created_at,
+    }

@@ -1,0 +1,104 @@
+"""Upstream calls through real proxies, by the product as it really runs."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.lab import CHAT, MESSAGES, Lab, check
+from tests.support.processes import wait_until
+from tests.support.proxy_servers import HttpProxy, Socks5Proxy
+from tests.support.upstream_process import UpstreamProcess
+from tests.support.weir_process import WeirProcess
+
+PASSWORD = "hunter2-hunter2"
+
+
+@pytest.fixture
+def socks() -> Iterator[Socks5Proxy]:
+    with Socks5Proxy(("weir", PASSWORD)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def http() -> Iterator[HttpProxy]:
+    with HttpProxy(("weir", PASSWORD)) as proxy:
+        yield proxy
+
+
+def document(proxy_id: str, server: HttpProxy | Socks5Proxy) -> dict[str, object]:
+    """As an existing deployment has it, the password in the clear."""
+    return {
+        "_id": proxy_id, "name": proxy_id, "type": str(server.kind), "host": "127.0.0.1", "port": server.port,
+        "username": "weir", "password": PASSWORD, "status": "unknown", "failCount": 0, "isActive": True,
+    }  # fmt: skip
+
+
+def status_of(weir: WeirProcess, proxy_id: str) -> str:
+    found = weir.database["proxies"].find_one({"_id": proxy_id})
+    assert found is not None
+    return found["status"]
+
+
+def test_a_running_proxy_follows_bindings_falls_back_and_recovers(
+    upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFactory, socks: Socks5Proxy, http: HttpProxy
+) -> None:
+    data_dir = tmp_path_factory.mktemp("proxied")
+    with WeirProcess(data_dir, upstream.url, UPSTREAM_CONNECT_TIMEOUT_S="1", WEB_CONCURRENCY="2") as weir:
+        lab = Lab(weir, upstream)
+        check(lab.plain(CHAT, "prompt=100,out=20").record, "100/0/0/20")
+        assert socks.connections == http.connections == 0
+
+        # Changes in the store take effect without a restart; the checks say how the proxies fare.
+        weir.database["proxies"].insert_many([document("s", socks), document("h", http)])
+        for priority, proxy_id in enumerate(("s", "h"), 1):
+            weir.database["ohmygpt_bindings"].insert_one(
+                {"proxyId": proxy_id, "ohmygptKeyId": "env-1", "priority": priority, "isActive": True}
+            )
+        wait_until(lambda: status_of(weir, "s") == status_of(weir, "h") == "healthy", what="the checks")
+        wait_until(lambda: goes_through(lab, socks), what="requests through the first proxy")
+        seen = len(http.seen)
+        for path in (CHAT, MESSAGES):
+            check(lab.stream(path, "prompt=100,out=20,flush,chunks=5").record, "100/0/0/20")
+        assert len(http.seen) == seen
+
+        # The first proxy dies: nobody notices, and no attempt is lost.
+        socks.stop()
+        played = [lab.stream(CHAT, "prompt=100,out=20") for _ in range(4)]
+        assert [entry.record["outcome"] for entry in played] == ["ok"] * 4
+        assert len(http.seen) > seen
+        wait_until(lambda: status_of(weir, "s") == "unhealthy", what="the report")
+
+        # So does the second: directly, then.
+        http.stop()
+        check(lab.plain(MESSAGES, "prompt=100,out=20").record, "100/0/0/20")
+
+        # The first one is back, and found by the checks alone.
+        socks.start()
+        wait_until(lambda: status_of(weir, "s") == "healthy", 30, "recovery")
+        wait_until(lambda: goes_through(lab, socks), what="requests through the first proxy again")
+
+        assert weir.log_messages("ERROR") == []
+        assert PASSWORD not in weir.log
+        assert "hunter2" not in str(weir.records())
+
+
+def goes_through(lab: Lab, proxy: Socks5Proxy) -> bool:
+    """Whether a request went through the proxy, over a new connection or an open one."""
+    before = proxy.bytes_up
+    lab.plain(CHAT, "prompt=100,out=20")
+    return proxy.bytes_up > before
+
+
+def test_without_the_direct_way_nothing_leaves_directly(
+    upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFactory, http: HttpProxy
+) -> None:
+    data_dir = tmp_path_factory.mktemp("strict")
+    with WeirProcess(data_dir, upstream.url, UPSTREAM_PROXY_FALLBACK_DIRECT="off") as weir:
+        lab = Lab(weir, upstream)
+        played = lab.plain(CHAT, "prompt=100,out=20")
+        check(played.record, "–", "upstream_unreachable", status=502)
+        assert lab.entries() == []
+        weir.database["proxies"].insert_one(document("h", http))
+        wait_until(lambda: lab.plain(CHAT, "prompt=1,out=2").record["outcome"] == "ok", what="the proxy")
+        http.stop()
+        check(lab.plain(CHAT, "prompt=1,out=2").record, "–", "upstream_unreachable", status=502)
