@@ -20,7 +20,10 @@ from pymongo.errors import PyMongoError
 from app.adapters.key_pool import KeyState, RoundRobinKeyPool
 from app.adapters.mongo.connection import server_version, store_problem
 from app.adapters.mongo.provider_keys import ProviderKeyStore
+from app.adapters.mongo.proxies import ProxyStore
+from app.adapters.mongo.proxy_bindings import BindingStore
 from app.adapters.mongo.users import UserStore
+from app.adapters.proxy_pool import ProxyPool
 from app.adapters.upstream import RequestsUpstream
 from app.cli.base import cipher_of
 from app.core.ports import ProviderKey, UpstreamFailure, UpstreamRequest
@@ -148,21 +151,55 @@ def check_keys(states: list[KeyState]) -> Iterator[Check]:
         yield Check(name, State.OK, f"{usable} can be used")
 
 
-def check_upstream(settings: Settings, key: ProviderKey | None) -> Iterator[Check]:
-    """Whether the upstream can be reached and takes a key of the pool."""
+def read_proxies(db: Database[dict[str, Any]] | None, settings: Settings) -> ProxyPool | None:
+    """The proxies as a worker would see them now; None when they are not to be used."""
+    if settings.upstream_proxy_pool == "off" or db is None:
+        return None
+    allow_direct = settings.upstream_proxy_fallback_direct == "on"
+    pool = ProxyPool(ProxyStore(db, cipher_of(settings)), BindingStore(db), allow_direct=allow_direct)
+    pool.refresh()
+    return pool
+
+
+def check_proxies(proxies: ProxyPool | None) -> Iterator[Check]:
+    """How the outbound proxies fare; nothing is said where there are none and none are needed."""
+    health = proxies.health() if proxies is not None else {}
+    failing = [proxy_id for proxy_id, state in health.items() if not state.is_usable]
+    if proxies is not None and not health and not proxies.allow_direct:
+        detail = "there is none, and UPSTREAM_PROXY_FALLBACK_DIRECT is off: every request fails"
+        yield Check("proxies", State.FAILED, detail, "flask proxies add ID, or flask proxies enable ID")
+    elif failing:
+        detail = f"{len(health) - len(failing)} of {len(health)} can be used; not {', '.join(failing[:5])}"
+        yield Check("proxies", State.WARNING, detail, "flask proxies check")
+    elif health:
+        yield Check("proxies", State.OK, f"{len(health)} can be used")
+
+
+def check_upstream(
+    settings: Settings, key: ProviderKey | None, proxies: ProxyPool | None = None
+) -> Iterator[Check]:
+    """Whether the upstream can be reached, the way requests go, and takes a key of the pool."""
     url = urlsplit(settings.ohmygpt_base_url)
     name, host = "upstream", url.hostname or ""
+    is_forced = settings.upstream_proxy_pool == "on" and settings.upstream_proxy_fallback_direct == "off"
+    if proxies is None and is_forced:
+        detail = "not asked: UPSTREAM_PROXY_FALLBACK_DIRECT is off, and which proxies there are is not known"
+        yield Check(name, State.WARNING, detail, "see to the store first")
+        return
+    is_direct = proxies is None or (proxies.allow_direct and not proxies.health())
     try:
-        _connect(host, url.port or (443 if url.scheme == "https" else 80), tls=url.scheme == "https")
+        if is_direct:
+            _connect(host, url.port or (443 if url.scheme == "https" else 80), tls=url.scheme == "https")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         advice = "check OHMYGPT_BASE_URL, the network and DNS"
         yield Check(name, State.FAILED, f"{host} cannot be reached: {reason}", advice)
         return
     if key is None:
-        yield Check(name, State.WARNING, f"{host} can be reached; without a key no more can be said")
+        reached = f"{host} can be reached" if is_direct else f"{host} is reached through proxies"
+        yield Check(name, State.WARNING, f"{reached}; without a key no more can be said")
         return
-    yield _list_models(settings, host, key)
+    yield _list_models(settings, host, key, proxies)
 
 
 def _connect(host: str, port: int, *, tls: bool) -> None:
@@ -172,13 +209,14 @@ def _connect(host: str, port: int, *, tls: bool) -> None:
                 pass
 
 
-def _list_models(settings: Settings, host: str, key: ProviderKey) -> Check:
+def _list_models(settings: Settings, host: str, key: ProviderKey, proxies: ProxyPool | None) -> Check:
     upstream = RequestsUpstream(
         settings.ohmygpt_base_url,
         connect_timeout_s=_TIMEOUT_S,
         read_timeout_s=_TIMEOUT_S,
         auth=settings.upstream_auth,
         pool_size=1,
+        proxies=proxies,
     )
     headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
     try:

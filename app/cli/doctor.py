@@ -8,6 +8,7 @@ from pymongo.errors import PyMongoError
 from app.adapters.embedded_mongo import EmbeddedMongoError
 from app.adapters.key_pool import RoundRobinKeyPool
 from app.adapters.mongo.connection import store_problem
+from app.adapters.proxy_pool import ProxyPool
 from app.cli import checks
 from app.cli.base import current_settings, json_option, now
 from app.cli.checks import Check, State
@@ -46,23 +47,28 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     yield Check("configuration", State.OK, "every variable is valid")
     yield from checks.check_data_dir(settings)
     yield from checks.check_models(settings)
-    found, pool = _look_into_store(settings)
+    found, pool, proxies = _look_into_store(settings)
     yield from found
     yield from checks.check_keys(pool.snapshot())
-    yield from checks.check_upstream(settings, pool.acquire(frozenset()))
+    yield from checks.check_proxies(proxies)
+    yield from checks.check_upstream(settings, pool.acquire(frozenset()), proxies)
+    if proxies is not None:
+        proxies.close()
 
 
-def _look_into_store(settings: Settings) -> tuple[list[Check], RoundRobinKeyPool]:
+def _look_into_store(settings: Settings) -> tuple[list[Check], RoundRobinKeyPool, ProxyPool | None]:
     try:
         with open_store(settings) as db:
             found = list(checks.check_store(db, settings))
             is_up = all(check.state is not State.FAILED for check in found)
-            return found, checks.read_pool(db if is_up else None, settings, now())
+            usable = db if is_up else None
+            pool, proxies = checks.read_pool(usable, settings, now()), checks.read_proxies(usable, settings)
+            return found, pool, proxies
     except PyMongoError as error:
         reason = store_problem(error)
     except (EmbeddedMongoError, SettingsError, OSError) as error:
         reason = str(error)
-    return [checks.failed_store(reason, settings)], checks.read_pool(None, settings, now())
+    return [checks.failed_store(reason, settings)], checks.read_pool(None, settings, now()), None
 
 
 def _print(check: Check) -> None:

@@ -157,6 +157,16 @@ def test_one_of_all_workers_checks(proxies: ProxyStore) -> None:
     assert not proxies.claim_check("unknown", now=NOW, lease_s=30)
 
 
+def test_the_next_check_need_not_wait_for_the_lease_of_one_that_is_done(proxies: ProxyStore) -> None:
+    proxies.add("p1", PLAIN, now=NOW)
+    assert proxies.claim_check("p1", now=NOW, lease_s=30)
+    proxies.set_health("p1", Health(ProxyStatus.UNHEALTHY, 1, after(1), None, "refused"))
+    assert not proxies.claim_check("p1", now=after(3), lease_s=30)  # by those who have not seen it yet
+    assert proxies.claim_check("p1", now=after(6), lease_s=30)
+    with pytest.raises(ValueError, match="moment"):
+        proxies.set_health("p1", Health())
+
+
 def test_deleting_a_proxy_unbinds_it(proxies: ProxyStore, bindings: BindingStore) -> None:
     proxies.add("p1", PLAIN, now=NOW)
     for proxy_id, key_id in (("p1", "k1"), ("p1", "k2"), ("p2", "k1")):

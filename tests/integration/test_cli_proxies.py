@@ -9,6 +9,7 @@ from click.testing import Result
 from flask import Flask
 
 from app.cli import register_commands
+from app.cli.doctor import run_checks
 from app.settings import Settings
 from simulator import Simulator
 from tests.support.proxy_servers import HttpProxy, Socks5Proxy
@@ -25,6 +26,15 @@ def simulator() -> Iterator[Simulator]:
 
 @pytest.fixture
 def run(database, mongo_uri: str, tmp_path: Path, simulator: Simulator) -> Run:
+    return commands(database, mongo_uri, tmp_path, simulator)
+
+
+@pytest.fixture
+def strict_run(database, mongo_uri: str, tmp_path: Path, simulator: Simulator) -> Run:
+    return commands(database, mongo_uri, tmp_path, simulator, upstream_proxy_fallback_direct="off")
+
+
+def commands(database, mongo_uri: str, tmp_path: Path, simulator: Simulator, **more: object) -> Run:
     app = Flask("test")
     settings = Settings(
         mongodb_uri=mongo_uri,
@@ -32,8 +42,10 @@ def run(database, mongo_uri: str, tmp_path: Path, simulator: Simulator) -> Run:
         data_dir=tmp_path / "var",
         secret_key="test-secret",
         ohmygpt_base_url=simulator.url,
+        proxy_api_key="sk-client",
         ohmygpt_api_keys="sk-first-0123456789,sk-second-0123456789",
         upstream_connect_timeout_s=1,
+        **more,
     )
     register_commands(app, settings)
     runner = app.test_cli_runner()
@@ -116,6 +128,46 @@ def test_check_without_proxies_and_of_one_that_cannot_be_read(run: Run, database
     result = run("proxies", "check")
     assert result.exit_code == 1
     assert "✗ odd: the type takes http or socks5" in result.stdout
+
+
+def test_doctor_looks_at_proxies_and_asks_the_upstream_the_way_requests_go(run: Run) -> None:
+    with Socks5Proxy() as server, HttpProxy() as gone:
+        assert " proxies: " not in ok(run("doctor"))
+        ok(add(run, "p1", server))
+        ok(add(run, "p2", gone))
+        ok(run("bindings", "add", "p1", "env-1"))
+        out = ok(run("doctor"))
+        assert "✓ proxies: 2 can be used" in out
+        assert "✓ upstream: 127.0.0.1 answers and takes key env-1" in out
+        assert len(server.seen) == 1
+        gone.stop()
+        run("proxies", "check")
+        assert "! proxies: 1 of 2 can be used; not p2 → flask proxies check" in ok(run("doctor"))
+
+
+def test_doctor_never_goes_directly_where_that_is_forbidden(strict_run: Run, simulator: Simulator) -> None:
+    simulator.reset()
+    result = strict_run("doctor")
+    assert result.exit_code == 1
+    assert "✗ proxies: there is none, and UPSTREAM_PROXY_FALLBACK_DIRECT is off" in result.stdout
+    assert "✗ upstream: 127.0.0.1: unreachable" in result.stdout
+    assert simulator.tally.wait_ended(0) == []
+
+
+def test_doctor_stays_away_from_the_upstream_while_proxies_are_not_known(
+    tmp_path: Path, simulator: Simulator
+) -> None:
+    settings = Settings(
+        mongodb_uri="mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50",
+        data_dir=tmp_path / "var",
+        ohmygpt_base_url=simulator.url,
+        ohmygpt_api_keys="sk-first-0123456789",
+        upstream_proxy_fallback_direct="off",
+    )
+    simulator.reset()
+    checks = {check.name: check for check in run_checks(settings)}
+    assert checks["upstream"].detail.startswith("not asked")
+    assert simulator.tally.wait_ended(0) == []
 
 
 def test_bindings_are_added_listed_and_deleted(run: Run) -> None:

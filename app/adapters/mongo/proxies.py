@@ -21,6 +21,8 @@ _HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*)(\.[A-Za-z0-9
 _MAX_PORT = 65_535
 _MAX_CREDENTIAL = 255  # bytes: what a SOCKS5 proxy can be sent
 _MAX_ERROR = 200
+# Longer than workers take to see what another one found, shorter than the first cooldown.
+_SEEN_BY_ALL_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +119,20 @@ class ProxyStore:
         return self._bindings.delete_many({"proxyId": proxy_id}).deleted_count
 
     def set_health(self, proxy_id: str, health: Health) -> bool:
-        """Store how the proxy fares, and log it; False when the store knows something newer."""
+        """Store how the proxy fares, and log it; False when the store knows something newer.
+
+        `checked_at` has to be known. The claim of who checked ends with it.
+        """
         moment = health.checked_at
+        if moment is None:
+            raise ValueError("health without a moment says nothing")
         changes: Document = {
             "status": str(health.status),
             "failCount": health.fail_count,
             "lastCheckedAt": moment,
             "lastLatencyMs": health.latency_ms,
             "lastError": _short(health.last_error),
+            "checkClaimedUntil": moment + timedelta(seconds=_SEEN_BY_ALL_S),
         }
         selector = {  # `$not` holds also where there is no date yet
             "_id": proxy_id,
