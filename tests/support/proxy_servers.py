@@ -22,6 +22,8 @@ from cryptography.x509.oid import NameOID
 from app.core.proxy_choice import ProxyEndpoint, ProxyKind
 
 _SIZE = 65536
+_REFUSALS = {"no_target": ("502 Bad Gateway", 5), "denied": ("403 Forbidden", 2)}
+"""Faults that are told to the client: as an HTTP status, as a SOCKS5 reply."""
 
 
 class _Server:
@@ -124,7 +126,11 @@ class _Proxy(_Server):
     def __init__(self, credentials: tuple[str, str] | None = None) -> None:
         self.credentials = credentials
         self.fault = ""
-        """`mute`: says nothing; `garbage`: speaks another protocol; `no_target`: does not get through."""
+        """What is wrong with it.
+
+        `mute`: says nothing; `garbage`: speaks another protocol; `denied`: forbids the upstream;
+        `no_target`: does not get through to it.
+        """
         self.seen: list[str] = []
         """What was asked for: `host:port`, or the URL of a request that was not tunnelled."""
         super().__init__()
@@ -167,8 +173,8 @@ class HttpProxy(_Proxy):
                 if not self._is_allowed(head):
                     _answer(connection, "407 Proxy Authentication Required")
                     return
-                if self.fault == "no_target":
-                    _answer(connection, "502 Bad Gateway")
+                if self.fault in _REFUSALS:
+                    _answer(connection, _REFUSALS[self.fault][0])
                     return
                 if method == "CONNECT":
                     tunnel = _connect(url)
@@ -224,8 +230,6 @@ class Socks5Proxy(_Proxy):
     """RFC 1928 CONNECT, with user name and password (RFC 1929) where there are credentials."""
 
     kind = ProxyKind.SOCKS5
-    reply = 5
-    """What it answers with the fault `no_target`: connection refused."""
 
     def proxy(self, connection: socket.socket) -> None:
         """Negotiate, connect, pass bytes on."""
@@ -243,8 +247,8 @@ class Socks5Proxy(_Proxy):
         host = socket.inet_ntoa(reader.read(4)) if kind == 1 else reader.read(reader.read(1)[0]).decode()
         (port,) = struct.unpack("!H", reader.read(2))
         self.seen.append(f"{host}:{port}")
-        if self.fault == "no_target" or command != 1:
-            connection.sendall(bytes((5, self.reply, 0, 1, 0, 0, 0, 0, 0, 0)))
+        if self.fault in _REFUSALS or command != 1:
+            connection.sendall(bytes((5, _REFUSALS[self.fault][1], 0, 1, 0, 0, 0, 0, 0, 0)))
             return
         target = socket.create_connection((host, port))
         connection.sendall(b"\x05\x00\x00\x01" + bytes(6))

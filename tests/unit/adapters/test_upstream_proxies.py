@@ -14,7 +14,7 @@ from app.adapters.proxy_pool import ProxyPool
 from app.adapters.proxy_transport import ProxyAdapter, RouteFault
 from app.adapters.upstream import RequestsUpstream
 from app.core.ports import ProviderKey, UpstreamFailure, UpstreamRequest
-from app.core.proxy_choice import Binding, Health, ProxyEndpoint, ProxyStatus
+from app.core.proxy_choice import Binding, Health, ProxyEndpoint, ProxyKind, ProxyStatus
 from simulator import Simulator
 from tests.support.proxy_servers import PROXIES, HttpProxy, Socks5Proxy, TlsFront
 
@@ -318,8 +318,29 @@ def test_a_check_says_what_is_wrong(
     assert caught.value.reason.startswith("it ")
 
 
-def test_a_proxy_whose_name_is_unknown(world: World) -> None:
-    endpoint = ProxyEndpoint(HttpProxy.kind, "no-such-host.invalid", 1)
+@pytest.mark.parametrize("kind", ProxyKind)
+def test_a_proxy_that_takes_no_connection_is_given_up_in_time(world: World, kind: ProxyKind) -> None:
+    with socket.socket() as listener, socket.socket() as one, socket.socket() as other:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for waiting in (one, other):  # they fill the queue of those who wait to be accepted
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        world.use(ProxyEndpoint(kind, "127.0.0.1", listener.getsockname()[1]))
+        assert ask(world.upstream(tls=True, allow_direct=True)) is None
+    assert world.errors() == {"p1": "it cannot be reached in time"}
+
+
+def test_a_proxy_that_forbids_the_upstream_is_at_fault(world: World, proxy: HttpProxy | Socks5Proxy) -> None:
+    proxy.fault = "denied"
+    world.use(proxy.endpoint())
+    assert failure(lambda: ask(world.upstream(tls=True))) == "unreachable"
+    assert (world.errors()["p1"] or "").startswith("it refuses to connect to the upstream")
+
+
+@pytest.mark.parametrize("kind", ProxyKind)
+def test_a_proxy_whose_name_is_unknown(world: World, kind: ProxyKind) -> None:
+    endpoint = ProxyEndpoint(kind, "no-such-host.invalid", 1)
     adapter = ProxyAdapter(endpoint)
     with pytest.raises(RouteFault, match="its host name is not known"):
         adapter.check(world.simulator.url, timeout_s=2)
