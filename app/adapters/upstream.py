@@ -75,7 +75,9 @@ class RequestsUpstream:
                 raise
             _note_connected(proxies, route, doubted)
             return reply
-        raise UpstreamFailure("unreachable", "no proxy connects to the upstream")
+        if doubted:
+            raise UpstreamFailure("unreachable", "no proxy reaches it")
+        raise UpstreamFailure("no_proxy", "none can be used")
 
     def _send_along(self, route: Route, prepared: requests.PreparedRequest) -> "RequestsReply":
         if route.adapter is None:

@@ -120,7 +120,7 @@ class UpstreamRequest:
 
 
 class UpstreamFailure(Exception):
-    """The transport failed; `kind` says how: unreachable, reset, timeout, truncated or garbled."""
+    """The transport failed; `kind` says how: unreachable, no_proxy, reset, timeout, truncated or garbled."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(f"{kind}: {detail}")

@@ -50,6 +50,13 @@ TRANSPORT_FAILURES: dict[str, tuple[ErrorKind, Outcome, str, bool]] = {
         "The upstream could not be reached.",
         True,
     ),
+    # The operator's proxies failed, not the key; another key may have others.
+    "no_proxy": (
+        UPSTREAM_UNREACHABLE,
+        Outcome.UPSTREAM_UNREACHABLE,
+        "The upstream could not be reached.",
+        True,
+    ),
     "reset": (
         UPSTREAM_UNREACHABLE,
         Outcome.UPSTREAM_UNREACHABLE,

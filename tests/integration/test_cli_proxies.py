@@ -150,7 +150,7 @@ def test_doctor_never_goes_directly_where_that_is_forbidden(strict_run: Run, sim
     result = strict_run("doctor")
     assert result.exit_code == 1
     assert "✗ proxies: there is none, and UPSTREAM_PROXY_FALLBACK_DIRECT is off" in result.stdout
-    assert "✗ upstream: 127.0.0.1: unreachable" in result.stdout
+    assert "✗ upstream: 127.0.0.1: no_proxy" in result.stdout
     assert simulator.tally.wait_ended(0) == []
 
 

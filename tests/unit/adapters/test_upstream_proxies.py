@@ -15,6 +15,7 @@ from app.adapters.proxy_transport import ProxyAdapter, RouteFault
 from app.adapters.upstream import RequestsUpstream
 from app.core.ports import ProviderKey, UpstreamFailure, UpstreamRequest
 from app.core.proxy_choice import Binding, Health, ProxyEndpoint, ProxyKind, ProxyStatus
+from app.core.upstream_outcome import KeyOutcome, of_failure
 from simulator import Simulator
 from tests.support.proxy_servers import PROXIES, HttpProxy, Socks5Proxy, TlsFront
 
@@ -219,7 +220,7 @@ def test_without_the_direct_way_the_request_fails(world: World, http: HttpProxy)
     world.use(http.endpoint())
     http.stop()
     upstream = world.upstream(tls=True)
-    assert [failure(lambda: ask(upstream)) for _ in range(2)] == ["unreachable"] * 2
+    assert [failure(lambda: ask(upstream)) for _ in range(2)] == ["no_proxy"] * 2
     http.start()
     assert ask(upstream) == "p1"  # the last resort is tried although it failed before
     assert world.pool.health()["p1"].status is ProxyStatus.HEALTHY
@@ -334,7 +335,8 @@ def test_a_proxy_that_takes_no_connection_is_given_up_in_time(world: World, kind
 def test_a_proxy_that_forbids_the_upstream_is_at_fault(world: World, proxy: HttpProxy | Socks5Proxy) -> None:
     proxy.fault = "denied"
     world.use(proxy.endpoint())
-    assert failure(lambda: ask(world.upstream(tls=True))) == "unreachable"
+    assert failure(lambda: ask(world.upstream(tls=True))) == "no_proxy"
+    assert of_failure("no_proxy").outcome is KeyOutcome.NEUTRAL  # the key is not blamed
     assert (world.errors()["p1"] or "").startswith("it refuses to connect to the upstream")
 
 

@@ -33,6 +33,7 @@ def test_a_redirect_is_neither_followed_nor_relayed(status: int) -> None:
     ("kind", "status", "outcome", "may_retry"),
     [
         ("unreachable", 502, Outcome.UPSTREAM_UNREACHABLE, True),
+        ("no_proxy", 502, Outcome.UPSTREAM_UNREACHABLE, True),
         ("reset", 502, Outcome.UPSTREAM_UNREACHABLE, True),
         ("timeout", 504, Outcome.UPSTREAM_TIMEOUT, False),
         ("truncated", 502, Outcome.UPSTREAM_TRUNCATED, True),
@@ -48,4 +49,6 @@ def test_every_failure_of_the_transport_has_its_ending(
 
 
 def test_no_other_failure_is_known() -> None:
-    assert set(TRANSPORT_FAILURES) == {"unreachable", "reset", "timeout", "truncated", "garbled"}
+    assert set(TRANSPORT_FAILURES) == {
+        "unreachable", "no_proxy", "reset", "timeout", "truncated", "garbled",
+    }  # fmt: skip
