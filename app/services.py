@@ -14,10 +14,13 @@ from app.adapters.directory import CachedDirectory
 from app.adapters.embedded_mongo import EmbeddedMongo
 from app.adapters.journal import JournaledQueue
 from app.adapters.key_cipher import KeyCipher
-from app.adapters.key_pool import RoundRobinKeyPool
+from app.adapters.key_pool import SharedKeyPool
+from app.adapters.key_sync import KeySync
 from app.adapters.mongo.client_keys import ClientKeyStore
 from app.adapters.mongo.connection import connect
 from app.adapters.mongo.credit_holds import CreditHolds
+from app.adapters.mongo.key_rotation import KeyRotation
+from app.adapters.mongo.key_states import KeyStateStore
 from app.adapters.mongo.provider_keys import ProviderKeyStore
 from app.adapters.mongo.users import UserStore
 from app.adapters.rate_limiter import SharedRateLimiter, StorageRateLimiter
@@ -39,7 +42,8 @@ class Services:
     database: Database[dict[str, Any]]
     queue: JournaledQueue
     directory: CachedDirectory
-    key_pool: RoundRobinKeyPool
+    key_pool: SharedKeyPool
+    key_sync: KeySync
     rate_limiter: RateLimiter
     gateway: Gateway
     upstream: RequestsUpstream
@@ -58,10 +62,12 @@ def build_services(settings: Settings, models: ModelTable, clock: SystemClock) -
         spawn=gevent.spawn,
         proxy_api_key=settings.proxy_api_key.get_secret_value() if settings.proxy_api_key else None,
     )
-    key_pool = RoundRobinKeyPool(
-        [key.get_secret_value() for key in settings.ohmygpt_api_keys],
+    key_pool = SharedKeyPool([key.get_secret_value() for key in settings.ohmygpt_api_keys], start=os.getpid())
+    key_sync = KeySync(
+        key_pool,
         ProviderKeyStore(database, cipher),
-        start=os.getpid(),
+        KeyStateStore(database),
+        KeyRotation(database, cipher),
     )
     upstream = RequestsUpstream(
         settings.ohmygpt_base_url,
@@ -83,7 +89,12 @@ def build_services(settings: Settings, models: ModelTable, clock: SystemClock) -
     )
     gateway = Gateway(
         admission=admission,
-        attempts=AttemptLoop(keys=key_pool, upstream=upstream, max_attempts=settings.upstream_max_attempts),
+        attempts=AttemptLoop(
+            keys=key_pool,
+            upstream=upstream,
+            max_attempts=settings.upstream_max_attempts,
+            max_total_s=settings.upstream_read_timeout_s,
+        ),
         directory=directory,
         credit=credit,
         sink=queue,
@@ -94,7 +105,7 @@ def build_services(settings: Settings, models: ModelTable, clock: SystemClock) -
         default_anthropic_version=settings.default_anthropic_version,
     )
     return Services(
-        settings, worker_id, database, queue, directory, key_pool, rate_limiter, gateway, upstream
+        settings, worker_id, database, queue, directory, key_pool, key_sync, rate_limiter, gateway, upstream
     )
 
 

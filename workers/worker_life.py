@@ -19,6 +19,7 @@ from app.adapters.journal import (
     unplaced_slot,
 )
 from app.adapters.mongo.connection import ensure_indexes, store_problem
+from app.adapters.mongo.key_states import KeyStateStore
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.stats import StatsStore
@@ -64,13 +65,13 @@ class WorkerLife:
         gevent.spawn(queue.run, life.stopping, settings.log_flush_ms / 1000)
         gevent.spawn(life._adopt_orphans)
         gevent.spawn(life._prepare_store)
-        services.key_pool.refresh()
+        services.key_sync.refresh()
         if is_first and services.key_pool.is_empty():
             logger.warning(
                 "no upstream key is configured: requests get 503 until OHMYGPT_API_KEYS is set or "
                 "'flask keys add ID --api-key-stdin' adds one"
             )
-        gevent.spawn(services.key_pool.run, life.stopping)
+        gevent.spawn(services.key_sync.run, life.stopping, settings.key_sync_ms / 1000)
         if isinstance(services.rate_limiter, SharedRateLimiter):
             gevent.spawn(life._share_rates, services.rate_limiter)
         # What exists now lives as long as the worker: keep the collector from walking it again and again.
@@ -81,6 +82,7 @@ class WorkerLife:
     def stop(self) -> None:
         """Book what is left, then let go of the connections."""
         self.stopping.set()
+        self.services.key_sync.flush()
         lifecycle.drain(self.writer, DRAIN_TIMEOUT_S)
         self.services.queue.release()
         self.services.upstream.close()
@@ -102,6 +104,7 @@ class WorkerLife:
         self._until_done(lambda: ensure_expiry(database))
         self._until_done(RequestLogStore(database).ensure_indexes)
         self._until_done(StatsStore(database).ensure_indexes)
+        self._until_done(KeyStateStore(database).ensure_indexes)
 
     def _until_done(self, work: Callable[[], None]) -> None:
         while True:

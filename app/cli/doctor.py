@@ -6,13 +6,14 @@ import click
 from pymongo.errors import PyMongoError
 
 from app.adapters.embedded_mongo import EmbeddedMongoError
-from app.adapters.key_pool import RoundRobinKeyPool
+from app.adapters.key_pool import SharedKeyPool
 from app.adapters.mongo.connection import store_problem
 from app.cli import checks
 from app.cli.base import current_settings, json_option, now
 from app.cli.checks import Check, State
 from app.cli.output import print_json, shown
 from app.cli.store import open_store
+from app.core.ports import Lease
 from app.settings import Settings, SettingsError
 
 _SIGNS = {State.OK: "✓", State.WARNING: "!", State.FAILED: "✗"}
@@ -49,10 +50,11 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     found, pool = _look_into_store(settings)
     yield from found
     yield from checks.check_keys(pool.snapshot())
-    yield from checks.check_upstream(settings, pool.acquire(frozenset()))
+    lease = pool.acquire(frozenset())
+    yield from checks.check_upstream(settings, lease.key if isinstance(lease, Lease) else None)
 
 
-def _look_into_store(settings: Settings) -> tuple[list[Check], RoundRobinKeyPool]:
+def _look_into_store(settings: Settings) -> tuple[list[Check], SharedKeyPool]:
     try:
         with open_store(settings) as db:
             found = list(checks.check_store(db, settings))

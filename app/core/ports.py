@@ -6,8 +6,10 @@ from datetime import datetime
 from typing import Protocol
 
 from app.core.journal_format import OpenRequest
+from app.core.key_choice import NoKey
 from app.core.principal import Balance, Principal
 from app.core.records import ExchangeRecord
+from app.core.upstream_outcome import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,32 @@ class Directory(Protocol):
         """Count a charge against the cached balance at once, before the writer has booked it."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Lease:
+    """An upstream key lent to one attempt, from `sent_at` until it is released.
+
+    `is_probe` says that the key was without money and this is the trial whether it still is.
+    """
+
+    key: ProviderKey
+    sent_at: datetime
+    is_probe: bool = False
+
+
 class KeyPool(Protocol):
-    """The upstream keys."""
+    """The upstream keys. Nothing here waits or raises: states are exchanged with others in the background."""
 
-    def acquire(self, excluding: frozenset[str]) -> ProviderKey | None:
-        """The next usable key that is not in `excluding`; None when there is none."""
+    def acquire(self, excluding: frozenset[str]) -> Lease | NoKey:
+        """The best key that is not in `excluding` (pool ids), or why there is none."""
 
-    def release(self, key: ProviderKey, status: int | None, error: str | None) -> None:
-        """Give the key back with what came of it."""
+    def shortage(self, excluding: frozenset[str]) -> NoKey | None:
+        """Why `acquire` would give none; None when it would give one."""
+
+    def report(self, lease: Lease, finding: Finding, request_id: str) -> None:
+        """Tell what came of the attempt, perhaps more than once, before the lease is released."""
+
+    def release(self, lease: Lease) -> None:
+        """Give the key back. Idempotent."""
 
 
 class RateLimiter(Protocol):

@@ -217,7 +217,7 @@ class Gateway:
             first = feed(served.first)
         except CodingError:
             reply.close()
-            self.attempts.release(served.key, reply.status, "garbled")
+            self.attempts.finish(exchange, served.lease, "garbled")
             problem = UpstreamProblem(
                 errors.UPSTREAM_FAILED, "The upstream's answer could not be read.", Outcome.UPSTREAM_ERROR
             )
@@ -234,7 +234,7 @@ class Gateway:
             feed,
             first=first,
             terms=RelayTerms(is_stream, length, self._drain_seconds(exchange.principal)),
-            on_end=partial(self.attempts.release, served.key, reply.status, None),
+            on_end=partial(self.attempts.finish, exchange, served.lease),
         )
         return self._answer(exchange.call, exchange.rate, reply.status, headers, body)
 

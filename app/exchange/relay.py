@@ -76,7 +76,7 @@ class RelayStream:
         *,
         first: bytes,
         terms: RelayTerms,
-        on_end: Callable[[], None],
+        on_end: Callable[[str | None], None],
     ) -> None:
         self._exchange = exchange
         self._reply = reply
@@ -265,7 +265,7 @@ class RelayStream:
             status = CLIENT_CLOSED_REQUEST
         try:
             self._reply.close()
-            self._on_end()
+            self._on_end(self._broken_by(outcome))
         finally:
             exchange.settle(
                 outcome,
@@ -274,6 +274,12 @@ class RelayStream:
                 error_type=error_type,
                 ended_at=self._last_read_at,
             )
+
+    def _broken_by(self, outcome: Outcome) -> str | None:
+        """How the upstream broke off its answer, if it did; what clients and workers do is not its fault."""
+        if outcome is Outcome.UPSTREAM_TRUNCATED:
+            return self._failure or "truncated"
+        return self._failure if outcome in (Outcome.UPSTREAM_TIMEOUT, Outcome.UPSTREAM_ERROR) else None
 
     def _result(self, outcome: Outcome) -> Metered:
         meter = self._meter

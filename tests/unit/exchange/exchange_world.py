@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from app.core.journal_format import OpenRequest
+from app.core.key_choice import NoKey, Shortage
 from app.core.ports import (
     ClientGone,
     CreditExhausted,
+    Lease,
     ProviderKey,
     RateDecision,
     Reservation,
@@ -22,6 +24,7 @@ from app.core.pricing import ModelTable
 from app.core.principal import Balance, Principal
 from app.core.records import ExchangeRecord
 from app.core.request_body import Endpoint
+from app.core.upstream_outcome import Finding, KeyOutcome
 from app.core.wire_format import WireFormat
 from app.exchange.admission import Admission
 from app.exchange.attempts import AttemptLoop
@@ -159,21 +162,39 @@ class FakeRateLimiter:
 
 
 class FakeKeys:
+    """Keys in the order given, in any number of hands; `obstacle` takes the place of them all."""
+
     def __init__(self, *key_ids: str) -> None:
         self.keys = [ProviderKey(key_id, f"secret-of-{key_id}") for key_id in key_ids]
-        self.released: list[tuple[str, int | None, str | None]] = []
-        self.leased = 0
+        self.obstacle: NoKey | None = None
+        self.reports: list[tuple[str, KeyOutcome, str]] = []
+        self.open: list[Lease] = []
 
-    def acquire(self, excluding: frozenset[str]) -> ProviderKey | None:
-        for key in self.keys:
-            if key.key_id not in excluding:
-                self.leased += 1
-                return key
-        return None
+    def acquire(self, excluding: frozenset[str]) -> Lease | NoKey:
+        if (shortage := self.shortage(excluding)) is not None:
+            return shortage
+        lease = Lease(next(key for key in self.keys if key.key_id not in excluding), NOW)
+        self.open.append(lease)
+        return lease
 
-    def release(self, key: ProviderKey, status: int | None, error: str | None) -> None:
-        self.leased -= 1
-        self.released.append((key.key_id, status, error))
+    def shortage(self, excluding: frozenset[str]) -> NoKey | None:
+        if self.obstacle is not None:
+            return self.obstacle
+        if any(key.key_id not in excluding for key in self.keys):
+            return None
+        return NoKey(Shortage.ALL_TRIED if self.keys else Shortage.NO_KEYS, {}, None)
+
+    def report(self, lease: Lease, finding: Finding, request_id: str) -> None:
+        assert lease in self.open
+        assert request_id == "request-1"
+        self.reports.append((lease.key.key_id, finding.outcome, finding.reason))
+
+    def release(self, lease: Lease) -> None:
+        self.open.remove(lease)
+
+    @property
+    def leased(self) -> int:
+        return len(self.open)
 
 
 class FakeWatch:
@@ -271,7 +292,9 @@ class World:
                 default_rpm=100,
                 max_body_bytes=1024 * 1024,
             ),
-            attempts=AttemptLoop(keys=self.keys, upstream=self.upstream, max_attempts=max_attempts),
+            attempts=AttemptLoop(
+                keys=self.keys, upstream=self.upstream, max_attempts=max_attempts, max_total_s=300.0
+            ),
             directory=self.directory,
             credit=self.credit,
             sink=self.sink,

@@ -29,6 +29,7 @@ from gevent import GreenletExit
 from app.core.ports import UpstreamFailure
 from app.core.records import Outcome, UsageSource
 from app.core.request_body import Endpoint
+from app.core.upstream_outcome import KeyOutcome
 from app.exchange.exchange import Answer
 from app.exchange.relay import LINGER_S, AnswerCut
 
@@ -88,7 +89,8 @@ def test_a_whole_answer_is_relayed_and_booked(world: World) -> None:
     settled(world, Outcome.OK, source=UsageSource.UPSTREAM, bytes_out=len(ANSWER))
     assert world.record.upstream_model == "up-model"
     assert world.record.ttft_ms is None
-    assert world.keys.released == [("k1", 200, None)]
+    assert world.keys.reports == [("k1", KeyOutcome.OK, "ok")]
+    assert world.keys.leased == 0
     assert reply.closes == 1
 
 
@@ -370,7 +372,7 @@ def test_asking_on_after_the_end_settles_once(world: World) -> None:
     with pytest.raises(StopIteration):
         next(iter(answer.body))
     settled(world, Outcome.OK)
-    assert len(world.keys.released) == 1
+    assert world.keys.leased == 0
 
 
 def test_a_worker_that_is_stopped_while_waiting_leaves_a_record(world: World) -> None:
@@ -456,7 +458,8 @@ def test_an_answer_that_cannot_be_read_is_never_relayed(world: World, reply: Cal
     assert b"could not be read" in consume(answer)
     assert world.record.outcome is Outcome.UPSTREAM_ERROR
     assert world.record.upstream_status_code == 200
-    assert world.keys.released == [("k1", 200, "garbled")]
+    assert world.keys.reports == [("k1", KeyOutcome.OK, "ok"), ("k1", KeyOutcome.FAILED, "garbled")]
+    assert world.keys.leased == 0
     assert scripted.closes == 1
     assert len(world.upstream.sent) == 1
 
