@@ -1,20 +1,11 @@
 """Starting and stopping the background writer, for gunicorn's worker hooks and for commands."""
 
 import logging
-import re
-import socket
-import uuid
 from collections.abc import Callable, Mapping
 
 from workers.log_writer import BatchPolicy, Books, LogWriter, RecordQueue
 
 log = logging.getLogger(__name__)
-
-
-def new_writer_id() -> str:
-    """An id no other writer has: numbers in the queue start anew with every process, and so must the id."""
-    host = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname().split(".")[0])[:20]
-    return f"w-{host}-{uuid.uuid4().hex[:12]}"
 
 
 def start(
@@ -38,9 +29,12 @@ def start(
     return writer
 
 
-def drain(writer: LogWriter, timeout_s: float) -> int:
-    """Book what is left, for at most `timeout_s`; returns how many records were left behind."""
+def drain(writer: LogWriter, timeout_s: float, failing_timeout_s: float = 2.0) -> int:
+    """Book what is left, for at most `timeout_s`; returns how many records were lost by giving up.
+
+    While the store fails there is no point in waiting long: what is left stays in the journal.
+    """
     writer.close()
-    left = writer.join(timeout_s)
+    left = writer.join(min(timeout_s, failing_timeout_s) if writer.is_failing else timeout_s)
     log.info("log writer stopped: %d records written, %d lost", writer.counts.written, writer.lost)
     return left

@@ -17,10 +17,10 @@ from typing import Protocol, TypeVar
 import gevent
 from gevent.event import Event
 
-from app.adapters.log_queue import SequencedRecord
 from app.adapters.mongo.record_writes import DeadLetter
 from app.adapters.mongo.settlement import BookedBatch
 from app.core.ports import StoreUnavailable
+from app.core.records import SequencedRecord
 from workers.batch import BatchBuffer
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Books(Protocol):
 
 
 class RecordQueue(Protocol):
-    """Where records come from: `LogQueue`, or `JournaledQueue` in production."""
+    """Where records come from; `app.adapters.journal.JournaledQueue` in production."""
 
     lost: int
 

@@ -29,11 +29,10 @@ from app.adapters.journal import (
 )
 from app.adapters.journal.disk import RealDisk
 from app.adapters.journal.slots import adopt_slot, is_owned, orphans, read_identity
-from app.adapters.log_queue import SequencedRecord
 from app.adapters.mongo.settlement import BookedBatch, Settlement
 from app.core.journal_format import OpenRequest
 from app.core.ports import StoreUnavailable
-from app.core.records import ExchangeRecord, Outcome
+from app.core.records import ExchangeRecord, Outcome, SequencedRecord
 from workers.log_writer import Backoff, BatchPolicy, LogWriter
 
 ROUNDS = int(os.environ.get("WEIR_JOURNAL_KILLS", "8"))  # noqa: TID251  how thorough, not what

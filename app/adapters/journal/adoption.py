@@ -21,9 +21,9 @@ from app.adapters.journal.slots import (
     segment_names,
     slot_names,
 )
-from app.adapters.log_queue import SequencedRecord
 from app.core.journal_format import HEAD_SIZE, Damage
 from app.core.ports import StoreUnavailable
+from app.core.records import SequencedRecord
 
 log = logging.getLogger(__name__)
 

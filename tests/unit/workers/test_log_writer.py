@@ -9,11 +9,11 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from app.adapters.log_queue import LogQueue, SequencedRecord
 from app.adapters.mongo.record_writes import DeadLetter
 from app.adapters.mongo.settlement import BookedBatch
 from app.core.ports import StoreUnavailable
-from app.core.records import ExchangeRecord, Outcome
+from app.core.records import ExchangeRecord, Outcome, SequencedRecord
+from tests.support.plain_queue import LogQueue
 from workers import lifecycle
 from workers.log_writer import Backoff, BatchPolicy, LogWriter
 
@@ -317,11 +317,3 @@ def test_life_cycle():
     assert lifecycle.drain(writer, 5) == 0
     assert list(chain(*books.booked)) == ["a", "b", "c"]
     assert sum(charges["ann"] for charges in told) == 3
-
-
-def test_writer_ids_are_unique_and_fit_for_a_field_path():
-    from app.adapters.mongo.settlement import Settlement
-
-    first, second = lifecycle.new_writer_id(), lifecycle.new_writer_id()
-    assert first != second
-    Settlement(None, first)  # type: ignore[arg-type]
