@@ -105,15 +105,20 @@ class KeySync:
                 if self._pool.has_news and not self._is_down:
                     self._logged(self.flush)
 
-    def look(self) -> list[StoredProviderKey]:
-        """Take in what is stored and write nothing; raises `PyMongoError`."""
+    def look(self) -> int:
+        """Take in what is stored, write nothing; how many keys spare ones took the place of.
+
+        Raises `PyMongoError`.
+        """
         stored = list(self._keys.list())
-        self._pool.load(stored, self._states.env_states(self._pool.env_ids))
-        return stored
+        env_states = self._states.env_states(self._pool.env_ids)
+        self._pool.load(stored, env_states)
+        states = [*env_states.values(), *(key.state for key in stored)]
+        return sum(state.replaced_by is not None for state in states)
 
     def _round(self) -> None:
         self._send()
-        stored = self.look()
+        replaced = self.look()
         self._send()  # states that other programs have written get their fields completed
         if self._caretaker is None:
             return
@@ -121,8 +126,7 @@ class KeySync:
         if self._tidied_at is None or (now - self._tidied_at).total_seconds() >= _CARE_S:
             self._caretaker.tidy(now)
             self._tidied_at = now
-        in_use = len(self._pool) - sum(key.replaced_by is not None for key in stored)
-        if self._caretaker.replace_dead_keys(now, in_use):
+        if self._caretaker.replace_dead_keys(now, len(self._pool) - replaced):
             self.look()
 
     def _send(self) -> None:

@@ -106,6 +106,19 @@ def test_the_longer_restriction_remains_whoever_writes_last(two, clock: Clock) -
     assert first.status("a") == "exhausted"
 
 
+def test_workers_that_eject_different_keys_at_the_same_time_are_not_left_without_any(
+    database, clock: Clock
+) -> None:
+    first, second = Worker(database, clock, SECRETS), Worker(database, clock, SECRETS)
+    for _ in range(5):
+        first.ends("env-1", FAILED)
+        second.ends("env-2", FAILED)
+    for worker in (first, second, first):
+        worker.sync.refresh()
+    assert first.status("env-1") == first.status("env-2") == "rate_limited"
+    assert sorted(first.taken(2)) == sorted(second.taken(2)) == ["env-1", "env-2"]
+
+
 def test_an_operators_reset_wins_over_all_and_at_once(two, clock: Clock) -> None:
     first, second = two
     first.ends("a", BANNED)

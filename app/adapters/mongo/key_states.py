@@ -63,6 +63,7 @@ class StoredState:
     suspected_by: str | None = None
     last_error: str | None = None
     version: int = 0
+    replaced_by: str | None = None
     is_known: bool = False
     is_whole: bool = False
 
@@ -81,6 +82,7 @@ class StoredState:
             suspected_by=_text(document.get("suspectedBy")),
             last_error=_text(document.get("lastError")),
             version=optional_int(document.get("stateVersion")) or 0,
+            replaced_by=_text(document.get(REPLACED_BY)),
             is_known=severity is not None,
             is_whole=severity is not None and severity == _SEVERITY.get(status) and agrees,
         )

@@ -13,7 +13,6 @@ from pymongo.errors import DuplicateKeyError
 from app.adapters.key_cipher import KeyCipher, KeyCipherError
 from app.adapters.mongo.key_states import (
     KEYS,
-    REPLACED_BY,
     KeyEvent,
     KeyStateStore,
     StoredState,
@@ -59,7 +58,6 @@ class StoredProviderKey:
     last_used_at: datetime | None = None
     requests_count: int = 0
     tokens_used: int = 0
-    replaced_by: str | None = None
     limits: Limits = NO_LIMITS
     state: StoredState = field(default_factory=StoredState)
 
@@ -67,6 +65,11 @@ class StoredProviderKey:
     def masked(self) -> str:
         """The key as it may be shown."""
         return mask(self.secret or "")
+
+    @property
+    def replaced_by(self) -> str | None:
+        """The spare key that took this one's place when it died."""
+        return self.state.replaced_by
 
     def __repr__(self) -> str:
         return f"StoredProviderKey({self.key_id!r}, {self.status!r})"
@@ -152,7 +155,6 @@ class ProviderKeyStore:
             last_used_at=document.get("lastUsedAt"),
             requests_count=optional_int(document.get("requestsCount")) or 0,
             tokens_used=optional_int(document.get("tokensUsed")) or 0,
-            replaced_by=document.get(REPLACED_BY),
             limits=limits_of(document),
             state=StoredState.from_document(document),
         )
