@@ -15,6 +15,7 @@ from random import random as system_random
 from typing import Protocol, TypeVar
 
 import gevent
+from bson.errors import BSONError
 from gevent.event import Event
 
 from app.adapters.mongo.record_writes import DeadLetter
@@ -32,8 +33,25 @@ _IDLE_S = 5.0
 
 _KILL_S = 1.0
 
+_DOCUMENT_FAULTS = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    BSONError,
+)
+"""What a record that is not as it should be can raise; anything else is a fault of the surroundings."""
+
 _SLICE = 100
 """Records taken at once: turning them into documents takes half a millisecond, then requests go first."""
+
+
+def _noted_charge(record: SequencedRecord) -> dict[str, int]:
+    """What was counted against a user's cached balance for a record that is not going to be charged."""
+    user_id, cost = record.document.get("userId"), record.document.get("costNanoUsd")
+    return {user_id: cost} if isinstance(user_id, str) and isinstance(cost, int) and cost else {}
 
 
 class Books(Protocol):
@@ -249,9 +267,13 @@ class LogWriter:
             booked = self._books.apply(batch)
         except StoreUnavailable as error:
             self._note_failure(now, error)
-        except Exception as error:
+        except _DOCUMENT_FAULTS as error:
             log.exception("booking %d records failed unexpectedly", len(batch))
             self._isolate(batch, error, now)
+        except Exception as error:
+            # Nothing says that a record is at fault: keep them all and try again.
+            log.exception("booking %d records failed unexpectedly", len(batch))
+            self._note_failure(now, error)
         else:
             self._booking.popleft()
             self._note_success(batch, booked)
@@ -269,7 +291,7 @@ class LogWriter:
             self._note_failure(now, unavailable)
         else:
             self._booking.popleft()
-            self._note_success(batch, BookedBatch(0, {}, (letter,)))
+            self._note_success(batch, BookedBatch(0, _noted_charge(batch[0]), (letter,)))
 
     def _note_failure(self, now: float, error: Exception) -> None:
         self._failures += 1

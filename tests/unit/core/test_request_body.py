@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import GatewayError, Refusal
-from app.core.request_body import MAX_MODEL_LENGTH, Endpoint, parse_body
+from app.core.request_body import MAX_MEMBERS, MAX_MODEL_LENGTH, Endpoint, parse_body
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
@@ -266,3 +266,15 @@ def test_a_long_name_with_escapes_is_read_in_linear_time() -> None:
     started = time.perf_counter()
     assert parse_body(data, Endpoint.CHAT).model == "m"
     assert time.perf_counter() - started < 0.25
+
+
+@pytest.mark.parametrize("count", [300, 30_000, 300_000])
+def test_very_many_members_are_refused_before_they_are_decoded(count: int) -> None:
+    members = b",".join(b'"%d":1' % number for number in range(count))
+    message = refusal(b'{"model":"m","messages":[],%s}' % members).message
+    assert message == f"the request body has more than {MAX_MEMBERS} members"
+
+
+def test_a_long_conversation_is_not_taken_for_very_many_members() -> None:
+    messages = b",".join([b'{"role":"user","content":"a: b"}'] * 20_000)
+    assert parse_body(b'{"model":"m","messages":[%s]}' % messages, Endpoint.CHAT).model == "m"

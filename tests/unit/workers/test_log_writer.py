@@ -317,3 +317,26 @@ def test_life_cycle():
     assert lifecycle.drain(writer, 5) == 0
     assert list(chain(*books.booked)) == ["a", "b", "c"]
     assert sum(charges["ann"] for charges in told) == 3
+
+
+def test_a_fault_of_the_surroundings_is_never_blamed_on_a_record():
+    books = Books(*[OSError("a broken pool")] * 3)
+    now = [0.0]
+    writer = LogWriter(LogQueue(100), books, policy=SMALL, clock=lambda: now[0], random=lambda: 1.0)
+    submit(writer, "a", "b", "c")
+    for _ in range(4):
+        writer.poll(now[0])
+        now[0] += 10
+    assert books.booked == [["a", "b", "c"]]
+    assert books.aside == []
+
+
+def test_what_a_record_put_aside_would_have_cost_is_given_back():
+    books = Books()
+    books.poison = {"a"}
+    told = []
+    writer = writer_of(books, on_booked=told.append)
+    writer.submit(SequencedRecord(1, {"_id": "a", "userId": "ann", "costNanoUsd": 7}, 0.0))
+    writer.poll(2.0)
+    assert [name for name, _ in books.aside] == ["a"]
+    assert told == [{"ann": 7}]
