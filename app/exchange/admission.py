@@ -82,7 +82,7 @@ class Admission:
             raise Refusal(
                 errors.CREDITS_EXPIRED, "Your credits have expired.", extra={"balance": balance.usd}
             )
-        if balance.nano_usd <= 0:
+        if balance.nano_usd <= 0 and not balance.unbooked_nano:
             raise _no_credit(balance)
         estimate = MIN_ESTIMATE_NANO
         if endpoint is not Endpoint.COUNT_TOKENS:
