@@ -161,11 +161,11 @@ def test_an_oversized_event_in_one_read_is_marked_as_such() -> None:
 def test_a_long_line_in_small_reads_takes_linear_time() -> None:
     def seconds(size: int) -> float:
         splitter = SseSplitter()
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(size // 256):
             splitter.feed(b"d" * 256)
         assert len(splitter.feed(b"\n\n")) == 1
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     small = min(seconds(1 << 17) for _ in range(3))
     assert seconds(1 << 21) < small * 16 * 6  # quadratic would be 256 times
