@@ -81,6 +81,7 @@ class Audit:
         if record is None:
             if call.status == 503 and _STORE_AWAY in call.error:
                 return  # nobody was identified, so nobody has a record
+            self._matched.add(call.sha256)  # as far as anything is to be said of it
             self._findings.lost += 1
             self._findings.problem(f"no record of {request_id} ({call.ending.value}, {call.status})")
             return
@@ -133,7 +134,8 @@ class Audit:
             upstream_id = record.get("upstreamRequestId")
             if upstream_id in seen:
                 self._duplicate(f"{upstream_id} of the upstream has two records, {request_id} is one")
-            elif upstream_id:
+                continue
+            if upstream_id:
                 seen.add(upstream_id)
             if record["model"] and record["usageSource"] != "none":
                 cost = cost_nano(record["model"], recorded_tokens(record))

@@ -2,6 +2,7 @@
 
 import mmap
 import socket
+import time
 from typing import Any
 
 import gevent
@@ -9,6 +10,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.ggevent import GeventWorker
 
 _RETRY_S = 2.0
+_MOMENT_S = 0.9
 
 _has_loaded = mmap.mmap(-1, 1)
 """1 once a worker has loaded the application: memory that the master's children share."""
@@ -23,7 +25,7 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._idle: set[Any] = set()
+        self._idle: dict[Any, float] = {}  # and since when
 
     def load_wsgi(self) -> None:
         """Load the application. One that cannot be loaded ends the server, but only if none ever was."""
@@ -39,20 +41,20 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """One connection, from its first request to its end."""
-        self._idle.add(client)
+        self._idle[client] = time.monotonic()
         try:
             super().handle(listener, client, addr)
         finally:
-            self._idle.discard(client)
+            self._idle.pop(client, None)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """One request on a connection, which ends with it if the worker is to stop."""
-        self._idle.discard(sock)
+        self._idle.pop(sock, None)
         super().handle_request(listener_name, req, sock, addr)
         if not self.alive:
             # Also where the answer was cut: gunicorn would go on to wait for the connection's next request.
             raise StopIteration
-        self._idle.add(sock)
+        self._idle[sock] = time.monotonic()
 
     def notify(self) -> None:
         """Called every second: the worker is alive. Once it is to stop it lets go of who waits."""
@@ -61,9 +63,13 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._hang_up()
 
     def _hang_up(self) -> None:
-        """Let connections without a request end; one that has arrived already is still read, and answered."""
-        for client in list(self._idle):
+        """Let connections without a request end; one that has arrived already is still read, and answered.
+
+        Who was busy a moment ago gets that moment more: the next request may be on its way, and would be lost.
+        """
+        waiting_since = time.monotonic() - _MOMENT_S
+        for client in [client for client, since in self._idle.items() if since <= waiting_since]:
             try:
                 client.shutdown(socket.SHUT_RD)
             except OSError:
-                self._idle.discard(client)  # it is gone already
+                self._idle.pop(client, None)  # it is gone already

@@ -21,8 +21,8 @@ _FORGIVEN = 2
 """Within so many bytes before an event's end only its blank line is missing: either reading will do."""
 
 _CHAT = (
-    (b'data: {"choices":[{"index":0,"delta":{"content":"Hel"}}]}\n\n', None),
-    (b'data: {"choices":[{"index":0,"delta":{"content":"lo \xe2\x82\xac"}}]}\n\n', None),
+    (b'data: {"choices":[{"index":0,"delta":{"content":"Good"}}]}\n\n', None),
+    (b'data: {"choices":[{"index":0,"delta":{"content":" day \xe2\x82\xac"}}]}\n\n', None),
     (b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n', None),
     (
         b'data: {"choices":[],"usage":{"prompt_tokens":120,"completion_tokens":7,'

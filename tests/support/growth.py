@@ -1,4 +1,4 @@
-"""How work grows with its input, told by ratios of CPU time: other load on the machine does not change them."""
+"""How work grows with its input, told by ratios of CPU time, which other load on the machine leaves alone."""
 
 import time
 from collections.abc import Callable
