@@ -178,6 +178,7 @@ class RelayStream:
         cause = sys.exception()
         if cause is not None and not isinstance(cause, Exception) and not self._has_all:
             self._settle(Outcome.INTERRUPTED, "interrupted")
+            self._cut()
             return
         self._exchange.call.watch.depart()
         try:

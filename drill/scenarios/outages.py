@@ -173,11 +173,12 @@ def _compare_latencies(stage: Stage, findings: Findings, marks: list[float]) -> 
     if stage.load.overrun:
         findings.figures["latencies compared"] = "no: this machine does not serve the rate, try --rate"
         return
-    before = measured["before"]
-    most = max(before.p99 * P99_FACTOR, before.p99 + max(P99_FLOOR_MS, before.p99_spread))
+    # The quieter of the two times with a database: a noisy one would excuse anything.
+    usual = min(measured["before"], measured["between"], key=lambda latency: latency.p99)
+    most = max(usual.p99 * P99_FACTOR, usual.p99 + max(P99_FLOOR_MS, usual.p99_spread))
     for name in ("while stopped", "while killed"):
         found = measured[name].p99
-        findings.expect(found <= most, f"p99 {name}: {found} ms, before {before.p99} ms")
+        findings.expect(found <= most, f"p99 {name}: {found} ms, usually {usual.p99} ms")
 
 
 def _expect_all_whole(stage: Stage, findings: Findings) -> None:

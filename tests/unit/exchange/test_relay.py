@@ -640,6 +640,22 @@ def test_a_worker_that_is_stopped_resets_such_a_client(world: World) -> None:
     assert world.watch.resets == 1
 
 
+def test_a_worker_that_is_stopped_while_it_writes_resets_such_a_client(world: World) -> None:
+    world.ends_by_close = True
+    answer = world.forward(stream_reply(CHUNK, CHUNK), **WANTED)
+    take(answer, 1)
+
+    def write() -> None:
+        try:
+            raise GreenletExit
+        finally:
+            close(answer)
+
+    with pytest.raises(GreenletExit):
+        write()
+    assert world.watch.resets == 1
+
+
 def test_a_whole_answer_resets_nobody(world: World) -> None:
     world.ends_by_close = True
     assert consume(world.forward(stream_reply(CHUNK, USAGE, DONE), **WANTED))
