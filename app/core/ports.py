@@ -182,6 +182,9 @@ class ClientWatch(Protocol):
     def stop(self) -> None:
         """Stop watching. Idempotent."""
 
+    def reset_on_close(self) -> None:
+        """The connection is about to be closed, and the client must not take that for the answer's end."""
+
 
 class Clock(Protocol):
     """Time and ids, passed in so that everything below the edges is a function of its arguments."""
@@ -238,3 +241,16 @@ class CreditGate(Protocol):
 
     def release(self, reservation: Reservation) -> None:
         """The request is over and its charge, if any, was noted with the directory. Idempotent, no I/O."""
+
+
+class RequestObserver(Protocol):
+    """Counts requests for the metrics. Never waits, never raises."""
+
+    def opened(self) -> None:
+        """A request of a known caller has begun."""
+
+    def settled(self, record: ExchangeRecord) -> None:
+        """It has ended, and this is its record."""
+
+    def refused(self, reason: str) -> None:
+        """A request ended without its caller having been identified: it leaves no record."""

@@ -57,6 +57,11 @@ class LogQueue:
             self._enough.set()
         return True
 
+    @property
+    def unkept(self) -> int:
+        """Whatever it was given may be lost: it does not hear of what was booked."""
+        return self._next_seq
+
     def take(self, max_items: int, timeout_s: float | None, at_least: int = 1) -> list[SequencedRecord]:
         """Wait until `at_least` records are there, at most `timeout_s` (None: for ever), and take them.
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -206,6 +207,7 @@ class FakeWatch:
         self.is_waiting = False
         self.stops = 0
         self.waits = 0
+        self.resets = 0
 
     def waiting(self) -> None:
         self.is_waiting = True
@@ -222,6 +224,9 @@ class FakeWatch:
 
     def stop(self) -> None:
         self.stops += 1
+
+    def reset_on_close(self) -> None:
+        self.resets += 1
 
 
 Step = bytes | BaseException | Callable[[], bytes]
@@ -270,6 +275,23 @@ class FakeUpstream:
         return [json.loads(request.body) for request, _ in self.sent]
 
 
+class FakeObserver:
+    def __init__(self) -> None:
+        self.refusals: Counter[str] = Counter()
+        self.settled_records: list[ExchangeRecord] = []
+        self.in_flight = 0
+
+    def opened(self) -> None:
+        self.in_flight += 1
+
+    def settled(self, record: ExchangeRecord) -> None:
+        self.in_flight -= 1
+        self.settled_records.append(record)
+
+    def refused(self, reason: str) -> None:
+        self.refusals[reason] += 1
+
+
 class World:
     """Everything around one gateway."""
 
@@ -282,6 +304,8 @@ class World:
         self.keys = FakeKeys(*keys)
         self.upstream = FakeUpstream()
         self.watch = FakeWatch()
+        self.observer = FakeObserver()
+        self.ends_by_close = False
         self.gateway = Gateway(
             admission=Admission(
                 rate_limiter=self.limiter,
@@ -302,6 +326,7 @@ class World:
             on_client_abort="drain",
             abort_drain_s=20.0,
             default_anthropic_version="2023-06-01",
+            observer=self.observer,
         )
 
     @property
@@ -326,6 +351,7 @@ class World:
             headers=sent,
             read_body=lambda limit: body[: limit + 1],
             watch=self.watch,
+            ends_by_close=self.ends_by_close,
         )
 
     def forward(
