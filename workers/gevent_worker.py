@@ -65,7 +65,7 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def _hang_up(self) -> None:
         """Let connections without a request end; one that has arrived already is still read, and answered.
 
-        Who was busy a moment ago gets that moment more: the next request may be on its way, and would be lost.
+        Who was busy just now gets a moment more: the next request may be on its way, and would be lost.
         """
         waiting_since = time.monotonic() - _MOMENT_S
         for client in [client for client, since in self._idle.items() if since <= waiting_since]:

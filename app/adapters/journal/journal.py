@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import gevent
 
@@ -25,8 +25,20 @@ STRIDE = 50
 
 def in_thread(work: Callable[..., Result], *args: Any) -> Result:
     """Run something that waits for the disk in a thread; only the calling greenlet waits."""
-    result: Result = gevent.get_hub().threadpool.apply(work, args)
-    return result
+    # What fails is carried over by hand: gevent would also print it, and it may well be expected.
+    result, error = gevent.get_hub().threadpool.apply(_attempted, (work, args))
+    if error is not None:
+        raise error
+    return cast("Result", result)
+
+
+def _attempted(
+    work: Callable[..., Result], args: tuple[Any, ...]
+) -> tuple[Result | None, BaseException | None]:
+    try:
+        return work(*args), None
+    except BaseException as error:  # noqa: BLE001  raised again where it was asked for
+        return None, error
 
 
 def breathe() -> None:
