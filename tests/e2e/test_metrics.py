@@ -223,8 +223,9 @@ def test_a_draining_worker_is_not_ready(upstream: UpstreamProcess, tmp_path: Pat
             RawConnection(weir.url) as kept,
             lab.open(CHAT, lab.stream_body(CHAT, "first_ms=1500,out=2")) as stream,
         ):
-            assert ready_over(kept) == (200, False)
             wait_until(lambda: value(scrape(weir), "weir_requests_in_flight") == 1, what="the stream")
+            # Just before: a stopping worker hangs up on who has been silent for about a second.
+            assert ready_over(kept) == (200, False)
             weir.terminate()
             answers = []
             wait_until(lambda: answers.append(ready_over(kept)) or answers[-1][0] != 200, what="draining")
