@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+DRILL ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check lint fmt types arch clean
+.PHONY: help demo run test check lint fmt types arch clean drill
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -32,7 +33,11 @@ run: $(VENV)/.runtime ## the real thing: gunicorn against OHMYGPT_BASE_URL
 test: $(VENV)/.dev ## all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/.dev lint types arch test ## what CI runs: lint, types, architecture, tests
+check: $(VENV)/.dev lint types arch test ## what CI runs: lint, types, architecture, tests, a short drill
+	@$(MAKE) --no-print-directory drill DRILL=short
+
+drill: $(VENV)/.runtime ## kill -9, outages and full disks under load, all books compared (DRILL=short|default|full)
+	@$(BIN)/python -m drill --level $(DRILL) $(ARGS)
 
 lint: $(VENV)/.dev ## ruff and codespell
 	@$(BIN)/ruff check .

@@ -17,24 +17,29 @@ import uuid_utils
 
 from app.adapters.embedded_mongo import EmbeddedMongo, EmbeddedMongoError
 from app.adapters.logs import RecordsInsteadOfAccessLog, logging_config
-from app.settings import Settings, SettingsError, generated_secret
+from app.adapters.metrics.directory import MetricsDirectory
+from app.adapters.metrics.status import forget
+from app.preflight import checked_settings, problem
+from app.settings import SettingsError, generated_secret
+from workers.lifecycle import STOP_TIMEOUT_S
 
 try:
-    settings = Settings.from_env()
+    settings = checked_settings()
 except SettingsError as error:
     sys.exit(f"weir: {error}")
 
 bind = f"{settings.host}:{settings.port}"
 workers = settings.web_concurrency
-worker_class = "gevent"
+worker_class = "workers.gevent_worker.WeirWorker"
 worker_connections = 10_000
 # Each worker builds its own application after the fork: a MongoClient or a pooled connection made before
 # it would be shared between processes.
 preload_app = False
 keepalive = 75
 timeout = 60
-# How long streams may go on after SIGTERM before they are cut.
-graceful_timeout = settings.graceful_timeout_s
+# The master's patience, after which it kills. A worker's own is shorter (`post_fork`): it cuts what still
+# runs after GRACEFUL_TIMEOUT_S, records that, and has time to book it.
+graceful_timeout = settings.graceful_timeout_s + STOP_TIMEOUT_S
 # gunicorn's control socket is a second way in that nobody here uses.
 control_socket_disable = True
 logconfig_dict = logging_config(settings)
@@ -45,9 +50,20 @@ _MONGO_WATCH_S = 1.0
 
 
 def on_starting(server: Any) -> None:
-    """Master, before the first worker: make the secrets, start the embedded MongoDB unless another is set."""
-    generated_secret(settings.data_dir, "secret-key", settings.secret_key)
-    generated_secret(settings.data_dir, "admin-token", settings.admin_token)
+    """Master, before the first worker: make the secrets, start the embedded MongoDB unless another is set.
+
+    Also makes room for the workers' counts, which begin at zero, and removes those of earlier runs.
+    """
+    try:
+        generated_secret(settings.data_dir, "secret-key", settings.secret_key)
+        generated_secret(settings.data_dir, "admin-token", settings.admin_token)
+    except (SettingsError, OSError) as error:
+        sys.exit(f"weir: DATA_DIR: {error}")
+    server.handle_hup = lambda: _reload(server)
+    try:
+        server.weir_metrics = MetricsDirectory.create(settings.data_dir / "metrics")
+    except OSError as error:
+        server.log.error("each worker keeps its metrics to itself: %s", error)  # noqa: TRY400
     if settings.mongodb_uri is not None:
         return
     server.embedded_mongo = EmbeddedMongo(settings.data_dir, settings.mongod_bin)
@@ -56,6 +72,15 @@ def on_starting(server: Any) -> None:
     except EmbeddedMongoError as error:
         sys.exit(f"weir: {error}")
     gevent.spawn(_watch_mongo, server, os.getpid())
+
+
+def _reload(server: Any) -> None:
+    """SIGHUP. gunicorn would end, and leave its workers to themselves, if the configuration were refused."""
+    reason = problem()
+    if reason is not None:
+        server.log.error("not reloaded, all goes on as before: %s", reason)
+        return
+    type(server).handle_hup(server)
 
 
 def _watch_mongo(server: Any, owner_pid: int) -> None:
@@ -77,13 +102,20 @@ def when_ready(server: Any) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     """Worker, just forked: its request ids must not repeat those of its siblings."""
     uuid_utils.reseed_rng()
+    worker.cfg.set("graceful_timeout", settings.graceful_timeout_s)  # the worker's copy, not the master's
+    worker.weir_metrics = getattr(server, "weir_metrics", None)
 
 
 def post_worker_init(worker: Any) -> None:
     """Worker, application loaded: start what runs in the background."""
     from workers.worker_life import WorkerLife  # noqa: PLC0415  after the fork, with the application
 
-    worker.weir_life = WorkerLife.start(worker.app.callable.extensions["weir"], is_first=worker.age == 1)
+    worker.weir_life = WorkerLife.start(
+        worker.app.callable.extensions["weir"],
+        is_first=worker.age == 1,
+        metrics=worker.weir_metrics,
+        is_draining=lambda: not worker.alive,
+    )
 
 
 def worker_exit(server: Any, worker: Any) -> None:
@@ -93,8 +125,21 @@ def worker_exit(server: Any, worker: Any) -> None:
         life.stop()
 
 
+def child_exit(server: Any, worker: Any) -> None:
+    """Master, a worker gone: its state is over. Its counts stay, and the next worker counts on from them."""
+    metrics = getattr(server, "weir_metrics", None)
+    if metrics is not None:
+        try:
+            forget(metrics.states(), worker.pid)
+        except OSError as error:
+            server.log.warning("the state of worker %s is left behind: %s", worker.pid, error)
+
+
 def on_exit(server: Any) -> None:
     """Master, workers gone: stop the embedded MongoDB."""
+    metrics = getattr(server, "weir_metrics", None)
+    if metrics is not None:
+        metrics.remove()
     embedded = getattr(server, "embedded_mongo", None)
     if embedded is not None:
         embedded.stop()

@@ -8,4 +8,9 @@ from app.settings import Settings, SettingsError
 try:
     app = create_app(Settings.from_env())
 except SettingsError as error:
-    sys.exit(f"weir: {error}")
+    arbiter = sys.modules.get("gunicorn.arbiter")
+    if arbiter is None:
+        sys.exit(f"weir: {error}")
+    # In a worker. With this status gunicorn ends as a whole: any other makes it try again for ever.
+    sys.stderr.write(f"weir: {error}\n")
+    sys.exit(arbiter.Arbiter.APP_LOAD_ERROR)

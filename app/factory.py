@@ -1,83 +1,114 @@
 """The composition root: settings become services, services routes."""
 
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import gevent
 from flask import Blueprint, Flask, Response, jsonify
+from gevent.threadpool import ThreadPool
+from pymongo.errors import PyMongoError
 from werkzeug.exceptions import HTTPException
 
 from app.adapters.client_watch import SocketWatch
 from app.adapters.clock import SystemClock
+from app.adapters.metrics.vitals import key_states
+from app.adapters.model_file import load_models
+from app.adapters.mongo.connection import store_problem
 from app.adapters.mongo.reconciliation import Reconciliation
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.stats import StatsStore
 from app.adapters.mongo.users import UserStore
 from app.api.admin import admin_blueprint
+from app.api.admin.auth import VerifyAdmin
 from app.api.client import client_blueprint
 from app.api.health import health_blueprint
 from app.api.model_list import ModelList
+from app.api.operations import operations_blueprint
 from app.cli import register_commands
-from app.core.pricing import ModelTable, ModelTableError
+from app.core.ports import StoreUnavailable
 from app.services import Services, build_services
-from app.settings import Settings, SettingsError, generated_secret
+from app.settings import Settings, generated_secret
 
 EXTENSION = "weir"
+
+_PASSWORD_THREADS = 2
+_MAX_WAITING_LOGINS = 64
 
 
 def create_app(settings: Settings | None = None) -> Flask:
     """The Flask application. Waits for neither network nor database; raises `SettingsError`."""
     settings = settings or Settings.from_env()
     clock = SystemClock()
-    models = load_models(settings.models_file)
-    services = build_services(settings, models, clock)
+    services = build_services(settings, lambda: load_models(settings.models_file), clock)
     app = Flask("weir", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = services
-    app.register_blueprint(client_blueprint(services.gateway, ModelList(models), clock, SocketWatch))
-    app.register_blueprint(health_blueprint(clock))
-    app.register_blueprint(_admin(settings, services))
+    app.register_blueprint(client_blueprint(services.gateway, ModelList(services.models), clock, SocketWatch))
+    app.register_blueprint(health_blueprint(clock, services.metrics))
+    admin_token = generated_secret(settings.data_dir, "admin-token", settings.admin_token)
+    verify_admin = _admin_check(UserStore(services.database))
+    app.register_blueprint(_admin(settings, services, admin_token, verify_admin))
+    app.register_blueprint(_operations(services, admin_token, verify_admin))
     app.register_error_handler(HTTPException, _http_error)
     register_commands(app, settings)
     return app
 
 
-def _admin(settings: Settings, services: Services) -> Blueprint:
-    users = UserStore(services.database)
+def _admin_check(users: UserStore) -> VerifyAdmin:
+    # Deriving a password takes tenths of a second of CPU: in a thread it holds up no stream. Few threads of
+    # its own, since the hub's also sync the journal and look up names; and only values go in, since pymongo's
+    # connections belong to this thread's event loop.
+    threads = ThreadPool(_PASSWORD_THREADS)
 
     def verify(name: str, password: str) -> bool | None:
-        # Deriving a password takes tenths of a second of CPU: in a thread it holds up no stream.
-        if not gevent.get_hub().threadpool.apply(users.verify_password, (name, password)):
+        if len(threads) >= _MAX_WAITING_LOGINS:
+            raise StoreUnavailable("too many logins at once")
+        try:
+            stored, user = users.password_of(name), users.get(name)
+        except PyMongoError as error:
+            raise StoreUnavailable(store_problem(error)) from error
+        if not threads.apply(stored.matches, (password,)):
             return None
-        user = users.get(name)
         return user is not None and user.role == "admin"
 
+    return verify
+
+
+def _operations(services: Services, admin_token: str, verify_admin: VerifyAdmin) -> Blueprint:
+    backup_keys = services.backup_keys
+
+    def spare() -> int | None:
+        try:
+            return backup_keys.count_available()
+        except PyMongoError:
+            return None
+
+    return operations_blueprint(
+        keys=services.key_pool.snapshot,
+        key_states=lambda keys: key_states(key.status for key in keys),
+        backup_keys=spare,
+        reload=services.reloader.reload_everywhere,
+        admin_token=admin_token,
+        verify_admin=verify_admin,
+    )
+
+
+def _admin(settings: Settings, services: Services, admin_token: str, verify_admin: VerifyAdmin) -> Blueprint:
     return admin_blueprint(
         logs=RequestLogStore(services.database),
         stats=StatsStore(services.database),
         clock=SystemClock(),
         tz=ZoneInfo(settings.stats_timezone),
-        admin_token=generated_secret(settings.data_dir, "admin-token", settings.admin_token),
-        verify_admin=verify,
+        admin_token=admin_token,
+        verify_admin=verify_admin,
         verifier=Reconciliation(
             services.database,
             retention_s=settings.log_retention_s,
             journal_root=str(settings.data_dir / "journal"),
             lost=lambda: services.queue.lost,
         ),
+        health=services.metrics.health,
     )
-
-
-def load_models(path: Path) -> ModelTable:
-    """The model table of a file; raises `SettingsError` naming `MODELS_FILE`."""
-    try:
-        return ModelTable.from_toml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"MODELS_FILE: cannot read {path}: {error}") from None
-    except ModelTableError as error:
-        raise SettingsError(f"MODELS_FILE: {path}: {error}") from None
 
 
 def _http_error(error: HTTPException) -> Response:

@@ -81,6 +81,7 @@ class Settings(BaseModel):
     upstream_connect_timeout_s: float = Field(5.0, gt=0, le=600)
     upstream_read_timeout_s: float = Field(300.0, gt=0, le=3600)
     upstream_max_attempts: int = Field(3, ge=1, le=20)
+    key_sync_ms: int = Field(1000, ge=10, le=2000)
     upstream_auth: Literal["bearer", "x-api-key", "both"] = "bearer"
     default_anthropic_version: str = "2023-06-01"
     on_client_abort: Literal["drain", "cancel"] = "drain"

@@ -1,20 +1,18 @@
 """Starting and stopping the background writer, for gunicorn's worker hooks and for commands."""
 
 import logging
-import re
-import socket
-import uuid
+import time
 from collections.abc import Callable, Mapping
 
 from workers.log_writer import BatchPolicy, Books, LogWriter, RecordQueue
 
 log = logging.getLogger(__name__)
 
+DRAIN_TIMEOUT_S = 30.0
+"""How long a stopping worker may take to book what is left, in seconds."""
 
-def new_writer_id() -> str:
-    """An id no other writer has: numbers in the queue start anew with every process, and so must the id."""
-    host = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname().split(".")[0])[:20]
-    return f"w-{host}-{uuid.uuid4().hex[:12]}"
+STOP_TIMEOUT_S = int(DRAIN_TIMEOUT_S) + 10
+"""How long a worker may take to end after its grace period, in seconds: it cuts answers, then drains."""
 
 
 def start(
@@ -38,9 +36,19 @@ def start(
     return writer
 
 
-def drain(writer: LogWriter, timeout_s: float) -> int:
-    """Book what is left, for at most `timeout_s`; returns how many records were left behind."""
+def drain(writer: LogWriter, timeout_s: float = DRAIN_TIMEOUT_S, stalled_timeout_s: float = 3.0) -> int:
+    """Book what is left, for at most `timeout_s`; returns how many records were lost by giving up.
+
+    Where the journal has all that is left, there is no point in waiting for a store that fails or hangs: the
+    writer gives up at its first failure, and here it is given up when `stalled_timeout_s` book nothing.
+    """
     writer.close()
-    left = writer.join(timeout_s)
+    deadline = time.monotonic() + timeout_s
+    while not writer.is_done and (left_s := deadline - time.monotonic()) > 0:
+        batches = writer.counts.batches
+        writer.wait(min(left_s, stalled_timeout_s))
+        if writer.counts.batches == batches and not writer.unkept:
+            break
+    lost = writer.terminate()
     log.info("log writer stopped: %d records written, %d lost", writer.counts.written, writer.lost)
-    return left
+    return lost

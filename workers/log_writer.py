@@ -15,12 +15,13 @@ from random import random as system_random
 from typing import Protocol, TypeVar
 
 import gevent
+from bson.errors import BSONError
 from gevent.event import Event
 
-from app.adapters.log_queue import SequencedRecord
 from app.adapters.mongo.record_writes import DeadLetter
 from app.adapters.mongo.settlement import BookedBatch
 from app.core.ports import StoreUnavailable
+from app.core.records import SequencedRecord
 from workers.batch import BatchBuffer
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,25 @@ _IDLE_S = 5.0
 
 _KILL_S = 1.0
 
+_DOCUMENT_FAULTS = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    BSONError,
+)
+"""What a record that is not as it should be can raise; anything else is a fault of the surroundings."""
+
 _SLICE = 100
 """Records taken at once: turning them into documents takes half a millisecond, then requests go first."""
+
+
+def _noted_charge(record: SequencedRecord) -> dict[str, int]:
+    """What was counted against a user's cached balance for a record that is not going to be charged."""
+    user_id, cost = record.document.get("userId"), record.document.get("costNanoUsd")
+    return {user_id: cost} if isinstance(user_id, str) and isinstance(cost, int) and cost else {}
 
 
 class Books(Protocol):
@@ -47,7 +65,7 @@ class Books(Protocol):
 
 
 class RecordQueue(Protocol):
-    """Where records come from: `LogQueue`, or `JournaledQueue` in production."""
+    """Where records come from; `app.adapters.journal.JournaledQueue` in production."""
 
     lost: int
 
@@ -56,6 +74,10 @@ class RecordQueue(Protocol):
 
     def take(self, max_items: int, timeout_s: float | None, at_least: int = 1) -> list[SequencedRecord]:
         """Wait for records, in the order of their numbers."""
+
+    @property
+    def unkept(self) -> int:
+        """How many records, taken but not booked ones included, are lost if they are not booked."""
 
     def close(self) -> None:
         """Do not wait for more."""
@@ -134,6 +156,7 @@ class LogWriter:
         self._failures = 0
         self._retry_at = 0.0
         self._closing = False
+        self._has_failed_closing = False
         self._terminated = False
         self._wake = Event()
         self._greenlet: gevent.Greenlet | None = None
@@ -152,6 +175,16 @@ class LogWriter:
     def lost(self) -> int:
         """How many records are gone for good: refused by the full queue, or left behind at the end."""
         return self._queue.lost
+
+    @property
+    def unkept(self) -> int:
+        """How many records would be lost by giving up now; the journal keeps the others."""
+        return self._queue.unkept
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the greenlet has ended: everything is booked, or it has given up."""
+        return self._greenlet is None or self._greenlet.dead
 
     @property
     def is_failing(self) -> bool:
@@ -188,6 +221,11 @@ class LogWriter:
         self._retry_at = 0.0
         self._wake.set()
 
+    def wait(self, timeout_s: float) -> None:
+        """Wait until it is done, at most this long."""
+        if self._greenlet is not None:
+            self._greenlet.join(timeout_s)
+
     def join(self, timeout_s: float | None = None) -> int:
         """Wait until everything is booked, then give up; returns how many records had to be left behind."""
         if not self._closing:
@@ -212,7 +250,7 @@ class LogWriter:
         while not self._terminated:
             try:
                 self.poll(self._clock())
-                if self._closing and not self.unsent:
+                if self._closing and (not self.unsent or self._may_give_up()):
                     return
                 self._wait_for_work()
             except Exception as error:
@@ -220,6 +258,10 @@ class LogWriter:
                 log.exception("the log writer stumbled")
                 self._note_failure(self._clock(), error)
                 self._pause()
+
+    def _may_give_up(self) -> bool:
+        """At the end, a store that failed is not waited for on account of what the journal keeps anyway."""
+        return self._has_failed_closing and not self._queue.unkept
 
     def _wait_for_work(self) -> None:
         """Collect records until the batch is due; while a batch is being retried, wait for its next turn."""
@@ -249,9 +291,13 @@ class LogWriter:
             booked = self._books.apply(batch)
         except StoreUnavailable as error:
             self._note_failure(now, error)
-        except Exception as error:
+        except _DOCUMENT_FAULTS as error:
             log.exception("booking %d records failed unexpectedly", len(batch))
             self._isolate(batch, error, now)
+        except Exception as error:
+            # Nothing says that a record is at fault: keep them all and try again.
+            log.exception("booking %d records failed unexpectedly", len(batch))
+            self._note_failure(now, error)
         else:
             self._booking.popleft()
             self._note_success(batch, booked)
@@ -269,10 +315,11 @@ class LogWriter:
             self._note_failure(now, unavailable)
         else:
             self._booking.popleft()
-            self._note_success(batch, BookedBatch(0, {}, (letter,)))
+            self._note_success(batch, BookedBatch(0, _noted_charge(batch[0]), (letter,)))
 
     def _note_failure(self, now: float, error: Exception) -> None:
         self._failures += 1
+        self._has_failed_closing |= self._closing
         self.counts.retries += 1
         self.counts.last_error = f"{type(error).__name__}: {error}"
         delay = self._policy.backoff.delay_s(self._failures, self._random(), closing=self._closing)

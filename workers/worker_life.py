@@ -2,15 +2,16 @@
 
 import gc
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import gevent
 from gevent.event import Event
 from pymongo.errors import PyMongoError
 
 from app.adapters.journal import (
+    Adopted,
     Journal,
     JournaledQueue,
     JournalPolicy,
@@ -18,22 +19,25 @@ from app.adapters.journal import (
     replay,
     unplaced_slot,
 )
+from app.adapters.journal.segment_log import SEGMENT_BYTES
+from app.adapters.metrics.directory import MetricsDirectory
+from app.adapters.metrics.worker_metrics import INTERVAL_S
 from app.adapters.mongo.connection import ensure_indexes, store_problem
+from app.adapters.mongo.key_states import KeyStateStore
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.stats import StatsStore
 from app.adapters.rate_limiter import SYNC_INTERVAL_S, SharedRateLimiter, ensure_expiry
 from app.core.ports import StoreUnavailable
-from app.services import Services
+from app.services import Services, unreachable
 from app.settings import Settings
 from workers import lifecycle
+from workers.adoption import adopt_orphans
 from workers.log_writer import LogWriter
 
-DRAIN_TIMEOUT_S = 30.0
-"""How long a stopping worker may take to book what is left, in seconds."""
-
+_HALT_S = 1.0
 _INDEX_RETRY_S = 5.0
-_ADOPTION_INTERVAL_S = 5.0
+_STORE_WATCH_S = 2.0
 
 logger = logging.getLogger("weir.worker")
 
@@ -45,10 +49,21 @@ class WorkerLife:
     services: Services
     writer: LogWriter
     stopping: Event
+    helpers: list[gevent.Greenlet] = field(default_factory=list)
 
     @classmethod
-    def start(cls, services: Services, *, is_first: bool) -> Self:
-        """Start everything. `is_first` is True in one worker, which says what concerns them all."""
+    def start(
+        cls,
+        services: Services,
+        *,
+        is_first: bool,
+        metrics: MetricsDirectory | None = None,
+        is_draining: Callable[[], bool] = lambda: False,
+    ) -> Self:
+        """Start everything. `is_first` is True in one worker, which says what concerns them all.
+
+        `metrics` is where workers share their counts, and `is_draining` whether this one is to end.
+        """
         settings = services.settings
         queue = services.queue
         journal = _attached_journal(queue, settings)
@@ -61,33 +76,46 @@ class WorkerLife:
             on_settled=queue.acked,
         )
         life = cls(services, writer, Event())
+        services.vitals.writer = writer
+        services.vitals.is_draining = is_draining
+        if metrics is not None:
+            services.metrics.join(metrics)
+        gevent.spawn(life._tend_metrics)
+        life.help(life._watch_store)
         gevent.spawn(queue.run, life.stopping, settings.log_flush_ms / 1000)
-        gevent.spawn(life._adopt_orphans)
-        gevent.spawn(life._prepare_store)
-        services.key_pool.refresh()
+        life.help(life._adopt_orphans)
+        life.help(life._prepare_store)
+        services.key_sync.refresh()
         if is_first and services.key_pool.is_empty():
             logger.warning(
                 "no upstream key is configured: requests get 503 until OHMYGPT_API_KEYS is set or "
                 "'flask keys add ID --api-key-stdin' adds one"
             )
-        gevent.spawn(services.key_pool.run, life.stopping)
+        gevent.spawn(services.key_sync.run, life.stopping, settings.key_sync_ms / 1000)
         if services.proxies is not None:
             # Before the first request: a key that is bound to a proxy must not go another way meanwhile.
             services.proxies.pool.refresh()
             gevent.spawn(services.proxies.pool.run, life.stopping)
             gevent.spawn(services.proxies.checker.run, life.stopping)
         if isinstance(services.rate_limiter, SharedRateLimiter):
-            gevent.spawn(life._share_rates, services.rate_limiter)
+            life.help(life._share_rates, services.rate_limiter)
         # What exists now lives as long as the worker: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
         return life
 
+    def help(self, work: Callable[..., None], *args: Any) -> None:
+        """Run something that talks to the store until the worker stops; it may be cut at any point."""
+        self.helpers.append(gevent.spawn(work, *args))
+
     def stop(self) -> None:
         """Book what is left, then let go of the connections."""
         self.stopping.set()
-        lifecycle.drain(self.writer, DRAIN_TIMEOUT_S)
+        self.services.key_sync.flush()
+        gevent.killall(self.helpers, timeout=_HALT_S)
+        lifecycle.drain(self.writer)
         self.services.queue.release()
+        self.services.metrics.leave()
         self.services.upstream.close()
         if self.services.proxies is not None:
             self.services.proxies.pool.close()
@@ -96,11 +124,30 @@ class WorkerLife:
     def _adopt_orphans(self) -> None:
         """Settle what workers that are gone left in slots nobody owns any more."""
         database, root = self.services.database, _journal_root(self.services.settings)
-        while not self.stopping.wait(_ADOPTION_INTERVAL_S):
+
+        def note(adopted: Sequence[Adopted]) -> None:
+            self.services.vitals.adopted_interrupted += sum(item.interrupted for item in adopted)
+
+        adopt_orphans(
+            self.stopping,
+            lambda: unreachable(database),
+            lambda: replay(root, lambda writer_id: Settlement(database, writer_id)),
+            note,
+        )
+
+    def _tend_metrics(self) -> None:
+        """Share this worker's state with the others, and reload when another one was asked to."""
+        while not self.stopping.wait(INTERVAL_S):
             try:
-                replay(root, lambda writer_id: Settlement(database, writer_id))
-            except (StoreUnavailable, OSError) as error:
-                logger.warning("an abandoned journal cannot be settled yet: %s", error)
+                self.services.metrics.tend()
+                self.services.reloader.follow()
+            except Exception:
+                logger.exception("looking after the metrics failed")
+
+    def _watch_store(self) -> None:
+        """Keep an eye on the store, for readiness."""
+        while not self.stopping.wait(_STORE_WATCH_S):
+            self.services.vitals.is_store_up = unreachable(self.services.database) is None
 
     def _prepare_store(self) -> None:
         """Make the indexes, as soon as the store can be reached."""
@@ -109,19 +156,21 @@ class WorkerLife:
         self._until_done(lambda: ensure_expiry(database))
         self._until_done(RequestLogStore(database).ensure_indexes)
         self._until_done(StatsStore(database).ensure_indexes)
+        self._until_done(KeyStateStore(database).ensure_indexes)
 
     def _until_done(self, work: Callable[[], None]) -> None:
-        while True:
+        """Try until it is done or the worker stops, which also ends the try under way: quietly."""
+        while not self.stopping.is_set():
             try:
                 work()
-            except PyMongoError as error:
-                logger.warning("the database is not ready, trying again: %s", store_problem(error))
-            except StoreUnavailable as error:
-                logger.warning("the database is not ready, trying again: %s", error)
+            except (PyMongoError, StoreUnavailable) as error:
+                if self.stopping.is_set():
+                    return
+                problem = store_problem(error) if isinstance(error, PyMongoError) else error
+                logger.warning("the database is not ready, trying again: %s", problem)
             else:
                 return
-            if self.stopping.wait(_INDEX_RETRY_S):
-                return
+            self.stopping.wait(_INDEX_RETRY_S)
 
     def _share_rates(self, limiter: SharedRateLimiter) -> None:
         is_failing = False
@@ -140,9 +189,20 @@ def _journal_root(settings: Settings) -> str:
     return str(settings.data_dir / "journal")
 
 
+def _journal_policy(settings: Settings) -> JournalPolicy:
+    """The configured one, with segments small enough that the limit is worth something.
+
+    A segment that is being written is never removed: were those of all workers as large as the limit,
+    a journal that is full once would stay full.
+    """
+    max_bytes = settings.journal_max_mb * 1024 * 1024
+    largest = max_bytes // (4 * settings.web_concurrency)
+    return JournalPolicy(settings.journal_sync, max_bytes, min(SEGMENT_BYTES, largest))
+
+
 def _attached_journal(queue: JournaledQueue, settings: Settings) -> Journal:
     """A journal of this worker's own; where none can be had, records are kept in memory and said to be."""
-    policy = JournalPolicy(settings.journal_sync, settings.journal_max_mb * 1024 * 1024)
+    policy = _journal_policy(settings)
     slot = None
     try:
         slot = acquire_slot(_journal_root(settings))

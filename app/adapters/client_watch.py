@@ -6,21 +6,28 @@ socket is watched by the event loop: readable with no bytes in it means that the
 
 import array
 import fcntl
+import socket
+import struct
 import termios
+from contextlib import suppress
 from typing import Any
 
 import gevent
 
 from app.core.ports import ClientGone
 
+_LINGER_NOT = struct.pack("ii", 1, 0)
+"""On, for 0 seconds: what is unsent is dropped and RST is sent in place of FIN (socket(7))."""
+
 
 class SocketWatch:
     """Watches one client's socket during one request; `None` for a client without one (tests)."""
 
-    __slots__ = ("_departed", "_grace_s", "_greenlet", "_io", "_is_expired", "_socket", "_timer")
+    __slots__ = ("_client", "_departed", "_grace_s", "_greenlet", "_io", "_is_expired", "_socket", "_timer")
 
     def __init__(self, sock: Any) -> None:
-        self._socket = sock
+        self._client = sock
+        self._socket = sock  # while it is to be watched
         self._departed = False
         self._is_expired = False
         self._grace_s = 0.0
@@ -66,6 +73,12 @@ class SocketWatch:
             self._timer.stop()
             self._timer.close()
             self._timer = None
+
+    def reset_on_close(self) -> None:
+        """Have the server's closing of the connection arrive as a reset, not as an end."""
+        if self._client is not None:
+            with suppress(OSError):  # closed already
+                self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
 
     def _on_readable(self) -> None:
         if _waiting_bytes(self._socket) > 0:

@@ -9,12 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import gevent
+
 from app.adapters.mongo.credit_holds import Holding
 from app.core.credit_policy import Funds, Standing, standing
 from app.core.ports import CreditExhausted, Reservation, StoreUnavailable
 
 _RETRY_S = 1.0
 """After MongoDB failed to answer, how long requests pass or not without asking it, in seconds."""
+
+_BOOKING_S = 0.5
+_RECHECK_S = 0.05
 
 
 class FundsReader(Protocol):
@@ -88,7 +93,15 @@ class MongoCreditGate:
     database is asked.
     """
 
-    def __init__(self, directory: FundsReader, holds: Holds, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        directory: FundsReader,
+        holds: Holds,
+        *,
+        clock: Callable[[], float],
+        pause: Callable[[float], None] = gevent.sleep,
+    ) -> None:
+        self._pause = pause
         self._directory = directory
         self._holds = holds
         self._clock = clock
@@ -106,8 +119,23 @@ class MongoCreditGate:
     def reserve(self, user_id: str, request_id: str, estimate_nano: int) -> Reservation:
         """Set credit aside for a request.
 
+        While a charge is being booked it counts both here and in MongoDB for a moment. A request that would
+        be refused for that waits until the booking is over, for `_BOOKING_S` at most; no other one waits.
         Raises `CreditExhausted`, or `StoreUnavailable` when the balance is not known at all.
         """
+        waited = 0.0
+        while True:
+            try:
+                return self._try_reserve(user_id, request_id, estimate_nano)
+            except CreditExhausted:
+                funds = self._directory.funds(user_id)
+                if funds is None or not funds.unbooked or waited >= _BOOKING_S:
+                    self.counts.refused += 1
+                    raise
+            self._pause(_RECHECK_S)
+            waited += _RECHECK_S
+
+    def _try_reserve(self, user_id: str, request_id: str, estimate_nano: int) -> Reservation:
         funds = self._directory.funds(user_id)
         if funds is None:
             return Reservation(user_id, request_id, 0)
@@ -130,7 +158,6 @@ class MongoCreditGate:
         with self._lock, self._account(user_id) as account:
             account.own -= own - holding.live
             if not holding.nano:
-                self.counts.refused += 1
                 raise CreditExhausted(max(0, holding.balance_nano - funds.unbooked))
             self.counts.held += 1
             account.start(request_id, estimate_nano, is_held=True)
@@ -163,7 +190,6 @@ class MongoCreditGate:
             if may_be_held:
                 account.own.add(request_id)
             if _standing(account, funds, estimate_nano) is Standing.NONE:
-                self.counts.refused += 1
                 raise CreditExhausted(max(0, funds.balance - funds.charged))
             self.counts.unverified += 1
             account.start(request_id, estimate_nano, is_held=False)

@@ -188,7 +188,7 @@ class CachedDirectory:
         if account is None:
             return Balance(0)
         charged = self._pending.get(user_id, 0) + self._unseen(user_id, account)
-        return Balance(max(0, account.user.spendable_nano - charged), account.user.expires_at)
+        return Balance(max(0, account.user.spendable_nano - charged), account.user.expires_at, charged)
 
     def _unseen(self, user_id: str, account: _Account) -> int:
         """Charges that were booked after the account was read, or maybe while."""

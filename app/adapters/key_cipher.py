@@ -6,7 +6,8 @@ from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-_PREFIX = "enc:v1:"
+PREFIX = "enc:v1:"
+"""What an encrypted value begins with."""
 
 
 class KeyCipherError(Exception):
@@ -24,16 +25,16 @@ class KeyCipher:
 
     def encrypt(self, plain: str) -> str:
         """The form kept in the database; differs each time."""
-        return _PREFIX + self._fernet.encrypt(plain.encode()).decode()
+        return PREFIX + self._fernet.encrypt(plain.encode()).decode()
 
     def decrypt(self, stored: str) -> str:
         """The key itself. Values without the prefix are plain: databases taken over hold such.
 
         Raises `KeyCipherError` when the value was written with another secret, or was tampered with.
         """
-        if not stored.startswith(_PREFIX):
+        if not stored.startswith(PREFIX):
             return stored
         try:
-            return self._fernet.decrypt(stored.removeprefix(_PREFIX)).decode()
+            return self._fernet.decrypt(stored.removeprefix(PREFIX)).decode()
         except (InvalidToken, ValueError):
             raise KeyCipherError("cannot be decrypted: it was stored with another SECRET_KEY") from None

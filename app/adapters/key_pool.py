@@ -1,40 +1,54 @@
-"""The upstream keys in use: handed out in turn, from the configuration and from `ohmygpt_keys`."""
+"""The upstream keys as one worker has them: lent to requests, judged by what comes of it.
+
+Everything here is memory, so a request never waits. `app.adapters.key_sync` takes what has changed to the
+database (`pending`, `take_events`) and brings what others know (`load`).
+"""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from threading import Lock
 
-from pymongo.errors import PyMongoError
-
-from app.adapters.mongo.connection import store_problem
-from app.adapters.mongo.provider_keys import ENV_ID_PREFIX, HEALTHY, RATE_LIMITED, StoredProviderKey
+from app.adapters.mongo.key_states import KeyEvent, StoredState, env_store_id
+from app.adapters.mongo.provider_keys import ENV_ID_PREFIX, StoredProviderKey
 from app.core.credentials import mask
-from app.core.ports import ProviderKey
+from app.core.key_choice import NO_LIMITS, Candidate, Chosen, Limits, NoKey, Turn, choose, usable_count
+from app.core.key_states import (
+    KeyState,
+    KeyStatus,
+    Policy,
+    Report,
+    Standing,
+    Transition,
+    merge,
+    must_be_shared,
+    standing,
+    transition,
+)
+from app.core.ports import Lease, ProviderKey
+from app.core.upstream_outcome import Finding, KeyOutcome
 
-REFRESH_S = 2.0
+MAX_EVENTS = 10_000
+"""Events of the audit that wait for the database; beyond it the oldest are dropped."""
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+_MINUTE_S = 60
+_BAD = (
+    KeyOutcome.RATE_LIMITED,
+    KeyOutcome.EXHAUSTED,
+    KeyOutcome.SUSPECT,
+    KeyOutcome.BANNED,
+    KeyOutcome.FAILED,
+)
 
 log = logging.getLogger(__name__)
 
 
-class ProviderKeyReader(Protocol):
-    """Where the pool's keys come from."""
-
-    def list(self) -> Iterable[StoredProviderKey]:
-        """All keys, in a stable order."""
-
-
-class StopEvent(Protocol):
-    """`threading.Event` or gevent's."""
-
-    def wait(self, timeout: float) -> object:
-        """Truthy once the event is set; else falsy after the timeout (seconds)."""
-
-
 @dataclass(frozen=True, slots=True)
-class KeyState:
-    """A key in status views: nothing here gives it away."""
+class KeyView:
+    """A key in status views: nothing here gives it away. Counts are of this process."""
 
     key_id: str
     masked: str
@@ -45,143 +59,275 @@ class KeyState:
     in_flight: int
     requests: int
     failures: int
-    last_status_code: int | None
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What this process saw of a key."""
-
-    in_flight: int = 0
-    requests: int = 0
-    failures: int = 0
-    last_status_code: int | None = None
-    last_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _PooledKey:
+class PendingState:
+    """A state others must hear of. `is_own` is False for one that another program has written by its own."""
+
+    key_id: str
+    store_id: str
+    is_env: bool
+    state: KeyState
+    is_own: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
     key: ProviderKey
-    status: str
-    cooldown_until: datetime | None
-    last_error: str | None = None
-    tally: _Tally = field(default_factory=_Tally)
+    store_id: str
+    is_env: bool
+    state: KeyState
+    first_seen: datetime
+    limits: Limits = NO_LIMITS
+    index: int = -1  # in the list of candidates; -1 once the key has left the pool
+    in_flight: int = 0
+    probes: int = 0
+    requests: int = 0
+    failures: int = 0
+    minute: int = 0
+    sent_this_minute: int = 0
+    pending: PendingState | None = None
 
-    def is_usable(self, now: datetime) -> bool:
-        if self.status == RATE_LIMITED:
-            return self.cooldown_until is not None and self.cooldown_until <= now
-        return self.status == HEALTHY
+    def candidate(self, minute: int) -> Candidate:
+        sent = self.sent_this_minute if self.minute == minute else 0
+        return Candidate(self.key.key_id, self.state, self.in_flight, sent, self.probes > 0, self.limits)
+
+    def share(self, *, is_own: bool) -> None:
+        self.pending = PendingState(self.key.key_id, self.store_id, self.is_env, self.state, is_own)
 
 
-class RoundRobinKeyPool:
-    """`app.core.ports.KeyPool`: the usable keys in turn.
+class SharedKeyPool:
+    """`app.core.ports.KeyPool`: least in flight, in turn among equals; states as in `app.core.key_states`.
 
     A process may have its turn begin elsewhere (`start`), so that several do not hit the same key first.
+    `now` is cut to milliseconds, as the database keeps it.
     """
 
     def __init__(
         self,
         env_keys: Sequence[str],
-        store: ProviderKeyReader | None,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         start: int = 0,
+        policy: Policy | None = None,
     ) -> None:
-        self._store = store
         self._now = now
-        self._next = start
-        self._env = tuple(
-            _PooledKey(ProviderKey(f"{ENV_ID_PREFIX}{number}", secret), HEALTHY, None)
+        self.policy = policy or Policy()
+        self._lock = Lock()
+        seen = self._moment()
+        state = KeyState(KeyStatus.HEALTHY, _LONG_AGO, _LONG_AGO)
+        self._env = [
+            _Entry(ProviderKey(f"{ENV_ID_PREFIX}{number}", secret), env_store_id(secret), True, state, seen)
             for number, secret in enumerate(env_keys, 1)
-        )
-        self._tallies = {pooled.key.key_id: pooled.tally for pooled in self._env}
-        self._keys = self._env
+        ]
+        self._entries: list[_Entry] = []
+        self._by_id: dict[str, _Entry] = {}
+        self._candidates: list[Candidate] = []
+        self._minute = 0
+        self._turn = Turn(start % len(env_keys) if env_keys else 0)
+        self._start = start
+        self._leases: dict[Lease, _Entry] = {}
+        self._events: deque[KeyEvent] = deque(maxlen=MAX_EVENTS)
         self._unreadable: tuple[StoredProviderKey, ...] = ()
-        self._is_store_down = False
+        self._arrange(self._env)
 
-    def acquire(self, excluding: frozenset[str]) -> ProviderKey | None:
-        """The next usable key that is not in `excluding`; None when there is none."""
-        keys, now = self._keys, self._now()
-        for step in range(len(keys)):
-            index = (self._next + step) % len(keys)
-            pooled = keys[index]
-            if pooled.key.key_id not in excluding and pooled.is_usable(now):
-                self._next = index + 1
-                pooled.tally.in_flight += 1
-                return pooled.key
-        return None
+    # -- requests -----------------------------------------------------------------------------------------
 
-    def release(self, key: ProviderKey, status: int | None, error: str | None) -> None:
-        """Give the key back with what came of it."""
-        tally = self._tallies.get(key.key_id)
-        if tally is None:  # deleted meanwhile
-            return
-        tally.in_flight = max(0, tally.in_flight - 1)
-        tally.requests += 1
-        tally.last_status_code = status
-        if error is not None:
-            tally.failures += 1
-            tally.last_error = error
+    def acquire(self, excluding: frozenset[str]) -> Lease | NoKey:
+        """The best key that is not in `excluding`, or why there is none."""
+        with self._lock:
+            now = self._moment()
+            chosen = self._choose(now, excluding)
+            if isinstance(chosen, NoKey):
+                return chosen
+            self._turn = chosen.turn
+            entry = self._by_id[chosen.candidate.key_id]
+            lease = Lease(entry.key, now, chosen.is_probe)
+            self._leases[lease] = entry
+            entry.in_flight += 1
+            entry.probes += chosen.is_probe
+            if entry.minute != self._minute:
+                entry.minute, entry.sent_this_minute = self._minute, 0
+            entry.sent_this_minute += 1
+            self._touch(entry)
+            return lease
 
-    def refresh(self) -> None:
-        """Read the stored keys anew; while the store is down the last list stays in use."""
-        if self._store is None:
-            return
-        try:
-            stored = tuple(self._store.list())
-        except PyMongoError as error:
-            if not self._is_store_down:
-                log.warning("upstream keys cannot be read, the last list stays: %s", store_problem(error))
-            self._is_store_down = True
-            return
-        self._is_store_down = False
-        unreadable = tuple(key for key in stored if key.secret is None)
-        for key_id in {key.key_id for key in unreadable} - {key.key_id for key in self._unreadable}:
-            log.error("upstream key %s is left out: it was stored with another SECRET_KEY", key_id)
-        self._unreadable = unreadable
-        self._keys = self._env + tuple(self._pooled(key, key.secret) for key in stored if key.secret)
-        known = {pooled.key.key_id for pooled in self._keys}
-        self._tallies = {key_id: tally for key_id, tally in self._tallies.items() if key_id in known}
+    def shortage(self, excluding: frozenset[str]) -> NoKey | None:
+        """Why `acquire` would give none; None when it would give one."""
+        with self._lock:
+            chosen = self._choose(self._moment(), excluding)
+            return chosen if isinstance(chosen, NoKey) else None
 
-    def run(self, stop: StopEvent, interval_s: float = REFRESH_S) -> None:
-        """Refresh now and then every `interval_s`, until `stop` is set."""
-        while True:
-            try:
-                self.refresh()
-            except Exception:
-                # One odd document must not end the loop: nobody would notice until the keys had run out.
-                log.exception("upstream keys could not be refreshed")
-            if stop.wait(interval_s):
+    def report(self, lease: Lease, finding: Finding, request_id: str) -> None:
+        """Tell what came of the attempt; the key's state changes here at once, elsewhere soon."""
+        with self._lock:
+            entry = self._leases.get(lease)
+            if entry is None or entry.index < 0:  # deleted, or given another secret, meanwhile
                 return
+            now = self._moment()
+            entry.failures += finding.outcome in _BAD
+            is_last = finding.outcome is KeyOutcome.FAILED and usable_count(self._candidates, now) <= 1
+            report = Report(finding, request_id, lease.sent_at)
+            before = entry.state
+            entry.state, event = transition(before, report, now, self.policy, is_last_usable=is_last)
+            if must_be_shared(before, entry.state):
+                entry.share(is_own=True)
+            if event is not None:
+                self._events.append(KeyEvent.of(entry.key.key_id, event))
+            self._touch(entry)
+        if event is not None:
+            _log(entry.key.key_id, event)
+
+    def release(self, lease: Lease) -> None:
+        """Give the key back. Idempotent."""
+        with self._lock:
+            entry = self._leases.pop(lease, None)
+            if entry is None:
+                return
+            entry.in_flight -= 1
+            entry.probes -= lease.is_probe
+            entry.requests += 1
+            self._touch(entry)
+
+    # -- the exchange with others -------------------------------------------------------------------------
+
+    def pending(self) -> list[PendingState]:
+        """The states others must hear of."""
+        with self._lock:
+            return [entry.pending for entry in self._entries if entry.pending is not None]
+
+    def shared(self, done: PendingState) -> None:
+        """This one is out; what has changed since then stays pending."""
+        with self._lock:
+            for entry in self._entries:
+                if entry.pending is done:
+                    entry.pending = None
+
+    def take_events(self) -> list[KeyEvent]:
+        """The audit's events since the last time."""
+        with self._lock:
+            events = list(self._events)
+            self._events.clear()
+            return events
+
+    def return_events(self, events: Sequence[KeyEvent]) -> None:
+        """These could not be kept yet."""
+        with self._lock:
+            self._events.extendleft(reversed(events))
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is anything to share."""
+        return bool(self._events) or any(entry.pending is not None for entry in self._entries)
+
+    @property
+    def env_ids(self) -> dict[str, str]:
+        """The pool ids of the configured keys, by the ids under which their states are stored."""
+        return {entry.store_id: entry.key.key_id for entry in self._env}
+
+    def load(self, stored: Iterable[StoredProviderKey], env_states: Mapping[str, StoredState]) -> None:
+        """Take over the stored keys and states: a key's state becomes what holds longer, here or there."""
+        keys = tuple(stored)
+        bad = tuple(key for key in keys if key.secret is None)
+        with self._lock:
+            now = self._moment()
+            known = {entry.store_id: entry for entry in self._entries if not entry.is_env}
+            for entry in self._env:
+                if entry.store_id in env_states:
+                    self._learn(entry, env_states[entry.store_id], now)
+            readable = [(key, key.secret) for key in keys if key.secret is not None]
+            entries = self._env + [self._entry(known, key, secret, now) for key, secret in readable]
+            self._arrange(entries)
+            found = {key.key_id for key in bad} - {key.key_id for key in self._unreadable}
+            self._unreadable = bad
+        for key_id in sorted(found):
+            log.error("upstream key %s is left out: it was stored with another SECRET_KEY", key_id)
 
     def is_empty(self) -> bool:
         """Whether there is no key at all, usable or not."""
-        return not self._keys
+        return not self._entries
 
-    def snapshot(self) -> list[KeyState]:
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def snapshot(self) -> list[KeyView]:
         """Every key with its state, in the order of use; unreadable ones last, with the status `error`."""
-        now = self._now()
-        states = [
-            KeyState(
-                key_id=pooled.key.key_id,
-                masked=mask(pooled.key.secret),
-                status=pooled.status,
-                available=pooled.is_usable(now),
-                last_error=pooled.tally.last_error or pooled.last_error,
-                cooldown_until=pooled.cooldown_until,
-                in_flight=pooled.tally.in_flight,
-                requests=pooled.tally.requests,
-                failures=pooled.tally.failures,
-                last_status_code=pooled.tally.last_status_code,
-            )
-            for pooled in self._keys
-        ]
-        return states + [
-            KeyState(key.key_id, key.masked, "error", False, key.last_error, None, 0, 0, 0, None)
-            for key in self._unreadable
-        ]
+        with self._lock:
+            now = self._moment()
+            views = [_view(entry, now) for entry in self._entries]
+            return views + [
+                KeyView(key.key_id, key.masked, "error", False, key.last_error, None, 0, 0, 0)
+                for key in self._unreadable
+            ]
 
-    def _pooled(self, stored: StoredProviderKey, secret: str) -> _PooledKey:
-        tally = self._tallies.setdefault(stored.key_id, _Tally())
-        key = ProviderKey(stored.key_id, secret)
-        return _PooledKey(key, stored.status, stored.cooldown_until, stored.last_error, tally)
+    # -- under the lock -----------------------------------------------------------------------------------
+
+    def _moment(self) -> datetime:
+        now = self._now()
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+    def _choose(self, now: datetime, excluding: frozenset[str]) -> Chosen | NoKey:
+        minute = int(now.timestamp()) // _MINUTE_S
+        if minute != self._minute:
+            self._minute = minute
+            self._candidates = [entry.candidate(minute) for entry in self._entries]
+        return choose(self._candidates, now, self._turn, excluding)
+
+    def _touch(self, entry: _Entry) -> None:
+        if entry.index >= 0:
+            self._candidates[entry.index] = entry.candidate(self._minute)
+
+    def _entry(
+        self, known: Mapping[str, _Entry], key: StoredProviderKey, secret: str, now: datetime
+    ) -> _Entry:
+        entry = known.get(key.key_id)
+        if entry is None or entry.key.secret != secret:
+            state = key.state.restore(now, now, self.policy)
+            entry = _Entry(ProviderKey(key.key_id, secret), key.key_id, False, state, now)
+        entry.limits = key.limits
+        self._learn(entry, key.state, now)
+        return entry
+
+    def _learn(self, entry: _Entry, stored: StoredState, now: datetime) -> None:
+        entry.state = merge(entry.state, stored.restore(entry.first_seen, now, self.policy))
+        if not stored.is_whole and entry.pending is None:
+            entry.share(is_own=False)
+
+    def _arrange(self, entries: list[_Entry]) -> None:
+        for entry in self._entries:
+            entry.index = -1
+        if not self._entries and entries:
+            self._turn = Turn(self._start % len(entries))
+        self._entries = entries
+        self._by_id = {entry.key.key_id: entry for entry in entries}
+        for index, entry in enumerate(entries):
+            entry.index = index
+        self._candidates = [entry.candidate(self._minute) for entry in entries]
+
+
+def _view(entry: _Entry, now: datetime) -> KeyView:
+    state = entry.state
+    return KeyView(
+        key_id=entry.key.key_id,
+        masked=mask(entry.key.secret),
+        status=str(state.status),
+        available=standing(state, now) is not Standing.RESTRICTED,
+        last_error=state.last_error,
+        cooldown_until=state.cooldown_until,
+        in_flight=entry.in_flight,
+        requests=entry.requests,
+        failures=entry.failures,
+    )
+
+
+def _log(key_id: str, event: Transition) -> None:
+    is_good = event.to_status is KeyStatus.HEALTHY and not event.why.startswith("suspected")
+    log.log(
+        logging.INFO if is_good else logging.WARNING,
+        "upstream key %s: %s → %s (%s)",
+        key_id,
+        event.from_status,
+        event.to_status,
+        event.why,
+    )

@@ -26,6 +26,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.contrib.socks import SOCKSConnection, SOCKSHTTPSConnection, SOCKSProxyManager
 from urllib3.poolmanager import PoolManager, ProxyManager
 
+from app.adapters.upstream_connections import CleanConnection
 from app.core.proxy_choice import ProxyEndpoint, ProxyKind
 
 WRONG_CREDENTIALS = "it refuses the user name or password"
@@ -65,19 +66,19 @@ class _FaultTelling:
             raise fault_of(error) from None
 
 
-class _HTTPConnection(_FaultTelling, HTTPConnection):
+class _HTTPConnection(_FaultTelling, CleanConnection, HTTPConnection):  # type: ignore[misc]
     pass
 
 
-class _HTTPSConnection(_FaultTelling, HTTPSConnection):
+class _HTTPSConnection(_FaultTelling, CleanConnection, HTTPSConnection):  # type: ignore[misc]
     pass
 
 
-class _SOCKSConnection(_FaultTelling, SOCKSConnection):
+class _SOCKSConnection(_FaultTelling, CleanConnection, SOCKSConnection):  # type: ignore[misc]
     pass
 
 
-class _SOCKSHTTPSConnection(_FaultTelling, SOCKSHTTPSConnection):
+class _SOCKSHTTPSConnection(_FaultTelling, CleanConnection, SOCKSHTTPSConnection):  # type: ignore[misc]
     pass
 
 

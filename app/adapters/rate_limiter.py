@@ -17,6 +17,7 @@ import limits
 import limits.errors
 import limits.storage
 import limits.strategies
+import limits.util
 from pymongo import UpdateOne
 from pymongo.database import Database
 
@@ -98,6 +99,31 @@ def ensure_expiry(database: "Database[dict[str, object]]") -> None:
     database[COLLECTION].create_index("expiresAt", expireAfterSeconds=0)
 
 
+def check_storage(uri: str) -> None:
+    """Whether the `limits` library has such a storage and all it needs; raises `SettingsError`.
+
+    No storage is made: some start threads.
+    """
+    scheme = uri.partition("://")[0].lower()
+    storage = limits.storage.SCHEMES.get(scheme)  # type: ignore[attr-defined]  # documented
+    if storage is None or not issubclass(storage, limits.storage.Storage):
+        raise SettingsError(
+            "RATE_LIMIT_STORAGE_URI: not a storage of the limits library, such as redis://HOST:6379"
+        )
+    needed = limits.util.LazyDependency()
+    needed.DEPENDENCIES = storage.DEPENDENCIES
+    # It may run on any one of those it names; the first is what its scheme stands for.
+    package = "valkey" if scheme.startswith("valkey") else next(iter(storage.DEPENDENCIES), None)
+    if package is None:
+        return
+    try:
+        needed.dependencies[package]
+    except limits.errors.ConfigurationError:
+        raise SettingsError(
+            f"RATE_LIMIT_STORAGE_URI: {scheme}:// needs the Python package {package}: pip install {package}"
+        ) from None
+
+
 class StorageRateLimiter:
     """Fixed windows in a storage of the `limits` library (Redis, Memcached, MongoDB, memory).
 
@@ -106,12 +132,12 @@ class StorageRateLimiter:
     """
 
     def __init__(self, storage_uri: str, now: Callable[[], float]) -> None:
+        check_storage(storage_uri)
         try:
             storage = limits.storage.storage_from_string(storage_uri)
-        except limits.errors.ConfigurationError as error:
-            # The library's text may hold the URI, and with it a password.
-            reason = str(error).replace(storage_uri, "the one given")
-            raise SettingsError(f"RATE_LIMIT_STORAGE_URI: {reason}") from None
+        except Exception as error:  # noqa: BLE001  every storage has errors of its own
+            # What a storage's own parser says may hold the URI, and with it a password.
+            raise SettingsError(f"RATE_LIMIT_STORAGE_URI: is not usable ({type(error).__name__})") from None
         self._limiter = limits.strategies.FixedWindowRateLimiter(storage)
         self._now = now
         self.failed_open = 0

@@ -10,15 +10,17 @@ from contextlib import contextmanager
 
 import requests
 import urllib3.exceptions
-from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 
 from app.adapters.proxy_pool import ProxyPool, Route
 from app.adapters.proxy_transport import RouteFault
+from app.adapters.upstream_connections import CleanAdapter
 from app.core.ports import ProviderKey, UpstreamFailure, UpstreamRequest
 
 READ_SIZE = 64 * 1024
 """The most bytes taken from the upstream at once. A read returns as soon as there is anything."""
+FIRST_FINAL_STATUS = 200
+"""Answers with a lower status are interim ones."""
 
 
 class RequestsUpstream:
@@ -41,7 +43,7 @@ class RequestsUpstream:
         self._proxies = proxies
         self._verify: bool | str = ca_file or True
         # Retrying belongs to the attempt loop alone, which keeps count and changes keys.
-        self._adapter = HTTPAdapter(
+        self._adapter = CleanAdapter(
             pool_connections=4, pool_maxsize=pool_size, max_retries=0, pool_block=False
         )
 
@@ -126,8 +128,8 @@ class RequestsReply:
 
     def read(self) -> bytes:
         """What has arrived, at least a byte; `b""` at the proper end; raises `UpstreamFailure`."""
-        if self._at_end:
-            return b""
+        if self._at_end or self.status < FIRST_FINAL_STATUS:
+            return b""  # what follows an interim answer is none of its body: it is left unread, and so closed
         try:
             data: bytes = self._raw.read1(READ_SIZE, decode_content=False) or b""
         except urllib3.exceptions.ReadTimeoutError as error:

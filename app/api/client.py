@@ -1,7 +1,7 @@
 """The client API: OpenAI and Anthropic endpoints, each a few lines from WSGI to the gateway and back."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Response, request
 
@@ -14,6 +14,9 @@ from app.core.wire_format import WireFormat
 from app.exchange.admission import too_large
 from app.exchange.exchange import Answer, ClientCall
 from app.exchange.handler import Gateway
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _POST_PATHS = {
     Endpoint.CHAT: ("/v1/chat/completions", "/chat/completions", "/v1/v1/chat/completions"),
@@ -47,6 +50,7 @@ def client_blueprint(
             headers=EnvironHeaders(environ),
             read_body=lambda limit: read_body(environ, limit),
             watch=watch(environ.get("gunicorn.socket")),
+            ends_by_close=environ.get("SERVER_PROTOCOL") in ("HTTP/0.9", "HTTP/1.0"),
         )
 
     def forward(endpoint: Endpoint) -> Callable[[], Response]:
@@ -74,10 +78,8 @@ def client_blueprint(
         route("GET", f"{prefix}/models", f"list_models:{prefix}", list_models)
         route("GET", f"{prefix}/models/<path:model_id>", f"get_model:{prefix}", get_model)
 
-    @routes.route("/v1/", defaults={"rest": ""}, methods=_ALL_METHODS)
-    @routes.route("/v1/<path:rest>", methods=_ALL_METHODS)
-    def unrouted(rest: str) -> Response:
-        path = f"/v1/{rest}".rstrip("/")
+    def unrouted(rest: str = "") -> Response:
+        path = request.path.rstrip("/")
         for endpoint, paths in _POST_PATHS.items():
             if path in paths:
                 refusal = Refusal(errors.WRONG_METHOD, f"{path} takes POST, not {request.method}.")
@@ -87,12 +89,27 @@ def client_blueprint(
         refusal = Refusal(errors.UNKNOWN_PATH, f"There is no {request.method} {path[:200]} here.")
         return render(gateway.refuse_unrouted(call(WireFormat.OPENAI), refusal))
 
+    # What no other rule takes: every method on every path under /v1, and the other methods of the rest.
+    for path in ("/v1", "/v1/<path:rest>", *(path for paths in _POST_PATHS.values() for path in paths)):
+        routes.add_url_rule(path, f"unrouted:{path}", unrouted, methods=_ALL_METHODS)
+
     return routes
 
 
 def render(answer: Answer) -> Response:
     """The answer as Flask sends it: the body object itself, so that its `close()` is called."""
-    return Response(answer.body, status=answer.status, headers=answer.headers, direct_passthrough=True)
+    return _AnswerResponse(answer.body, status=answer.status, headers=answer.headers, direct_passthrough=True)
+
+
+class _AnswerResponse(Response):
+    """Ends the request also when the server refuses to begin the answer, since then nobody else does."""
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        try:
+            return super().__call__(environ, start_response)
+        except BaseException:
+            self.close()
+            raise
 
 
 def _models_format(environ: Mapping[str, Any]) -> WireFormat:

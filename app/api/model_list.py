@@ -22,13 +22,12 @@ class ModelList:
     """Renders the table for `GET /v1/models` and `/v1/models/{id}`."""
 
     def __init__(self, table: ModelTable) -> None:
-        self._models = tuple(table)
         self._table = table
 
     def listing(self, wire_format: WireFormat, query: Mapping[str, str]) -> bytes:
         """All models; Anthropic's list is paged by `limit`, `after_id` and `before_id`."""
         if wire_format is WireFormat.OPENAI:
-            return msgspec.json.encode({"object": "list", "data": [_openai(model) for model in self._models]})
+            return msgspec.json.encode({"object": "list", "data": [_openai(model) for model in self._table]})
         return msgspec.json.encode(self._page(query))
 
     def one(self, wire_format: WireFormat, model_id: str) -> bytes:
@@ -44,14 +43,15 @@ class ModelList:
         limit = query.get("limit", str(_DEFAULT_PAGE))
         if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= _LARGEST_PAGE):
             raise invalid_body(f"limit: takes a number from 1 to {_LARGEST_PAGE}", "limit")
-        ids = [model.id for model in self._models]
+        models = self._table.models
+        ids = [model.id for model in models]
         start, end = 0, len(ids)
         if (after := query.get("after_id")) in ids:
             start = ids.index(after) + 1
         if (before := query.get("before_id")) in ids:
             end = ids.index(before)
             start = max(start, end - int(limit))
-        page = self._models[start : min(end, start + int(limit))]
+        page = models[start : min(end, start + int(limit))]
         return {
             "data": [_anthropic(model) for model in page],
             "has_more": (start > 0) if before in ids else (start + len(page) < end),

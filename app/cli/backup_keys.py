@@ -76,7 +76,10 @@ def restore_key(key_id: str, as_json: bool) -> None:
     """Make spare key ID available again."""
     settings = current_settings()
     with open_store(settings) as db:
-        key = BackupKeyStore(db, cipher_of(settings)).restore(key_id)
+        try:
+            key = BackupKeyStore(db, cipher_of(settings)).restore(key_id)
+        except ValueError as error:
+            fail(str(error))
     if key is None:
         fail(_unknown(key_id))
     if as_json:

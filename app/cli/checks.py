@@ -17,8 +17,10 @@ from uuid import uuid4
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from app.adapters.key_pool import KeyState, RoundRobinKeyPool
+from app.adapters.key_pool import KeyView, SharedKeyPool
+from app.adapters.key_sync import KeySync
 from app.adapters.mongo.connection import server_version, store_problem
+from app.adapters.mongo.key_states import KeyStateStore
 from app.adapters.mongo.provider_keys import ProviderKeyStore
 from app.adapters.mongo.proxies import ProxyStore
 from app.adapters.mongo.proxy_bindings import BindingStore
@@ -123,16 +125,15 @@ def failed_store(reason: str, settings: Settings) -> Check:
     return Check("store", State.FAILED, reason, advice)
 
 
-def read_pool(db: Database[dict[str, Any]] | None, settings: Settings, now: datetime) -> RoundRobinKeyPool:
+def read_pool(db: Database[dict[str, Any]] | None, settings: Settings, now: datetime) -> SharedKeyPool:
     """The key pool as a worker would see it now."""
-    store = None if db is None else ProviderKeyStore(db, cipher_of(settings))
-    env_keys = [key.get_secret_value() for key in settings.ohmygpt_api_keys]
-    pool = RoundRobinKeyPool(env_keys, store, now=lambda: now)
-    pool.refresh()
+    pool = SharedKeyPool([key.get_secret_value() for key in settings.ohmygpt_api_keys], now=lambda: now)
+    if db is not None:
+        KeySync(pool, ProviderKeyStore(db, cipher_of(settings)), KeyStateStore(db)).look()
     return pool
 
 
-def check_keys(states: list[KeyState]) -> Iterator[Check]:
+def check_keys(states: list[KeyView]) -> Iterator[Check]:
     """Whether there is an upstream key to use, and which cannot be used."""
     name, usable = "upstream keys", sum(state.available for state in states)
     counts = ", ".join(f"{count} {status}" for status, count in Counter(s.status for s in states).items())

@@ -6,7 +6,7 @@ import click
 from pymongo.errors import PyMongoError
 
 from app.adapters.embedded_mongo import EmbeddedMongoError
-from app.adapters.key_pool import RoundRobinKeyPool
+from app.adapters.key_pool import SharedKeyPool
 from app.adapters.mongo.connection import store_problem
 from app.adapters.proxy_pool import ProxyPool
 from app.cli import checks
@@ -14,6 +14,7 @@ from app.cli.base import current_settings, json_option, now
 from app.cli.checks import Check, State
 from app.cli.output import print_json, shown
 from app.cli.store import open_store
+from app.core.ports import Lease
 from app.settings import Settings, SettingsError
 
 _SIGNS = {State.OK: "✓", State.WARNING: "!", State.FAILED: "✗"}
@@ -51,12 +52,13 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     yield from found
     yield from checks.check_keys(pool.snapshot())
     yield from checks.check_proxies(proxies)
-    yield from checks.check_upstream(settings, pool.acquire(frozenset()), proxies)
+    lease = pool.acquire(frozenset())
+    yield from checks.check_upstream(settings, lease.key if isinstance(lease, Lease) else None, proxies)
     if proxies is not None:
         proxies.close()
 
 
-def _look_into_store(settings: Settings) -> tuple[list[Check], RoundRobinKeyPool, ProxyPool | None]:
+def _look_into_store(settings: Settings) -> tuple[list[Check], SharedKeyPool, ProxyPool | None]:
     try:
         with open_store(settings) as db:
             found = list(checks.check_store(db, settings))

@@ -4,11 +4,15 @@ from typing import IO, Any
 
 import click
 
-from app.adapters.mongo.provider_keys import ENV_ID_PREFIX, HEALTHY, ProviderKeyStore, StoredProviderKey
+from app.adapters.mongo.key_rotation import KeyRotation
+from app.adapters.mongo.key_states import KeyEvent, KeyStateStore, StoredState, env_store_id
+from app.adapters.mongo.provider_keys import ENV_ID_PREFIX, ProviderKeyStore, StoredProviderKey
 from app.cli.base import Group, cipher_of, current_settings, fail, json_option, now
 from app.cli.output import print_json, print_table
 from app.cli.secret_input import read_secret, read_text
 from app.cli.store import open_store
+from app.core.key_states import Policy, reset
+from app.settings import Settings
 
 
 @click.group("keys", cls=Group)
@@ -55,12 +59,8 @@ def import_keys(file: IO[str], as_json: bool) -> None:
 def list_keys(as_json: bool) -> None:
     """List the pool, with OHMYGPT_API_KEYS first."""
     settings = current_settings()
-    env = [
-        StoredProviderKey(f"{ENV_ID_PREFIX}{number}", key.get_secret_value(), HEALTHY)
-        for number, key in enumerate(settings.ohmygpt_api_keys, 1)
-    ]
     with open_store(settings) as db:
-        keys = env + list(ProviderKeyStore(db, cipher_of(settings)).list())
+        keys = _env_keys(settings, KeyStateStore(db)) + list(ProviderKeyStore(db, cipher_of(settings)).list())
     if as_json:
         print_json({"keys": [_row(key) for key in keys]})
         return
@@ -70,7 +70,7 @@ def list_keys(as_json: bool) -> None:
             (
                 key.key_id,
                 key.masked,
-                key.status,
+                _shown_status(key),
                 key.cooldown_until,
                 key.requests_count,
                 key.tokens_used,
@@ -87,16 +87,50 @@ def list_keys(as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 @json_option
 def reset_key(key_id: str, as_json: bool) -> None:
-    """Make key ID healthy again."""
+    """Make key ID healthy again, on all workers and hosts, whatever they know of it."""
     settings = current_settings()
     with open_store(settings) as db:
-        key = ProviderKeyStore(db, cipher_of(settings)).reset(key_id, now=now())
+        if key_id.startswith(ENV_ID_PREFIX):
+            key = _reset_env_key(settings, KeyStateStore(db), key_id)
+        else:
+            key = ProviderKeyStore(db, cipher_of(settings)).reset(key_id, now=now())
+        if key is not None:
+            KeyRotation(db, cipher_of(settings)).allow()
     if key is None:
         fail(_unknown(key_id))
     if as_json:
         print_json(_row(key))
     else:
         click.echo(f"{key_id} is {key.status}.")
+
+
+@command.command("events")
+@click.argument("key_id", metavar="[ID]", required=False)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many.")
+@json_option
+def list_events(key_id: str | None, limit: int, as_json: bool) -> None:
+    """List what happened to key ID, or to all, newest first: when, from which status to which, and why."""
+    with open_store(current_settings()) as db:
+        events = KeyStateStore(db).events(key_id, limit)
+    if as_json:
+        rows = [
+            {
+                "at": event.at,
+                "keyId": event.key_id,
+                "from": event.from_status,
+                "to": event.to_status,
+                "why": event.why,
+                "requestId": event.request_id,
+            }
+            for event in events
+        ]
+        print_json({"events": rows})
+        return
+    print_table(
+        ("WHEN", "KEY", "FROM", "TO", "WHY", "REQUEST"),
+        ((e.at, e.key_id, e.from_status, e.to_status, e.why, e.request_id) for e in events),
+        "Nothing has happened yet",
+    )
 
 
 @command.command("delete")
@@ -114,6 +148,41 @@ def delete_key(key_id: str, as_json: bool) -> None:
         click.echo(f"{key_id} is deleted; running workers drop it within seconds.")
 
 
+def _env_keys(settings: Settings, states: KeyStateStore) -> list[StoredProviderKey]:
+    secrets = [key.get_secret_value() for key in settings.ohmygpt_api_keys]
+    known = states.env_states(env_store_id(secret) for secret in secrets)
+    keys = []
+    for number, secret in enumerate(secrets, 1):
+        state = known.get(env_store_id(secret), StoredState())
+        keys.append(
+            StoredProviderKey(
+                f"{ENV_ID_PREFIX}{number}",
+                secret,
+                state.status,
+                last_error=state.last_error,
+                cooldown_until=state.until,
+                state=state,
+            )
+        )
+    return keys
+
+
+def _reset_env_key(settings: Settings, states: KeyStateStore, key_id: str) -> StoredProviderKey | None:
+    found = {key.key_id: key for key in _env_keys(settings, states)}.get(key_id)
+    if found is None or found.secret is None:
+        return None
+    state, event = reset(found.state.restore(now(), now(), Policy()), now())
+    states.put(env_store_id(found.secret), key_id, state, is_env=True)
+    states.add_events([KeyEvent.of(key_id, event)])
+    return {key.key_id: key for key in _env_keys(settings, states)}[key_id]
+
+
+def _shown_status(key: StoredProviderKey) -> str:
+    if key.replaced_by is not None:
+        return f"{key.status}, replaced by {key.replaced_by}"
+    return f"{key.status}, suspected" if key.state.suspected_by else key.status
+
+
 def _unknown(key_id: str) -> str:
     if key_id.startswith(ENV_ID_PREFIX):
         return f"{key_id} comes from OHMYGPT_API_KEYS: change it there"
@@ -129,6 +198,9 @@ def _row(key: StoredProviderKey) -> dict[str, Any]:
         "cooldownUntil": key.cooldown_until,
         "requestsCount": key.requests_count,
         "tokensUsed": key.tokens_used,
+        "since": key.state.since,
+        "isSuspected": key.state.suspected_by is not None,
+        "replacedBy": key.replaced_by,
         "createdAt": key.created_at,
         "lastUsedAt": key.last_used_at,
     }

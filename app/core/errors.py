@@ -51,6 +51,7 @@ WRONG_METHOD = ErrorKind(405, "invalid_request_error", "method_not_allowed", "in
 NO_CREDIT = ErrorKind(402, "insufficient_quota", "insufficient_credits", "billing_error", should_retry=False)
 CREDITS_EXPIRED = ErrorKind(402, "insufficient_quota", "credits_expired", "billing_error", should_retry=False)
 NO_UPSTREAM_KEY = ErrorKind(503, "server_error", "no_upstream_key", "api_error", should_retry=False)
+UPSTREAM_KEYS_BUSY = ErrorKind(503, "server_error", "upstream_keys_busy", "api_error")
 STORE_UNAVAILABLE = ErrorKind(503, "server_error", "store_unavailable", "api_error")
 JOURNAL_FULL = ErrorKind(503, "server_error", "journal_full", "api_error")
 UPSTREAM_UNREACHABLE = ErrorKind(502, "upstream_error", "upstream_unreachable", "api_error")

@@ -4,6 +4,7 @@ Whatever is not listed stays on its side: hop-by-hop headers, cookies, credentia
 and rate-limit headers, the names of servers and networks.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 
 TO_UPSTREAM = (
@@ -16,6 +17,8 @@ TO_UPSTREAM = (
 )
 
 _TO_CLIENT = frozenset({"content-type", "cache-control", "retry-after", "retry-after-ms", "x-should-retry"})
+
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 def request_headers(
@@ -35,9 +38,16 @@ def request_headers(
 
 
 def response_headers(upstream: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The upstream's headers that a client gets. Its `Connection` header may withdraw any of them."""
+    """The upstream's headers that a client gets. Its `Connection` header may withdraw any of them.
+
+    A value that is none (RFC 9110 §5.5: control characters) is dropped: the server would refuse to send it.
+    """
     pairs = [(name.lower(), value) for name, value in upstream]
     withdrawn = {
         token.strip().lower() for name, value in pairs if name == "connection" for token in value.split(",")
     }
-    return [(name, value) for name, value in pairs if name in _TO_CLIENT and name not in withdrawn]
+    return [
+        (name, value)
+        for name, value in pairs
+        if name in _TO_CLIENT and name not in withdrawn and _FIELD_VALUE.fullmatch(value)
+    ]

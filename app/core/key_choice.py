@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from app.core.key_states import NEVER, KeyState, KeyStatus, Standing, returns_at, standing
+from app.core.key_states import NEVER, KeyState, KeyStatus, Standing, is_ejected, returns_at, standing
 
 _MINUTE_S = 60
 # Nobody knows when a busy key gets free; a client that asks again in a second is not far off.
@@ -100,24 +100,46 @@ class NoKey:
 def choose(
     candidates: Sequence[Candidate], now: datetime, turn: Turn, excluding: frozenset[str] = frozenset()
 ) -> Chosen | NoKey:
-    """The key for the next request, which has tried those in `excluding`; keys keep their order."""
+    """The key for the next request, which has tried those in `excluding`; keys keep their order.
+
+    Keys that were ejected for failures are the last resort: workers may have ejected different ones at the
+    same time, and a key that may fail is better than none.
+    """
+    step = _least_loaded(candidates, now, turn, excluding)
+    if step is None:
+        step = _least_loaded(candidates, now, turn, excluding, is_last_resort=True)
+    if step is None:
+        return _explain(candidates, now, excluding)
+    size = len(candidates)
+    index = (turn.position + step) % size
+    chosen = candidates[index]
+    is_probe = standing(chosen.state, now) is Standing.HALF_OPEN
+    streak = 1 if step else turn.streak + 1
+    is_due = streak >= chosen.limits.weight
+    return Chosen(chosen, is_probe, Turn((index + 1) % size) if is_due else Turn(index, streak))
+
+
+def _least_loaded(
+    candidates: Sequence[Candidate],
+    now: datetime,
+    turn: Turn,
+    excluding: frozenset[str],
+    *,
+    is_last_resort: bool = False,
+) -> int | None:
+    """How many steps from the turn the best key is; None when there is none."""
     best: tuple[float, int] | None = None
     size = len(candidates)
     for step in range(size):
         candidate = candidates[(turn.position + step) % size]
-        if candidate.key_id in excluding or _obstacle(candidate, now) is not None:
+        if candidate.key_id in excluding or _obstacle(candidate, now, is_last_resort) is not None:
             continue
         load = candidate.in_flight / candidate.limits.weight
         if best is None or load < best[0]:
             best = (load, step)
-    if best is None:
-        return _explain(candidates, now, excluding)
-    index = (turn.position + best[1]) % size
-    chosen = candidates[index]
-    is_probe = standing(chosen.state, now) is Standing.HALF_OPEN
-    streak = 1 if best[1] else turn.streak + 1
-    is_due = streak >= chosen.limits.weight
-    return Chosen(chosen, is_probe, Turn((index + 1) % size) if is_due else Turn(index, streak))
+            if load == 0:  # no key can have less, so a large pool need not be searched
+                break
+    return None if best is None else best[1]
 
 
 def usable_count(candidates: Iterable[Candidate], now: datetime) -> int:
@@ -132,9 +154,9 @@ def earliest_recovery(states: Iterable[KeyState], now: datetime) -> datetime | N
     return None if earliest == NEVER else earliest
 
 
-def _obstacle(candidate: Candidate, now: datetime) -> Shortage | None:
+def _obstacle(candidate: Candidate, now: datetime, is_last_resort: bool = False) -> Shortage | None:
     stands = standing(candidate.state, now)
-    if stands is Standing.RESTRICTED:
+    if stands is Standing.RESTRICTED and not (is_last_resort and is_ejected(candidate.state)):
         return _RESTRICTIONS[candidate.state.status]
     if stands is Standing.HALF_OPEN and (candidate.is_probed or candidate.in_flight > 0):
         return Shortage.BUSY

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
 
-from app.core.upstream_outcome import Finding, KeyOutcome
+from app.core.upstream_outcome import FAILURE_REASONS, Finding, KeyOutcome
 
 NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -111,6 +111,11 @@ def returns_at(state: KeyState) -> datetime:
     if state.status is KeyStatus.ERROR:
         return NEVER
     return state.cooldown_until or state.since
+
+
+def is_ejected(state: KeyState) -> bool:
+    """Whether the key waits for its failures, not because the upstream has said so."""
+    return state.status is KeyStatus.RATE_LIMITED and state.last_error in FAILURE_REASONS
 
 
 def new_state(now: datetime) -> KeyState:

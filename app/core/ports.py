@@ -6,8 +6,10 @@ from datetime import datetime
 from typing import Protocol
 
 from app.core.journal_format import OpenRequest
+from app.core.key_choice import NoKey
 from app.core.principal import Balance, Principal
 from app.core.records import ExchangeRecord
+from app.core.upstream_outcome import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,32 @@ class Directory(Protocol):
         """Count a charge against the cached balance at once, before the writer has booked it."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Lease:
+    """An upstream key lent to one attempt, from `sent_at` until it is released.
+
+    `is_probe` says that the key was without money and this is the trial whether it still is.
+    """
+
+    key: ProviderKey
+    sent_at: datetime
+    is_probe: bool = False
+
+
 class KeyPool(Protocol):
-    """The upstream keys."""
+    """The upstream keys. Nothing here waits or raises: states are exchanged with others in the background."""
 
-    def acquire(self, excluding: frozenset[str]) -> ProviderKey | None:
-        """The next usable key that is not in `excluding`; None when there is none."""
+    def acquire(self, excluding: frozenset[str]) -> Lease | NoKey:
+        """The best key that is not in `excluding` (pool ids), or why there is none."""
 
-    def release(self, key: ProviderKey, status: int | None, error: str | None) -> None:
-        """Give the key back with what came of it."""
+    def shortage(self, excluding: frozenset[str]) -> NoKey | None:
+        """Why `acquire` would give none; None when it would give one."""
+
+    def report(self, lease: Lease, finding: Finding, request_id: str) -> None:
+        """Tell what came of the attempt, perhaps more than once, before the lease is released."""
+
+    def release(self, lease: Lease) -> None:
+        """Give the key back. Idempotent."""
 
 
 class RateLimiter(Protocol):
@@ -162,6 +182,9 @@ class ClientWatch(Protocol):
     def stop(self) -> None:
         """Stop watching. Idempotent."""
 
+    def reset_on_close(self) -> None:
+        """The connection is about to be closed, and the client must not take that for the answer's end."""
+
 
 class Clock(Protocol):
     """Time and ids, passed in so that everything below the edges is a function of its arguments."""
@@ -218,3 +241,16 @@ class CreditGate(Protocol):
 
     def release(self, reservation: Reservation) -> None:
         """The request is over and its charge, if any, was noted with the directory. Idempotent, no I/O."""
+
+
+class RequestObserver(Protocol):
+    """Counts requests for the metrics. Never waits, never raises."""
+
+    def opened(self) -> None:
+        """A request of a known caller has begun."""
+
+    def settled(self, record: ExchangeRecord) -> None:
+        """It has ended, and this is its record."""
+
+    def refused(self, reason: str) -> None:
+        """A request ended without its caller having been identified: it leaves no record."""

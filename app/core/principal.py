@@ -23,10 +23,14 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """What a user can still spend, in nano-dollars, and until when (None: for ever)."""
+    """What a user can still spend, in nano-dollars, and until when (None: for ever).
+
+    `unbooked_nano` has been taken off for charges that may or may not be in the stored balance already.
+    """
 
     nano_usd: int
     expires_at: datetime | None = None
+    unbooked_nano: int = 0
 
     @property
     def usd(self) -> float:

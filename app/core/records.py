@@ -150,3 +150,16 @@ class ExchangeRecord:
         }
         document.update((name, value) for name, value in extras.items() if value is not None)
         return document
+
+
+@dataclass(frozen=True, slots=True)
+class SequencedRecord:
+    """A record's document and its number, strictly increasing within one writer.
+
+    The store books a record only if its number is higher than the last one booked for that writer, so
+    records must reach it in the order of their numbers. `queued_at` is monotonic, in seconds.
+    """
+
+    seq: int
+    document: dict[str, Any]
+    queued_at: float = 0.0

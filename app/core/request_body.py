@@ -16,6 +16,11 @@ from app.core.errors import Refusal, invalid_body
 from app.core.wire_format import WireFormat
 
 MAX_MODEL_LENGTH = 256
+MAX_MEMBERS = 256
+"""Members of the body's top level: real requests have a dozen or two; a million would hold up all streams."""
+
+_MANY_COLONS = 20_000
+"""Up to here a body is decoded without asking what its colons belong to."""
 
 _TRUE = msgspec.Raw(b"true")
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -125,8 +130,38 @@ def _read_members(data: bytes) -> tuple[bytes, dict[str, msgspec.Raw]]:
         return readable, _decode_members(readable)
 
 
+class _Bulky(msgspec.Struct, gc=False):
+    """The members that may rightly be large and deep."""
+
+    messages: msgspec.Raw = msgspec.Raw(b"")
+    system: msgspec.Raw = msgspec.Raw(b"")
+    tools: msgspec.Raw = msgspec.Raw(b"")
+    functions: msgspec.Raw = msgspec.Raw(b"")
+    response_format: msgspec.Raw = msgspec.Raw(b"")
+
+
+_BULKY = msgspec.json.Decoder(_Bulky)
+
+
+def _refuse_many_members(data: bytes) -> None:
+    """Refuse a body of very many members before each of them becomes an object.
+
+    A member needs a colon. Colons are counted first, which takes next to no time, and where there are many,
+    those inside the members that may have many are taken off.
+    """
+    colons = data.count(b":")
+    if colons <= _MANY_COLONS:
+        return
+    bulky = _BULKY.decode(data)
+    inside = sum(bytes(getattr(bulky, name)).count(b":") for name in _Bulky.__struct_fields__)
+    if colons - inside > _MANY_COLONS:
+        raise invalid_body(f"the request body has more than {MAX_MEMBERS} members")
+
+
 def _decode_members(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
     try:
+        if isinstance(data, bytes):
+            _refuse_many_members(data)
         return _MEMBERS.decode(data)
     except msgspec.ValidationError:
         raise invalid_body("the request body must be a JSON object") from None
@@ -143,6 +178,8 @@ def _locate(data: bytes, values: dict[str, msgspec.Raw]) -> tuple[dict[str, tupl
     is billed. The decoder keeps the last value of a name, so walking the members in order and comparing
     finds the first of a pair without parsing the values again.
     """
+    if len(values) > MAX_MEMBERS:
+        raise invalid_body(f"the request body has more than {MAX_MEMBERS} members")
     view = memoryview(data)
     position = members_at = data.index(b"{") + 1
     places: dict[str, tuple[int, int]] = {}

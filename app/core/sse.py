@@ -19,6 +19,10 @@ _LF = 0x0A
 # The longest beginning of a blank line that does not complete it ("\r\n").
 _OVERLAP = 2
 
+_FIRST_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+LONGEST_STREAM_START = 64
+"""How many bytes of a body tell whether it is a stream."""
+
 
 class Oversized(bytes):
     """A piece of an event that is too long to be buffered: bytes to account for, not to read."""
@@ -142,6 +146,17 @@ def _split_whole(data: bytes, blocks: list[bytes]) -> bytes:
         blocks.append(data[start:end])
         start = end
     return data[start:] if start else data
+
+
+def looks_like_stream(start: bytes) -> bool:
+    """Whether a body that begins so may be a stream: with a field or a comment, after a BOM and blank lines.
+
+    A beginning too short to tell counts as one.
+    """
+    line = start.removeprefix(BOM).lstrip(_LINE_ENDS)
+    if not line or BOM.startswith(start):
+        return True
+    return any(line.startswith(field) or field.startswith(line) for field in _FIRST_FIELDS)
 
 
 def parse_event(block: bytes) -> tuple[bytes, bytes] | None:

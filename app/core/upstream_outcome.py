@@ -84,6 +84,9 @@ _FAILURES: Mapping[str, Finding] = {
     for kind in ("unreachable", "reset", "timeout", "truncated", "garbled")
 }
 
+FAILURE_REASONS = frozenset(_FAILURES) | {_WEB_PAGE.reason, _SERVER_ERROR.reason}
+"""The reasons of every `FAILED`."""
+
 _BUDGET_CODES = frozenset(
     {
         "insufficient_balance_error",  # OhMyGPT

@@ -82,6 +82,8 @@ class Admission:
             raise Refusal(
                 errors.CREDITS_EXPIRED, "Your credits have expired.", extra={"balance": balance.usd}
             )
+        if balance.nano_usd <= 0 and not balance.unbooked_nano:
+            raise _no_credit(balance)
         estimate = MIN_ESTIMATE_NANO
         if endpoint is not Endpoint.COUNT_TOKENS:
             limit = exchange.body.output_limit if exchange.body else None

@@ -1,13 +1,18 @@
 """Trying upstream keys until one answers with a first byte, or none is left."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from math import ceil
 
 from app.core import errors
+from app.core.content_coding import CodingError, require_decoder
 from app.core.error_bodies import retry_after_seconds, scrub, upstream_message
 from app.core.errors import UpstreamProblem
+from app.core.key_choice import NoKey, Shortage
 from app.core.ports import (
     ClientGone,
     KeyPool,
+    Lease,
     ProviderKey,
     Upstream,
     UpstreamFailure,
@@ -15,6 +20,7 @@ from app.core.ports import (
     UpstreamRequest,
 )
 from app.core.records import AttemptRecord, Outcome
+from app.core.upstream_outcome import Finding, KeyOutcome, of_answer, of_failure
 from app.core.verdict import TRANSPORT_FAILURES, Verdict, client_kind, judge
 from app.exchange.exchange import Exchange
 
@@ -24,9 +30,12 @@ MAX_ERROR_BODY = 64 * 1024
 
 @dataclass(slots=True)
 class Served:
-    """An answer to relay: the key that gave it, the reply, and its first body bytes (at least one)."""
+    """An answer to relay: the lease of the key that gave it, the reply, its first body bytes (at least one).
 
-    key: ProviderKey
+    The lease is to be given back, by `AttemptLoop.finish`, when the answer is over.
+    """
+
+    lease: Lease
     reply: UpstreamReply
     first: bytes
 
@@ -39,48 +48,79 @@ class Setback:
     verdict: Verdict
     status: int | None
     body_text: str = ""
+    was_reset: bool = False
 
 
 class AttemptLoop:
-    """Lease a key, send, judge the status; relay, or try the next key. At most `max_attempts` keys.
+    """Lease a key, send, judge the answer; relay, or try the next key.
 
-    Nothing has reached the client before `Served` is returned, so a stream is retried like anything else.
+    At most `max_attempts` of them, and none once `max_total_s` (seconds) have passed since the first. Nothing
+    has reached the client before `Served` is returned, so a stream is retried like anything else. What each
+    attempt says about its key is reported at once.
     """
 
-    def __init__(self, *, keys: KeyPool, upstream: Upstream, max_attempts: int) -> None:
+    def __init__(self, *, keys: KeyPool, upstream: Upstream, max_attempts: int, max_total_s: float) -> None:
         self._keys = keys
         self._upstream = upstream
         self._max_attempts = max_attempts
+        self._max_total_s = max_total_s
 
     def run(self, exchange: Exchange, request: UpstreamRequest) -> Served | Setback:
         """The answer, or the setback that ended the last attempt.
 
-        Raises `UpstreamProblem` (503) when there is no key at all, and lets `ClientGone` pass.
+        Raises `UpstreamProblem` when no key can be used at all, and lets `ClientGone` pass.
         """
         tried: set[str] = set()
+        is_second_chance = False
         setback: Setback | None = None
+        last = ""
         for _ in range(self._max_attempts):
-            key = self._keys.acquire(frozenset(tried))
-            if key is None:
+            if setback is not None and self._is_late(exchange):
                 break
-            tried.add(key.key_id)
-            result = self._attempt(exchange, request, key)
-            if isinstance(result, Served):
+            lease = self._keys.acquire(frozenset(tried))
+            if isinstance(lease, NoKey):
+                if setback is None:
+                    raise no_key_problem(lease, exchange.clock.utcnow())
+                # A pooled connection may have died unnoticed: without another key this one gets a new one.
+                if not setback.was_reset or is_second_chance:
+                    break
+                is_second_chance = True
+                lease = self._keys.acquire(frozenset(tried - {last}))
+                if isinstance(lease, NoKey):
+                    break
+            last = lease.key.key_id
+            tried.add(last)
+            result = self._attempt(exchange, request, lease)
+            if isinstance(result, Served) or result.verdict is not Verdict.NEXT_KEY:
                 return result
             setback = result
-            if setback.verdict is not Verdict.NEXT_KEY:
-                break
-        if setback is None:
-            raise UpstreamProblem(
-                errors.NO_UPSTREAM_KEY,
-                "The proxy has no upstream key that can be used now.",
-                Outcome.UPSTREAM_ERROR,
-            )
+        assert setback is not None  # noqa: S101  (there is at least one attempt)
+        return self._last_word(exchange, setback, frozenset(tried))
+
+    def finish(self, exchange: Exchange, lease: Lease, failure: str | None) -> None:
+        """Give back the key of a relayed answer; `failure` says how the upstream broke it off, if it did."""
+        if failure is not None:
+            self._keys.report(lease, of_failure(failure), exchange.call.request_id)
+        self._keys.release(lease)
+
+    def _is_late(self, exchange: Exchange) -> bool:
+        began = exchange.forwarded_at
+        return began is not None and exchange.clock.monotonic() - began >= self._max_total_s
+
+    def _last_word(self, exchange: Exchange, setback: Setback, tried: frozenset[str]) -> Setback:
+        """What is left to say when there is no further attempt."""
+        if setback.problem.kind is not errors.UPSTREAM_ACCOUNT:
+            return setback
+        shortage = self._keys.shortage(tried)
+        if shortage is None:
+            # The request has had its tries, but the client's next one meets other keys.
+            return replace(setback, problem=replace(setback.problem, kind=errors.UPSTREAM_FAILED))
+        if shortage.is_brief and shortage.reason is not Shortage.ALL_TRIED:
+            return replace(setback, problem=no_key_problem(shortage, exchange.clock.utcnow()))
         return setback
 
-    def _attempt(self, exchange: Exchange, request: UpstreamRequest, key: ProviderKey) -> Served | Setback:
-        clock = exchange.clock
-        watch = exchange.call.watch
+    def _attempt(self, exchange: Exchange, request: UpstreamRequest, lease: Lease) -> Served | Setback:
+        clock, watch, key = exchange.clock, exchange.call.watch, lease.key
         started = clock.monotonic()
         if exchange.forwarded_at is None:
             exchange.forwarded_at = started
@@ -89,19 +129,20 @@ class AttemptLoop:
         reply: UpstreamReply | None = None
         status: int | None = None
         error: str | None = "interrupted"
+        finding = of_failure("interrupted")
         watch.waiting()
         try:
             reply = self._upstream.send(request, key)
             status = exchange.upstream_status = reply.status
             exchange.upstream_request_id = _request_id(reply)
             if judge(status) is Verdict.RELAY and not _is_html(reply):
-                served = Served(key, reply, _first_bytes(reply))
-                error = None
+                served = Served(lease, reply, _first_bytes(reply))
+                error, finding = None, of_answer(status, (), b"", clock.utcnow())
                 return served
-            setback = self._refused(reply, status, key)
+            setback, finding = self._refused(reply, status, key, clock.utcnow())
             error = setback.problem.error_type
         except UpstreamFailure as failure:
-            setback = _failed(failure)
+            setback, finding = _failed(failure, reply is None), of_failure(failure.kind)
             error = failure.kind
         except ClientGone:
             error = "client_abort"
@@ -113,14 +154,23 @@ class AttemptLoop:
             watch.working()
             elapsed = round((clock.monotonic() - started) * 1000)
             exchange.attempts.append(AttemptRecord(key.key_id, status, elapsed, error))
+            self._keys.report(lease, finding, exchange.call.request_id)
             if error is not None:
                 if reply is not None:
                     reply.close()
-                self._keys.release(key, status, error)
+                self._keys.release(lease)
         return setback
 
-    def _refused(self, reply: UpstreamReply, status: int, key: ProviderKey) -> Setback:
+    def _refused(
+        self, reply: UpstreamReply, status: int, key: ProviderKey, now: datetime
+    ) -> tuple[Setback, Finding]:
         body = _read_bounded(reply)
+        finding = of_answer(status, reply.headers.items(), body, now)
+        if finding.outcome in _OPERATORS_AFFAIR:
+            # Whatever the status: the client can do nothing about it, and need not know.
+            message = _DEFAULT_MESSAGES[errors.UPSTREAM_ACCOUNT]
+            problem = UpstreamProblem(errors.UPSTREAM_ACCOUNT, message, Outcome.UPSTREAM_ERROR)
+            return Setback(problem, Verdict.NEXT_KEY, status), finding
         text = upstream_message(body, reply.headers.get("content-type", "")) or ""
         kind = client_kind(status)
         passes_message = status in errors.PASSED_THROUGH and text
@@ -134,12 +184,28 @@ class AttemptLoop:
         )
         verdict = judge(status)
         # A web page in place of an API answer comes from something in front of the upstream.
-        return Setback(problem, Verdict.FAIL if verdict is Verdict.RELAY else verdict, status, text)
+        verdict = Verdict.FAIL if verdict is Verdict.RELAY else verdict
+        return Setback(problem, verdict, status, text), finding
 
-    def release(self, key: ProviderKey, status: int | None, error: str | None) -> None:
-        """Give back the key of a relayed answer once that is over."""
-        self._keys.release(key, status, error)
 
+def no_key_problem(shortage: NoKey, now: datetime) -> UpstreamProblem:
+    """What a client hears when no key can serve: when to come back, or that it need not."""
+    if shortage.reason is Shortage.NO_KEYS:
+        message = "The proxy has no upstream key that can be used now."
+        return UpstreamProblem(errors.NO_UPSTREAM_KEY, message, Outcome.UPSTREAM_ERROR)
+    if not shortage.is_brief:
+        message = _DEFAULT_MESSAGES[errors.UPSTREAM_ACCOUNT]
+        return UpstreamProblem(errors.UPSTREAM_ACCOUNT, message, Outcome.UPSTREAM_ERROR)
+    wait_s = (shortage.retry_at - now).total_seconds() if shortage.retry_at is not None else 1.0
+    return UpstreamProblem(
+        errors.UPSTREAM_KEYS_BUSY,
+        "Every upstream key is at its limit. Try again later.",
+        Outcome.UPSTREAM_ERROR,
+        retry_after_s=min(max(1, ceil(wait_s)), errors.MAX_RETRY_AFTER_S),
+    )
+
+
+_OPERATORS_AFFAIR = (KeyOutcome.EXHAUSTED, KeyOutcome.BANNED, KeyOutcome.SUSPECT)
 
 _DEFAULT_MESSAGES = {
     errors.UPSTREAM_ACCOUNT: "The upstream refused the proxy's own account; the operator must see to it.",
@@ -148,10 +214,11 @@ _DEFAULT_MESSAGES = {
 }
 
 
-def _failed(failure: UpstreamFailure) -> Setback:
+def _failed(failure: UpstreamFailure, is_early: bool) -> Setback:
     kind, outcome, message, may_retry = TRANSPORT_FAILURES[failure.kind]
     verdict = Verdict.NEXT_KEY if may_retry else Verdict.FAIL
-    return Setback(UpstreamProblem(kind, message, outcome), verdict, None)
+    was_reset = is_early and failure.kind == "reset"
+    return Setback(UpstreamProblem(kind, message, outcome), verdict, None, was_reset=was_reset)
 
 
 def _first_bytes(reply: UpstreamReply) -> bytes:
@@ -171,7 +238,23 @@ def _read_bounded(reply: UpstreamReply) -> bytes:
             size += len(data)
     except UpstreamFailure:
         pass
-    return b"".join(pieces)[:MAX_ERROR_BODY]
+    return _decoded(reply, b"".join(pieces)[:MAX_ERROR_BODY])
+
+
+def _decoded(reply: UpstreamReply, body: bytes) -> bytes:
+    """An error body that came compressed though it was not asked for, as far as it can be read."""
+    coding = reply.headers.get("content-encoding", "identity").strip().lower()
+    if coding == "identity":
+        return body
+    plain = b""
+    try:
+        for piece in require_decoder(coding).decode(body):
+            plain += piece
+            if len(plain) >= MAX_ERROR_BODY:
+                break
+    except CodingError:
+        pass
+    return plain[:MAX_ERROR_BODY]
 
 
 def _is_html(reply: UpstreamReply) -> bool:

@@ -14,6 +14,7 @@ from app.core.ports import (
     Directory,
     RateDecision,
     RecordSink,
+    RequestObserver,
     Reservation,
 )
 from app.core.pricing import Model, cost_nano_usd
@@ -31,7 +32,8 @@ CLIENT_CLOSED_REQUEST = 499
 class ClientCall:
     """What the edge hands over: the request as it came, its body still unread.
 
-    `headers` have lower-case names; `read_body(limit)` returns at most `limit` + 1 bytes.
+    `headers` have lower-case names; `read_body(limit)` returns at most `limit` + 1 bytes. `ends_by_close`
+    says that an answer of unknown length ends for this client when the connection is closed (HTTP/1.0).
     """
 
     request_id: str
@@ -43,6 +45,7 @@ class ClientCall:
     headers: Mapping[str, str]
     read_body: Callable[[int], bytes]
     watch: ClientWatch
+    ends_by_close: bool = False
 
 
 @dataclass(slots=True)
@@ -66,6 +69,19 @@ class Metered:
     flags: Iterable[str] = ()
 
 
+class Unobserved:
+    """A `RequestObserver` for where nobody counts."""
+
+    def opened(self) -> None:
+        """A request has begun."""
+
+    def settled(self, record: ExchangeRecord) -> None:
+        """It has ended."""
+
+    def refused(self, reason: str) -> None:
+        """A request was refused."""
+
+
 @dataclass(slots=True)
 class Exchange:
     """The state of one request. `settle` ends it, once: the first ending wins.
@@ -80,6 +96,7 @@ class Exchange:
     credit: CreditGate
     clock: Clock
     endpoint: str
+    observer: RequestObserver = field(default_factory=Unobserved)
     rate: RateDecision | None = None
     requested_model: str | None = None
     model: Model | None = None
@@ -137,6 +154,8 @@ class Exchange:
             if self.reservation is not None:
                 self.credit.release(self.reservation)
         finally:
+            # Before the record is put, which may wait for the disk and be broken off there.
+            self.observer.settled(record)
             self.sink.put(record)
 
     def _record(

@@ -1,9 +1,8 @@
 """One client request, from its credential to the answer that streams back."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from app.core import errors
@@ -20,6 +19,7 @@ from app.core.ports import (
     Directory,
     RateDecision,
     RecordSink,
+    RequestObserver,
     StoreUnavailable,
     UpstreamReply,
     UpstreamRequest,
@@ -27,12 +27,15 @@ from app.core.ports import (
 from app.core.principal import Principal
 from app.core.records import Outcome
 from app.core.request_body import Endpoint
+from app.core.sse import LONGEST_STREAM_START, looks_like_stream
 from app.exchange.admission import Admission, rate_headers, refuse_over_limit
 from app.exchange.attempts import AttemptLoop, Served, Setback
-from app.exchange.exchange import CLIENT_CLOSED_REQUEST, Answer, ClientCall, Exchange
+from app.exchange.exchange import CLIENT_CLOSED_REQUEST, Answer, ClientCall, Exchange, Unobserved
 from app.exchange.relay import RelayStream, RelayTerms, metering_feed
 
 BAD_REQUEST = 400
+MAX_LENGTH_DIGITS = 18
+"""A longer Content-Length is none: `int` refuses very long ones, and no answer has 2^63 bytes."""
 
 logger = logging.getLogger("weir.exchange")
 
@@ -51,8 +54,8 @@ class Gateway:
     """The way of a request through the proxy. One instance serves all requests of a worker.
 
     `on_client_abort` (`drain` or `cancel`, a user may have his own) says what becomes of the answer
-    when the client has left, and `abort_drain_s` how many seconds it may go on then. `refused_credentials`
-    counts requests that left no record because nobody could be identified.
+    when the client has left, and `abort_drain_s` how many seconds it may go on then. `observer` is also told
+    of the requests that leave no record because nobody could be identified.
     """
 
     admission: Admission
@@ -65,7 +68,7 @@ class Gateway:
     abort_drain_s: float
     default_anthropic_version: str
     refuses_when_full: bool = False
-    refused_credentials: Counter[str] = field(default_factory=Counter)
+    observer: RequestObserver = field(default_factory=Unobserved)
     _without_usage_option: set[str] = field(default_factory=set)
 
     def forward(self, call: ClientCall, endpoint: Endpoint) -> Answer:
@@ -117,11 +120,11 @@ class Gateway:
         try:
             principal = self._authenticate(call)
         except GatewayError as refusal:
-            self.refused_credentials[refusal.error_type] += 1
+            self.observer.refused(refusal.error_type)
             return self._refusal(call, None, if_unknown or refusal)
         except Exception:
             logger.exception("request %s failed inside the proxy", call.request_id)
-            self.refused_credentials["internal_error"] += 1
+            self.observer.refused("internal_error")
             return self._refusal(call, None, if_unknown or _internal_error())
         exchange = self._open(call, principal, endpoint)
         try:
@@ -155,6 +158,7 @@ class Gateway:
         return principal
 
     def _open(self, call: ClientCall, principal: Principal, endpoint: str) -> Exchange:
+        self.observer.opened()
         return Exchange(
             call=call,
             principal=principal,
@@ -163,6 +167,7 @@ class Gateway:
             credit=self.credit,
             clock=self.clock,
             endpoint=endpoint,
+            observer=self.observer,
         )
 
     def _relay(self, exchange: Exchange, endpoint: Endpoint) -> Answer:
@@ -201,27 +206,42 @@ class Gateway:
         return self.attempts.run(exchange, request)
 
     def _stream(self, exchange: Exchange, endpoint: Endpoint, served: Served, *, strip: bool) -> Answer:
+        try:
+            return self._begin_relay(exchange, endpoint, served, strip=strip)
+        except CodingError:
+            self._abandon(exchange, served, "garbled")
+            problem = UpstreamProblem(
+                errors.UPSTREAM_FAILED, "The upstream's answer could not be read.", Outcome.UPSTREAM_ERROR
+            )
+            raise problem from None
+        except BaseException as error:
+            # Nobody else knows of the reply and its key until the relay has them.
+            self._abandon(
+                exchange, served, "internal_error" if isinstance(error, Exception) else "interrupted"
+            )
+            raise
+
+    def _abandon(self, exchange: Exchange, served: Served, error: str) -> None:
+        """Let go of an answer that will not be relayed after all, and say so of its attempt."""
+        exchange.attempts[-1] = replace(exchange.attempts[-1], error=error)
+        try:
+            served.reply.close()
+        finally:
+            self.attempts.finish(exchange, served.lease, error)
+
+    def _begin_relay(self, exchange: Exchange, endpoint: Endpoint, served: Served, *, strip: bool) -> Answer:
         reply = served.reply
-        content_type = reply.headers.get("content-type", "")
-        is_stream = content_type.lower().startswith("text/event-stream")
-        strip = strip and is_stream
         coding = reply.headers.get("content-encoding", "identity").strip().lower()
+        is_stream = _is_event_stream(served, coding, exchange.is_stream_asked)
+        strip = strip and is_stream
         meter: Meter = (
             StreamMeter(endpoint.wire_format, strip_usage_chunk=strip)
             if is_stream
             else AnswerMeter(endpoint.wire_format)
         )
-        try:
-            decoder = require_decoder(coding)
-            feed = metering_feed(meter, None if coding == "identity" else decoder, forward_decoded=strip)
-            first = feed(served.first)
-        except CodingError:
-            reply.close()
-            self.attempts.release(served.key, reply.status, "garbled")
-            problem = UpstreamProblem(
-                errors.UPSTREAM_FAILED, "The upstream's answer could not be read.", Outcome.UPSTREAM_ERROR
-            )
-            raise problem from None
+        decoder = require_decoder(coding)
+        feed = metering_feed(meter, None if coding == "identity" else decoder, forward_decoded=strip)
+        first = feed(served.first)
         headers = response_headers(reply.headers.items())
         if coding != "identity" and not strip:
             headers.append(("content-encoding", coding))
@@ -234,7 +254,7 @@ class Gateway:
             feed,
             first=first,
             terms=RelayTerms(is_stream, length, self._drain_seconds(exchange.principal)),
-            on_end=partial(self.attempts.release, served.key, reply.status, None),
+            on_end=partial(self.attempts.finish, exchange, served.lease),
         )
         return self._answer(exchange.call, exchange.rate, reply.status, headers, body)
 
@@ -267,6 +287,25 @@ class Gateway:
         return Answer(status, [*headers, *ids, *rate_headers(rate)], body)
 
 
+def _is_event_stream(served: Served, coding: str, is_stream_asked: bool) -> bool:
+    """Whether an answer is a stream of events: by its type; where that says nothing, by its first bytes.
+
+    Some upstreams send no type, or one of plain text or bytes. JSON is taken at its word: it is an error.
+    """
+    content_type = served.reply.headers.get("content-type", "").strip().lower()
+    if content_type.startswith("text/event-stream"):
+        return True
+    if not is_stream_asked or "json" in content_type:
+        return False
+    start = b""
+    # A decoder of its own: the meter's one has to see these bytes too.
+    for piece in require_decoder(coding).decode(served.first):
+        start += piece
+        if len(start) >= LONGEST_STREAM_START:
+            break
+    return looks_like_stream(start)
+
+
 def _framing_headers(
     headers: list[tuple[str, str]], is_stream: bool, length: int | None
 ) -> list[tuple[str, str]]:
@@ -278,7 +317,7 @@ def _framing_headers(
         if "cache-control" not in names:
             extra.append(("Cache-Control", "no-cache"))
     if "content-type" not in names:
-        extra.append(("Content-Type", "application/json"))
+        extra.append(("Content-Type", "text/event-stream" if is_stream else "application/json"))
     if length is not None:
         extra.append(("Content-Length", str(length)))
     return extra
@@ -287,7 +326,8 @@ def _framing_headers(
 def _content_length(reply: UpstreamReply) -> int | None:
     value = reply.headers.get("content-length", "")
     is_chunked = "transfer-encoding" in reply.headers
-    return int(value) if value.isascii() and value.isdigit() and not is_chunked else None
+    is_number = value.isascii() and value.isdigit() and len(value) <= MAX_LENGTH_DIGITS
+    return int(value) if is_number and not is_chunked else None
 
 
 def _refuses_usage_option(setback: Setback) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,7 +25,8 @@ class AnswerCut(ConnectionResetError):
     """Raised out of the body's iterator so that the server drops the connection without a clean end.
 
     Its errno makes the server take it for a connection that broke, which is what it now is: no final chunk
-    is written, and the client sees the truncation as one.
+    is written, and the client sees the truncation as one. (A client whose answers end by the closing of the
+    connection would not: for that one the connection is reset.)
     """
 
     def __init__(self) -> None:
@@ -76,7 +78,7 @@ class RelayStream:
         *,
         first: bytes,
         terms: RelayTerms,
-        on_end: Callable[[], None],
+        on_end: Callable[[str | None], None],
     ) -> None:
         self._exchange = exchange
         self._reply = reply
@@ -108,11 +110,19 @@ class RelayStream:
         except Exception:
             logger.exception("request %s failed while its answer was relayed", self._exchange.call.request_id)
             self._settle(Outcome.INTERNAL_ERROR, "internal_error")
-            raise AnswerCut from None
+            raise self._cut() from None
         except BaseException:
             # The worker is being stopped and cuts what has not ended within the grace period.
             self._settle(Outcome.INTERRUPTED, "interrupted")
+            self._cut()
             raise
+
+    def _cut(self) -> AnswerCut:
+        """What to raise so that the client sees that its answer is not whole."""
+        call = self._exchange.call
+        if call.ends_by_close and self._length is None:
+            call.watch.reset_on_close()
+        return AnswerCut()
 
     def _advance(self) -> bytes:
         exchange = self._exchange
@@ -126,7 +136,7 @@ class RelayStream:
             exchange.call.watch.give(LINGER_S)
         if exchange.call.watch.departed and not self._has_all:
             self.close()
-            raise AnswerCut
+            raise self._cut()
         chunk = self._pending
         self._pending = b""
         while not chunk:
@@ -159,8 +169,16 @@ class RelayStream:
         return self._exchange.upstream_status or 200
 
     def close(self) -> None:
-        """End the request: the server calls this after the last chunk, and when the client has left."""
+        """End the request: the server calls this after the last chunk, and when the client has left.
+
+        Also when the worker's end finds it waiting for a client that reads slowly.
+        """
         if self._exchange.is_settled:
+            return
+        cause = sys.exception()
+        if cause is not None and not isinstance(cause, Exception) and not self._has_all:
+            self._settle(Outcome.INTERRUPTED, "interrupted")
+            self._cut()
             return
         self._exchange.call.watch.depart()
         try:
@@ -179,7 +197,7 @@ class RelayStream:
             self._failure = failure.kind
         except ClientGone:
             self._settle_departed()
-            raise AnswerCut from None
+            raise self._cut() from None
         finally:
             watch.working()
         self._last_read_at = self._exchange.clock.monotonic()
@@ -218,7 +236,7 @@ class RelayStream:
             self._settle(_BROKEN_OFF.get(self._failure, Outcome.UPSTREAM_TRUNCATED), self._failure)
         elif self._is_stream and not meter.is_complete:
             self._settle(Outcome.UPSTREAM_TRUNCATED, "truncated")
-            raise AnswerCut
+            raise self._cut()
         elif not self._is_stream and BAD_JSON in meter.flags:
             # Relayed as it came and to its end, but no client can read it.
             self._settle(Outcome.UPSTREAM_ERROR, BAD_JSON)
@@ -229,7 +247,7 @@ class RelayStream:
             if self._length is None:
                 return
         if departed or self._failure is not None:
-            raise AnswerCut
+            raise self._cut()
 
     def _drain(self) -> None:
         """Read the rest for the meter's sake, as long as the watch's grace lasts."""
@@ -265,7 +283,7 @@ class RelayStream:
             status = CLIENT_CLOSED_REQUEST
         try:
             self._reply.close()
-            self._on_end()
+            self._on_end(self._broken_by(outcome))
         finally:
             exchange.settle(
                 outcome,
@@ -274,6 +292,12 @@ class RelayStream:
                 error_type=error_type,
                 ended_at=self._last_read_at,
             )
+
+    def _broken_by(self, outcome: Outcome) -> str | None:
+        """How the upstream broke off its answer, if it did; what clients and workers do is not its fault."""
+        if outcome is Outcome.UPSTREAM_TRUNCATED:
+            return self._failure or "truncated"
+        return self._failure if outcome in (Outcome.UPSTREAM_TIMEOUT, Outcome.UPSTREAM_ERROR) else None
 
     def _result(self, outcome: Outcome) -> Metered:
         meter = self._meter

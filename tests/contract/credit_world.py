@@ -11,13 +11,12 @@ from settlement_world import record
 
 from app.adapters.credit_gate import Holds, MongoCreditGate
 from app.adapters.directory import CachedDirectory
-from app.adapters.log_queue import SequencedRecord
 from app.adapters.mongo.client_keys import ClientKeyStore
 from app.adapters.mongo.credit_holds import CreditHolds
 from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.users import UserStore
 from app.core.ports import CreditExhausted, Reservation
-from app.core.records import NANO, Outcome
+from app.core.records import NANO, Outcome, SequencedRecord
 
 CENT = NANO // 100
 

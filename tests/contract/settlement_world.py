@@ -10,8 +10,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import AutoReconnect, BulkWriteError
 
-from app.adapters.log_queue import SequencedRecord
-from app.core.records import NANO, AttemptRecord, ExchangeRecord, Outcome, UsageSource
+from app.core.records import NANO, AttemptRecord, ExchangeRecord, Outcome, SequencedRecord, UsageSource
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 

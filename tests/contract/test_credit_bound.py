@@ -82,7 +82,8 @@ def test_200_that_start_settle_and_are_booked_all_at_the_same_time(world, seed):
     assert world.money("creditsUsed") == spent
     assert left + spent - world.ann.get("overdraftNanoUsd", 0) == 13 * CENT
     assert "holds" not in world.ann
-    # Whatever is left can still be spent, to the last nano-dollar.
+    # Whatever is left can still be spent, to the last nano-dollar, and no more once the cache is fresh.
+    workers[0].directory.invalidate_user("ann")
     last = workers[0].reserve(1)
     assert (last is not None) == (left > 0)
 

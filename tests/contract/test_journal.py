@@ -7,7 +7,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections import Counter
+import threading
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,11 +30,10 @@ from app.adapters.journal import (
 )
 from app.adapters.journal.disk import RealDisk
 from app.adapters.journal.slots import adopt_slot, is_owned, orphans, read_identity
-from app.adapters.log_queue import SequencedRecord
 from app.adapters.mongo.settlement import BookedBatch, Settlement
 from app.core.journal_format import OpenRequest
 from app.core.ports import StoreUnavailable
-from app.core.records import ExchangeRecord, Outcome
+from app.core.records import ExchangeRecord, Outcome, SequencedRecord
 from workers.log_writer import Backoff, BatchPolicy, LogWriter
 
 ROUNDS = int(os.environ.get("WEIR_JOURNAL_KILLS", "8"))  # noqa: TID251  how thorough, not what
@@ -336,6 +336,33 @@ def test_a_store_that_is_away_leaves_the_orphan_for_later(root: str) -> None:
     books = ListBooks()
     (adopted,) = replay(root, books.for_writer)
     assert (adopted.records, adopted.is_settled) == (1, True)
+
+
+def test_a_replay_waits_for_the_disk_in_threads_only(root: str) -> None:
+    """Requests of the worker that replays go on meanwhile: there may be gigabytes to read."""
+    queue = queue_on(root)
+    queue.put(record("a"))
+    queue.open(opened("b"))
+    queue.release()
+    loop = threading.get_ident()
+    seen: dict[str, set[bool]] = defaultdict(set)
+
+    class Watched(RealDisk):
+        def __getattribute__(self, name: str) -> Any:
+            method = super().__getattribute__(name)
+
+            def watched(*args: Any) -> Any:
+                seen[name].add(threading.get_ident() != loop)
+                return method(*args)
+
+            return watched
+
+    books = ListBooks()
+    (adopted,) = replay(root, books.for_writer, disk=Watched())
+    assert (adopted.is_settled, books.outcomes) == (True, {"a": "ok", "b": "interrupted"})
+    waits = {name for name in seen if name not in ("create", "write", "truncate", "close")}
+    assert {"list", "size", "read", "overwrite", "sync", "sync_directory", "remove"} <= waits
+    assert {name: seen[name] for name in waits if seen[name] != {True}} == {}
 
 
 def test_a_record_the_books_refuse_is_put_aside_and_the_others_booked(root: str) -> None:

@@ -1,179 +1,275 @@
-from datetime import UTC, datetime, timedelta
+"""One worker's pool: who serves, what is counted, and what a refresh changes."""
+
+from datetime import timedelta
 
 import pytest
+from pool_world import FAILED, LIMITED, NONE, NOW, OK, SPENT, Clock
 from pymongo.errors import ServerSelectionTimeoutError
 
-from app.adapters.key_cipher import KeyCipher
-from app.adapters.key_pool import RoundRobinKeyPool
-from app.adapters.mongo.provider_keys import ProviderKeyStore, StoredProviderKey
+from app.adapters.key_pool import SharedKeyPool
+from app.adapters.key_sync import KeySync
+from app.adapters.mongo.key_states import StoredState
+from app.adapters.mongo.provider_keys import StoredProviderKey
+from app.core.key_choice import Limits, NoKey, Shortage
+from app.core.ports import Lease
 
-NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-NONE: frozenset[str] = frozenset()
 
+class FakeStores:
+    """Keys and states in memory; `is_down` for a database that is away."""
 
-class FakeStore:
     def __init__(self, *keys: StoredProviderKey) -> None:
         self.keys = list(keys)
+        self.env: dict[str, StoredState] = {}
+        self.written: list[tuple[str, str, bool]] = []
+        self.events: list[object] = []
         self.is_down = False
 
     def list(self):
-        if self.is_down:
-            raise ServerSelectionTimeoutError("down")
+        self._check()
         return list(self.keys)
 
+    def env_states(self, store_ids):
+        return {store_id: self.env[store_id] for store_id in store_ids if store_id in self.env}
 
-def stored(key_id: str, status: str = "healthy", cooldown_until: datetime | None = None) -> StoredProviderKey:
-    return StoredProviderKey(key_id, f"sk-{key_id}-secret", status, cooldown_until=cooldown_until)
+    def write(self, store_id, key_id, state, *, is_env, wants_backup=False):
+        self._check()
+        self.written.append((key_id, str(state.status), wants_backup))
+        return True
+
+    def add_events(self, events) -> None:
+        self._check()
+        self.events += events
+
+    def _check(self) -> None:
+        if self.is_down:
+            raise ServerSelectionTimeoutError("down")
 
 
-def pool_of(*keys: StoredProviderKey, env: tuple[str, ...] = (), now=lambda: NOW) -> RoundRobinKeyPool:
-    pool = RoundRobinKeyPool(env, FakeStore(*keys), now=now)
-    pool.refresh()
+def stored(key_id: str, status: str = "healthy", until=None, limits: Limits | None = None):
+    severity = {"healthy": 0, "rate_limited": 1, "exhausted": 2, "error": 3}[status]
+    document = {"status": status, "cooldownUntil": until, "stateUntil": until, "updatedAt": NOW}
+    state = StoredState.from_document(document | {"stateSeverity": severity})
+    return StoredProviderKey(
+        key_id, f"sk-{key_id}-secret", status, limits=limits or Limits(), state=state, cooldown_until=until
+    )
+
+
+def pool_of(*keys: StoredProviderKey, env: tuple[str, ...] = (), clock: Clock | None = None):
+    pool = SharedKeyPool(env, now=clock or Clock())
+    pool.load(keys, {})
     return pool
 
 
-def taken(pool: RoundRobinKeyPool, count: int, excluding: frozenset[str] = NONE) -> list[str | None]:
-    keys = [pool.acquire(excluding) for _ in range(count)]
-    return [key.key_id if key else None for key in keys]
+def lease_of(pool: SharedKeyPool, excluding: frozenset[str] = NONE) -> Lease:
+    lease = pool.acquire(excluding)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def taken(pool: SharedKeyPool, count: int, excluding: frozenset[str] = NONE) -> list[str | None]:
+    leases = [pool.acquire(excluding) for _ in range(count)]
+    return [None if isinstance(lease, NoKey) else lease.key.key_id for lease in leases]
 
 
 def test_keys_are_handed_out_in_turn() -> None:
     pool = pool_of(stored("a"), stored("b"), env=("sk-env-secret",))
-    assert taken(pool, 5) == ["env-1", "a", "b", "env-1", "a"]
+    assert taken(pool, 6) == ["env-1", "a", "b", "env-1", "a", "b"]
+
+
+def test_the_key_with_the_least_in_flight_serves() -> None:
+    pool = pool_of(stored("a"), stored("b"))
+    first, second = lease_of(pool), lease_of(pool)
+    assert (first.key.key_id, second.key.key_id) == ("a", "b")
+    pool.release(second)
+    pool.release(second)  # again, which changes nothing
+    assert taken(pool, 1) == ["b"]
+    assert [view.in_flight for view in pool.snapshot()] == [1, 1]
 
 
 def test_excluded_keys_are_passed_over() -> None:
     pool = pool_of(stored("a"), stored("b"))
     assert taken(pool, 2, frozenset({"a"})) == ["b", "b"]
-    assert taken(pool, 1, frozenset({"a", "b"})) == [None]
+    shortage = pool.acquire(frozenset({"a", "b"}))
+    assert isinstance(shortage, NoKey)
+    assert shortage.reason is Shortage.ALL_TRIED
+    assert str(pool.shortage(frozenset({"a", "b"}))) == str(shortage)
+    assert pool.shortage(NONE) is None
 
 
 @pytest.mark.parametrize(
-    ("status", "cooldown_until", "usable"),
+    ("status", "until", "usable"),
     [
         ("healthy", None, True),
         ("rate_limited", NOW - timedelta(seconds=1), True),
         ("rate_limited", NOW + timedelta(seconds=1), False),
-        ("rate_limited", None, False),
-        ("exhausted", None, False),
-        ("error", NOW - timedelta(seconds=1), False),
+        ("exhausted", NOW + timedelta(seconds=1), False),
+        ("exhausted", NOW - timedelta(seconds=1), True),
+        ("error", None, False),
     ],
 )
-def test_only_usable_keys_are_handed_out(status: str, cooldown_until: datetime | None, usable: bool) -> None:
-    pool = pool_of(stored("a", status, cooldown_until))
+def test_only_usable_keys_are_handed_out(status: str, until, usable: bool) -> None:
+    pool = pool_of(stored("a", status, until))
     assert taken(pool, 1) == (["a"] if usable else [None])
     assert pool.snapshot()[0].available is usable
 
 
 def test_a_key_that_has_cooled_down_is_used_without_a_refresh() -> None:
-    moments = iter([NOW, NOW + timedelta(minutes=2)])
-    pool = pool_of(stored("a", "rate_limited", NOW + timedelta(minutes=1)), now=lambda: next(moments))
-    assert taken(pool, 2) == [None, "a"]
+    clock = Clock()
+    pool = pool_of(stored("a", "rate_limited", NOW + timedelta(minutes=1)), clock=clock)
+    assert taken(pool, 1) == [None]
+    clock.pass_s(60)
+    assert taken(pool, 1) == ["a"]
+
+
+def test_a_key_without_money_is_tried_once_at_a_time() -> None:
+    pool = pool_of(stored("a", "exhausted", NOW))
+    probe = lease_of(pool)
+    assert probe.is_probe
+    assert taken(pool, 1) == [None]
+    pool.report(probe, OK, "r1")
+    pool.release(probe)
+    assert taken(pool, 2) == ["a", "a"]
+
+
+def test_limits_of_a_key_hold() -> None:
+    clock = Clock()
+    pool = pool_of(
+        stored("a", limits=Limits(rpm=2)), stored("b", limits=Limits(max_in_flight=1)), clock=clock
+    )
+    assert taken(pool, 4) == ["a", "b", "a", None]
+    clock.pass_s(60)
+    assert taken(pool, 3) == ["a", "a", None]
+
+
+def test_what_is_sent_before_a_limit_is_known_does_not_end_it() -> None:
+    clock = Clock()
+    pool = pool_of(stored("a"), clock=clock)
+    early, late = lease_of(pool), lease_of(pool)
+    clock.pass_s(1)
+    pool.report(late, LIMITED, "r2")
+    clock.pass_s(1)
+    pool.report(early, OK, "r1")
+    assert pool.snapshot()[0].status == "rate_limited"
+
+
+def test_the_last_usable_key_is_not_ejected_for_failures() -> None:
+    pool = pool_of(stored("a"), stored("b"))
+    for _ in range(20):
+        for key_id in ("a", "b"):
+            lease = pool.acquire(frozenset({"a", "b"} - {key_id}))
+            if isinstance(lease, Lease):
+                pool.report(lease, FAILED, "r")
+                pool.release(lease)
+    assert sorted(view.status for view in pool.snapshot()) == ["healthy", "rate_limited"]
 
 
 def test_an_empty_pool_picks_up_later_keys() -> None:
-    store = FakeStore()
-    pool = RoundRobinKeyPool((), store, now=lambda: NOW)
-    pool.refresh()
+    pool = pool_of()
     assert pool.is_empty()
-    assert pool.acquire(NONE) is None
-    store.keys.append(stored("a"))
-    pool.refresh()
+    shortage = pool.acquire(NONE)
+    assert isinstance(shortage, NoKey)
+    assert shortage.reason is Shortage.NO_KEYS
+    pool.load([stored("a")], {})
     assert taken(pool, 1) == ["a"]
 
 
-def test_the_last_list_stays_while_the_store_is_down(caplog) -> None:
-    store = FakeStore(stored("a"))
-    pool = RoundRobinKeyPool((), store, now=lambda: NOW)
-    pool.refresh()
-    store.is_down = True
-    pool.refresh()
-    pool.refresh()
-    assert taken(pool, 1) == ["a"]
-    assert len(caplog.records) == 1
-    store.is_down = False
-    store.keys.clear()
-    pool.refresh()
-    assert pool.is_empty()
+def test_while_the_database_is_down_states_stay_and_wait(caplog) -> None:
+    stores = FakeStores(stored("a"), stored("b"))
+    pool = SharedKeyPool((), now=Clock())
+    sync = KeySync(pool, stores, stores)
+    assert sync.refresh()
+    stores.is_down = True
+    lease = lease_of(pool)
+    pool.report(lease, SPENT, "r1")
+    assert not sync.refresh()
+    assert not sync.refresh()
+    assert len(caplog.records) == 2  # the transition, and once that the database is away
+    assert taken(pool, 2) == ["b", "b"]
+    stores.is_down = False
+    assert sync.refresh()
+    assert stores.written == [("a", "exhausted", True)]
+    assert len(stores.events) == 1
+    assert taken(pool, 1) == ["b"]  # the reading that came after did not bring it back
+    assert not pool.has_news
+
+
+def test_what_happens_while_a_state_goes_out_goes_out_later() -> None:
+    pool = pool_of(stored("a"))
+    lease = lease_of(pool)
+    pool.report(lease, LIMITED, "r1")
+    (going,) = pool.pending()
+    pool.report(lease, SPENT, "r2")
+    pool.shared(going)
+    assert [item.state.status for item in pool.pending()] == ["exhausted"]
 
 
 def test_the_snapshot_shows_states_but_no_keys(caplog) -> None:
     unreadable = StoredProviderKey("bad", None, "healthy", last_error="cannot be decrypted")
     pool = pool_of(stored("a"), unreadable, env=("sk-env-secret-secret",))
-    key = pool.acquire(NONE)
+    lease = lease_of(pool)
     assert pool.snapshot()[0].in_flight == 1
-    pool.release(key, 500, "upstream_error")
-    pool.refresh()
+    pool.report(lease, FAILED, "r1")
+    pool.release(lease)
+    pool.load([stored("a"), unreadable], {})
     env, a, bad = pool.snapshot()
-    assert (env.in_flight, env.requests, env.failures, env.last_status_code) == (0, 1, 1, 500)
-    assert env.last_error == "upstream_error"
+    assert (env.in_flight, env.requests, env.failures) == (0, 1, 1)
     assert (a.requests, a.masked) == (0, "sk...t")
     assert (bad.available, bad.status, bad.last_error) == (False, "error", "cannot be decrypted")
-    assert "secret" not in str(pool.snapshot())
+    assert "secret" not in str(pool.snapshot()) + repr(lease)
     assert len(caplog.records) == 1  # once, not at every refresh
 
 
-def test_a_key_deleted_while_in_use_is_given_back_quietly() -> None:
-    store = FakeStore(stored("a"))
-    pool = RoundRobinKeyPool((), store, now=lambda: NOW)
-    pool.refresh()
-    key = pool.acquire(NONE)
-    store.keys.clear()
-    pool.refresh()
-    pool.release(key, 200, None)
-    assert pool.snapshot() == []
-
-
-def test_counts_survive_a_refresh() -> None:
-    pool = pool_of(stored("a"))
-    pool.release(pool.acquire(NONE), 200, None)
-    pool.refresh()
-    assert pool.snapshot()[0].requests == 1
-
-
-def test_run_refreshes_until_it_is_stopped() -> None:
-    class ThreeTimes:
-        def __init__(self) -> None:
-            self.waits: list[float] = []
-
-        def wait(self, timeout: float) -> bool:
-            self.waits.append(timeout)
-            store.keys.append(stored(f"k{len(self.waits)}"))
-            return len(self.waits) == 3
-
-    store = FakeStore()
-    pool = RoundRobinKeyPool((), store, now=lambda: NOW)
-    stop = ThreeTimes()
-    pool.run(stop)
-    assert stop.waits == [2.0, 2.0, 2.0]
-    assert len(pool.snapshot()) == 2
-
-
-def test_an_unforeseen_error_does_not_end_the_refreshing(caplog) -> None:
-    class Odd:
-        def list(self):
-            raise TypeError("odd document")
-
-    waits = iter([False, True])
-
-    class Twice:
-        def wait(self, timeout: float) -> bool:
-            return next(waits)
-
-    RoundRobinKeyPool((), Odd(), now=lambda: NOW).run(Twice())
-    assert len(caplog.records) == 2
+def test_a_key_deleted_or_changed_while_in_use_is_given_back_quietly() -> None:
+    pool = pool_of(stored("a"), stored("b"))
+    a, b = lease_of(pool), lease_of(pool)
+    other = StoredProviderKey("b", "sk-other-secret", "healthy", state=StoredState())
+    pool.load([other], {})
+    for lease in (a, b):
+        pool.report(lease, SPENT, "r1")
+        pool.release(lease)
+    (view,) = pool.snapshot()
+    assert (view.key_id, view.status, view.requests, view.in_flight) == ("b", "healthy", 0, 0)
 
 
 def test_processes_can_begin_elsewhere() -> None:
-    pool = RoundRobinKeyPool(("sk-1", "sk-2", "sk-3"), None, start=7, now=lambda: NOW)
-    pool.refresh()
+    pool = SharedKeyPool(("sk-1", "sk-2", "sk-3"), start=7, now=Clock())
     assert taken(pool, 3) == ["env-2", "env-3", "env-1"]
 
 
-def test_stored_keys_come_out_of_mongodb(database) -> None:
-    store = ProviderKeyStore(database, KeyCipher("secret"))
-    store.import_lines("a|sk-aaaaaaaa\nb|sk-bbbbbbbb", now=NOW)
-    pool = RoundRobinKeyPool((), store, now=lambda: NOW)
-    pool.refresh()
-    key = pool.acquire(NONE)
-    assert (key.key_id, key.secret) == ("a", "sk-aaaaaaaa")
+class Times:
+    """Set after so many waits."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def wait(self, timeout: float) -> bool:
+        assert timeout == pytest.approx(0.2)
+        self.left -= 1
+        return self.left < 0
+
+
+def test_rounds_go_on_until_they_are_stopped_and_news_go_out_at_once() -> None:
+    stores = FakeStores(stored("a"))
+    pool = SharedKeyPool((), now=Clock())
+    sync = KeySync(pool, stores, stores)
+
+    class Reporting(Times):
+        def wait(self, timeout: float) -> bool:
+            if self.left == 3:
+                pool.report(lease_of(pool), LIMITED, "r1")
+            if self.left == 2:
+                assert stores.written == [("a", "rate_limited", True)]
+            return super().wait(timeout)
+
+    sync.run(Reporting(6), 1.0)
+    assert len(stores.written) == 1
+
+
+def test_an_unforeseen_error_does_not_end_the_rounds(caplog) -> None:
+    class Odd(FakeStores):
+        def list(self):
+            raise TypeError("odd document")
+
+    stores = Odd()
+    KeySync(SharedKeyPool((), now=Clock()), stores, stores).run(Times(5), 1.0)
+    assert len(caplog.records) == 2

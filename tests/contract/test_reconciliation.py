@@ -7,11 +7,11 @@ import pytest
 from bson.int64 import Int64
 from settlement_world import closed_database, deep
 
-from app.adapters.log_queue import SequencedRecord
 from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.users import UserStore
 from app.core.ports import StoreUnavailable
 from app.core.reconcile import MAX_SHOWN, State
+from app.core.records import SequencedRecord
 from tests.support.reconciliation_world import (
     NOON,
     NOW,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.adapters.log_queue import SequencedRecord
 from app.adapters.mongo.settlement import Settlement
 from app.core.reconcile import State
+from app.core.records import SequencedRecord
 from tests.support.reconciliation_world import NOW, World, differing, journal_of, only, reconciliation, verify
 
 

@@ -11,12 +11,11 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, OperationFailure
 from settlement_world import NOON, closed_database, deep, mixed, reset, seed, sequenced, state
 
-from app.adapters.log_queue import SequencedRecord
 from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.users import UserStore
 from app.core.histogram import bucket_key
 from app.core.ports import StoreUnavailable
-from app.core.records import NANO, Outcome
+from app.core.records import NANO, Outcome, SequencedRecord
 
 
 @pytest.fixture

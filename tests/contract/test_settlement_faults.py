@@ -6,10 +6,10 @@ import pytest
 from settlement_world import NOON, FaultyDatabase, deep, mixed, seed, sequenced, state
 from settlement_world import reset as reset_without_holds
 
-from app.adapters.log_queue import LogQueue, SequencedRecord
 from app.adapters.mongo.settlement import Settlement
 from app.core.ports import StoreUnavailable
-from app.core.records import Outcome
+from app.core.records import Outcome, SequencedRecord
+from tests.support.plain_queue import LogQueue
 from workers.log_writer import BatchPolicy, LogWriter
 
 POISON = deep(185)

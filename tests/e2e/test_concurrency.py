@@ -18,7 +18,7 @@ from tests.support.users import User, add_user, used_nano_usd
 from tests.support.weir_process import WeirProcess
 
 REQUESTS = 100
-SECRETS = {f"env-{number}": f"sk-upstream-concurrent-{number}" for number in (1, 2, 3)}
+SECRETS = {f"env-{number}": f"sk-upstream-concurrent-{number}" for number in range(1, 10)}
 _SPLICE = b'{"stream_options":{"include_usage":true},'
 _PACE = "flush,delay_ms=3,chunks=12"
 
@@ -67,7 +67,7 @@ class Request:
 
 @pytest.fixture(scope="module")
 def two_workers(upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeirProcess]:
-    """A proxy with two workers and three upstream keys."""
+    """A proxy with two workers and enough upstream keys for failures in a row to be rare."""
     with WeirProcess(
         tmp_path_factory.mktemp("two"),
         upstream.url,

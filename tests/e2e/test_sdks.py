@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import pytest
 from tests.support.lab import Lab, check
 from tests.support.old_sdks import python_with_old_sdks
 from tests.support.processes import ROOT
-from tests.support.weir_process import CLIENT_KEY
+from tests.support.upstream_process import UpstreamProcess
+from tests.support.weir_process import CLIENT_KEY, WeirProcess
 
 HI: list[Any] = [{"role": "user", "content": "hello"}]
 PLAYS = {
@@ -35,6 +36,24 @@ _OLD_ERRORS = {
     "refused key": ["InternalServerError", 502],
     "bad": ["BadRequestError", 400],
 }
+
+
+@pytest.fixture(scope="module")
+def roomy_weir(upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeirProcess]:
+    """A proxy that tells clients of each failure, with so many upstream keys that others are left."""
+    secrets = ",".join(f"sk-upstream-roomy-{number:04}" for number in range(20))
+    with WeirProcess(
+        tmp_path_factory.mktemp("roomy"), upstream.url, OHMYGPT_API_KEYS=secrets, UPSTREAM_MAX_ATTEMPTS="1"
+    ) as process:
+        yield process
+
+
+@pytest.fixture
+def lab(roomy_weir: WeirProcess, upstream: UpstreamProcess) -> Iterator[Lab]:
+    """Requests through that proxy; afterwards the books are checked."""
+    opened = Lab(roomy_weir, upstream)
+    yield opened
+    opened.check_books()
 
 
 def _session(lab: Lab, python: Path | str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import zstandard
 from simulator import Close, Data, End, Head, Script
 from tests.support import sse
 from tests.support.lab import CHAT, COUNT, MESSAGES, UNKNOWN, Lab, check
-from tests.support.raw_http import Ending
+from tests.support.raw_http import Ending, RawConnection
 from tests.support.weir_process import CLIENT_KEY, UPSTREAM_KEY
 
 BOTH = pytest.mark.parametrize("path", [CHAT, MESSAGES])
@@ -220,6 +220,87 @@ def test_length_longer_than_the_stream(lab: Lab) -> None:
     assert played.body == data
     assert played.response.ending is Ending.CUT
     check(played.record, UNKNOWN, "upstream_truncated")
+
+
+@BOTH
+@pytest.mark.parametrize("is_stream", [True, False], ids=["streamed", "plain"])
+def test_interim_answer(lab: Lab, path: str, is_stream: bool) -> None:
+    """A 103 is not the answer: neither to this request, nor is the real one the answer to the next."""
+    make = lab.stream_body if is_stream else lab.body
+    for chunks in (3, 5, 2):
+        play = f"fault=early_hints,chunks={chunks},out={chunks}"
+        response = lab.send(path, make(path, play)).response
+        record = lab.new_records()[-1]
+        entry = lab.entries()[-1]
+
+        assert (response.status, response.is_whole) == (200, True)
+        assert entry["fault"] == "early_hints"
+        check(record, _spent(entry))
+        assert record["outputTokens"] == chunks
+        assert [attempt["statusCode"] for attempt in record["attempts"]] == [200]
+
+
+UNTYPED = {
+    "none": (),
+    "text": (("Content-Type", "text/plain; charset=utf-8"),),
+    "bytes": (("Content-Type", "application/octet-stream"),),
+}
+
+
+@pytest.mark.parametrize("name", UNTYPED)
+@pytest.mark.parametrize("usage_wanted", [True, None], ids=["usage wanted", "usage injected"])
+def test_stream_without_its_type(lab: Lab, name: str, usage_wanted: bool | None) -> None:
+    script = Script.of(Head(200, UNTYPED[name], "chunked"), *_split(STREAM), End())
+    played = lab.stream(CHAT, script, usage=usage_wanted)
+
+    wanted = sse.chat() if usage_wanted else [e for e in sse.chat() if b'"choices":[]' not in e]
+    assert played.body == b"".join(wanted)
+    assert played.response.headers["content-type"] == dict(UNTYPED[name]).get(
+        "Content-Type", "text/event-stream"
+    )
+    check(played.record, "9/0/0/2")
+
+
+def _send_old(lab: Lab, body: bytes, *extra: str) -> RawConnection:
+    """A request in HTTP/1.0, as nginx sends it unless it is told otherwise."""
+    connection = RawConnection(lab.weir.url)
+    headers = lab.headers(**{"Content-Type": "application/json", "Content-Length": str(len(body))})
+    lines = [f"POST {CHAT} HTTP/1.0", *(f"{name}: {value}" for name, value in headers.items()), *extra]
+    connection.send("\r\n".join([*lines, "", ""]).encode() + body)
+    lab.expected_records += 1
+    return connection
+
+
+@pytest.mark.wire(66)
+@pytest.mark.parametrize("extra", [(), ("Connection: keep-alive",)], ids=["close", "keep-alive"])
+@pytest.mark.parametrize("fault", ["cut", "cut_mid_event", "eof", "reset"])
+def test_cut_stream_to_a_client_of_http_1_0(lab: Lab, fault: str, extra: tuple[str, ...]) -> None:
+    """For it the closing of the connection is the end: so the connection is reset."""
+    with _send_old(lab, lab.stream_body(CHAT, f"fault={fault},chunks=6"), *extra) as connection:
+        response = connection.read_response()
+
+    assert "transfer-encoding" not in response.headers
+    assert response.body
+    assert response.ending is Ending.RESET
+    assert lab.played(response).record["outcome"] == "upstream_truncated"
+
+
+@pytest.mark.wire(65)
+def test_whole_stream_to_a_client_of_http_1_0(lab: Lab) -> None:
+    with _send_old(lab, lab.stream_body(CHAT, Script.sse(sse.chat()))) as connection:
+        response = connection.read_response()
+
+    assert response.body == STREAM
+    assert response.ending is Ending.CLOSED
+    check(lab.played(response).record, "9/0/0/2")
+
+
+@pytest.mark.wire(66)
+def test_cut_stream_to_a_client_of_http_1_1(lab: Lab) -> None:
+    """The missing last chunk tells it, and nothing that is still on its way gets lost."""
+    played = lab.stream(CHAT, "fault=cut,chunks=6")
+
+    assert played.response.ending is Ending.CUT
 
 
 @pytest.mark.wire(67)

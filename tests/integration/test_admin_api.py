@@ -7,14 +7,13 @@ import pytest
 from bson import ObjectId
 from flask import Flask
 
-from app.adapters.log_queue import SequencedRecord
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.stats import StatsStore
 from app.api.admin import admin_blueprint
 from app.core.periods import ADMIN_PERIODS
 from app.core.ports import StoreUnavailable
-from app.core.records import ExchangeRecord, Outcome, UsageSource
+from app.core.records import ExchangeRecord, Outcome, SequencedRecord, UsageSource
 
 NOW = datetime(2026, 11, 23, 12, 20, 30, tzinfo=UTC)
 TOKEN = "admin-töken"

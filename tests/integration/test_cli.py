@@ -16,6 +16,7 @@ from click.testing import Result
 from flask import Flask
 
 from app.adapters.mongo.client_keys import ClientKeyStore
+from app.adapters.mongo.key_states import env_store_id
 from app.adapters.mongo.users import UserStore
 from app.cli import register_commands
 from app.cli.log_follower import LogFollower
@@ -250,6 +251,40 @@ def test_a_key_is_reset_and_deleted(run: Run, database) -> None:
 def test_keys_of_the_configuration_are_listed_too(config: dict[str, object]) -> None:
     rows = ok_json(commands(**config, ohmygpt_api_keys=UPSTREAM_KEY)("keys", "list", "--json"))["keys"]
     assert [(row["id"], row["maskedApiKey"]) for row in rows] == [("env-1", "sk-upstr...6789")]
+
+
+def test_keys_of_the_configuration_have_states_and_are_reset_too(config: dict[str, object], database) -> None:
+    run = commands(**config, ohmygpt_api_keys=UPSTREAM_KEY)
+    spent = {"_id": env_store_id(UPSTREAM_KEY), "keyId": "env-1", "status": "exhausted", "lastError": "402"}
+    database.upstream_key_states.insert_one(spent)
+    (row,) = ok_json(run("keys", "list", "--json"))["keys"]
+    assert (row["status"], row["lastError"]) == ("exhausted", "402")
+    assert ok_json(run("keys", "reset", "env-1", "--json"))["status"] == "healthy"
+    assert "healthy" in ok(run("keys", "list"))
+    failed(run("keys", "reset", "env-2"))
+    assert UPSTREAM_KEY not in str(list(database.upstream_key_states.find()))
+
+
+def test_what_happened_to_keys_is_listed(run: Run, database) -> None:
+    assert "Nothing has happened" in ok(run("keys", "events"))
+    ok(run("keys", "import", "-", stdin=f"k1|{UPSTREAM_KEY}\nk2|{UPSTREAM_KEY}2"))
+    change = {"$set": {"status": "error", "stateSeverity": 3, "suspectedBy": "r1", "replacedBy": "s1"}}
+    database.ohmygpt_keys.update_one({"_id": "k1"}, change)
+    assert "replaced by s1" in ok(run("keys", "list"))
+    ok(run("keys", "reset", "k1"))
+    ok(run("keys", "reset", "k2"))
+    (event,) = ok_json(run("keys", "events", "k1", "--json"))["events"]
+    assert (event["keyId"], event["from"], event["to"], event["why"]) == ("k1", "error", "healthy", "reset")
+    assert len(ok_json(run("keys", "events", "--json"))["events"]) == 2
+    assert "reset" in ok(run("keys", "events", "--limit", "1"))
+    database.ohmygpt_keys.update_one({"_id": "k2"}, {"$set": {"suspectedBy": "r1"}})
+    assert "healthy, suspected" in ok(run("keys", "list"))
+
+
+def test_a_spare_key_that_serves_is_not_restored(run: Run, database) -> None:
+    ok(run("backup-keys", "add", "s1", "--api-key-stdin", stdin=UPSTREAM_KEY))
+    database.ohmygpt_keys.insert_one({"_id": "s1", "fromBackup": "s1"})
+    assert "flask keys delete" in failed(run("backup-keys", "restore", "s1"))
 
 
 def test_spare_keys_are_added_restored_and_deleted(run: Run, database) -> None:

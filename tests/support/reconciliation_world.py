@@ -12,14 +12,13 @@ from pymongo.database import Database
 from app.adapters.journal import Journal, acquire_slot
 from app.adapters.journal.documents import encode_record
 from app.adapters.key_cipher import KeyCipher
-from app.adapters.log_queue import SequencedRecord
 from app.adapters.mongo.client_keys import ClientKeyStore
 from app.adapters.mongo.provider_keys import ProviderKeyStore
 from app.adapters.mongo.reconciliation import Reconciliation
 from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.users import UserStore
 from app.core.reconcile import CheckResult, Difference
-from app.core.records import NANO, ExchangeRecord, Outcome, UsageSource
+from app.core.records import NANO, ExchangeRecord, Outcome, SequencedRecord, UsageSource
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 NOW = NOON + timedelta(hours=3)

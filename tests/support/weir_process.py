@@ -11,6 +11,7 @@ from typing import Any, Self
 from pymongo import MongoClient
 from pymongo.database import Database
 
+from app.adapters.mongo.key_states import env_store_id
 from tests.support.processes import Child, children_of, group_members, wait_until
 
 CLIENT_KEY = "sk-e2e-client-key"
@@ -41,6 +42,7 @@ class WeirProcess:
             "PROXY_API_KEY": CLIENT_KEY,
             "MODELS_FILE": str(MODELS_FILE),
             "LOG_FLUSH_MS": "10",
+            "KEY_SYNC_MS": "50",
             "LOG_FORMAT": "json",
             "RATE_LIMIT_RPM": "0",
             "GRACEFUL_TIMEOUT_S": "20",
@@ -139,6 +141,20 @@ class WeirProcess:
 
         wait_until(look, timeout_s, f"the record {request_id}; the log says\n{self.log}")
         return found[0]
+
+    def forgive_keys(self) -> None:
+        """Make all configured upstream keys healthy, as another program would; returns when that is known.
+
+        For one worker only: it completes a state it did not write, which shows that it has read it.
+        """
+        states = self.database["upstream_key_states"]
+        ids = [env_store_id(secret) for secret in self.environment["OHMYGPT_API_KEYS"].split(",")]
+        word = {"$set": {"status": "healthy", "stateSeverity": -1}, "$inc": {"stateVersion": 1}}
+        gone = {"$unset": dict.fromkeys(("cooldownUntil", "lastError", "suspectedBy"), "")}
+        for store_id in ids:
+            states.update_one({"_id": store_id}, word | gone, upsert=True)
+        good = {"_id": {"$in": ids}, "stateSeverity": 0}
+        wait_until(lambda: states.count_documents(good) == len(ids), what="good keys")
 
     def log_messages(self, level: str) -> list[str]:
         """Messages logged at a level, for the absence of errors."""

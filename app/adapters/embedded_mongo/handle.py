@@ -10,9 +10,9 @@ from typing import Self
 
 from app.adapters.embedded_mongo.errors import EmbeddedMongoError
 from app.adapters.embedded_mongo.layout import Layout, layout_of, socket_of
-from app.adapters.embedded_mongo.locks import FileLock
 from app.adapters.embedded_mongo.server import EmbeddedMongo
 from app.adapters.embedded_mongo.wire import ping
+from app.adapters.file_lock import FileLock
 
 _WAIT_FOR_USERS_S = 600.0
 

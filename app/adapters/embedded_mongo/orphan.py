@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 from app.adapters.embedded_mongo.errors import EmbeddedMongoError
-from app.adapters.embedded_mongo.locks import is_locked
 from app.adapters.embedded_mongo.waiting import wait_until
+from app.adapters.file_lock import is_locked
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from app.adapters.embedded_mongo.diagnosis import explain
 from app.adapters.embedded_mongo.engine import record_engine, recorded_series
 from app.adapters.embedded_mongo.errors import EmbeddedMongoError
 from app.adapters.embedded_mongo.layout import layout_of, private_directory, uri_of, write_private
-from app.adapters.embedded_mongo.locks import FileLock
 from app.adapters.embedded_mongo.orphan import end_orphan
 from app.adapters.embedded_mongo.waiting import wait_until
 from app.adapters.embedded_mongo.wire import ping
+from app.adapters.file_lock import FileLock
 
 logger = logging.getLogger(__name__)
 

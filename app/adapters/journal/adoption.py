@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from app.adapters.journal.disk import Disk, RealDisk
+from app.adapters.journal.disk import Disk, DiskInThreads, RealDisk
 from app.adapters.journal.documents import decode_record, encode_record
-from app.adapters.journal.journal import Journal
+from app.adapters.journal.journal import Journal, in_thread
 from app.adapters.journal.recovery import count_kept_damage, scan
 from app.adapters.journal.segment_log import JournalPolicy
 from app.adapters.journal.segments import EntryReader
@@ -21,9 +21,9 @@ from app.adapters.journal.slots import (
     segment_names,
     slot_names,
 )
-from app.adapters.log_queue import SequencedRecord
 from app.core.journal_format import HEAD_SIZE, Damage
 from app.core.ports import StoreUnavailable
+from app.core.records import SequencedRecord
 
 log = logging.getLogger(__name__)
 
@@ -95,19 +95,30 @@ def survey(root: str, disk: Disk | None = None) -> list[SlotReport]:
 
 
 def replay(
-    root: str, books_for: Callable[[str], Books], *, policy: JournalPolicy | None = None
+    root: str,
+    books_for: Callable[[str], Books],
+    *,
+    policy: JournalPolicy | None = None,
+    disk: Disk | None = None,
 ) -> list[Adopted]:
     """Settle every orphaned slot; `books_for` makes the books of a writer id.
 
     Raises `StoreUnavailable` and OSError, with nothing lost: what is left can be replayed again. Meant both
-    for `flask journal replay` and for a worker that looks for orphans now and then.
+    for `flask journal replay` and for a worker that looks for orphans now and then: there may be gigabytes to
+    read, so only the calling greenlet waits for the disk.
     """
+    in_threads = DiskInThreads(disk or RealDisk(), in_thread)
     done = []
-    for name in orphans(root):
-        slot = adopt_slot(root, name)
+    for name in orphans(root, in_threads):
+        slot = adopt_slot(root, name, in_threads)
         if slot is not None:
-            done.append(settle_slot(slot, books_for, policy=policy))
+            done.append(settle_slot(slot, books_for, policy=policy, run_blocking=_call))
     return done
+
+
+def _call(work: Callable[..., Any], *args: Any) -> Any:
+    # Of what may block, only the disk's part does, and that goes to a thread by itself.
+    return work(*args)
 
 
 def settle_slot(

@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 
 class Disk(Protocol):
@@ -121,3 +122,62 @@ class RealDisk:
         """See `Disk`."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+
+
+class DiskInThreads:
+    """A disk that others need not wait for: what may take long runs where `run_blocking` has it run.
+
+    Appending does not: it takes microseconds, and a descriptor must not be closed under a thread that writes.
+    """
+
+    def __init__(self, disk: Disk, run_blocking: Callable[..., Any]) -> None:
+        self._disk = disk
+        self._run = run_blocking
+        self.create = disk.create
+        self.write = disk.write
+        self.truncate = disk.truncate
+        self.close = disk.close
+
+    def list(self, directory: str) -> list[str]:
+        """See `Disk`."""
+        names: list[str] = self._run(self._disk.list, directory)
+        return names
+
+    def make_directory(self, path: str) -> None:
+        """See `Disk`."""
+        self._run(self._disk.make_directory, path)
+
+    def sync(self, fd: int) -> None:
+        """See `Disk`."""
+        self._run(self._disk.sync, fd)
+
+    def sync_directory(self, path: str) -> None:
+        """See `Disk`."""
+        self._run(self._disk.sync_directory, path)
+
+    def read(self, path: str, offset: int, count: int) -> bytes:
+        """See `Disk`."""
+        data: bytes = self._run(self._disk.read, path, offset, count)
+        return data
+
+    def size(self, path: str) -> int:
+        """See `Disk`."""
+        size: int = self._run(self._disk.size, path)
+        return size
+
+    def inode(self, path: str) -> int:
+        """See `Disk`."""
+        number: int = self._run(self._disk.inode, path)
+        return number
+
+    def cut(self, path: str, size: int) -> None:
+        """See `Disk`."""
+        self._run(self._disk.cut, path, size)
+
+    def overwrite(self, path: str, offset: int, data: bytes) -> None:
+        """See `Disk`."""
+        self._run(self._disk.overwrite, path, offset, data)
+
+    def remove(self, path: str) -> None:
+        """See `Disk`."""
+        self._run(self._disk.remove, path)

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import gevent
 
@@ -25,8 +25,20 @@ STRIDE = 50
 
 def in_thread(work: Callable[..., Result], *args: Any) -> Result:
     """Run something that waits for the disk in a thread; only the calling greenlet waits."""
-    result: Result = gevent.get_hub().threadpool.apply(work, args)
-    return result
+    # What fails is carried over by hand: gevent would also print it, and it may well be expected.
+    result, error = gevent.get_hub().threadpool.apply(_attempted, (work, args))
+    if error is not None:
+        raise error
+    return cast("Result", result)
+
+
+def _attempted(
+    work: Callable[..., Result], args: tuple[Any, ...]
+) -> tuple[Result | None, BaseException | None]:
+    try:
+        return work(*args), None
+    except BaseException as error:  # noqa: BLE001  raised again where it was asked for
+        return None, error
 
 
 def breathe() -> None:
@@ -164,8 +176,9 @@ class Journal:
 
     def _note_open(self, request_id: str, document: bytes) -> bool:
         payload = encode_entry(0, self._now_ms(), request_id.encode(), document)
-        self._forget_open(request_id)
-        opened = self._opens[request_id] = _Open(None, payload)
+        # Until the new frame is written the old one stands, and is what `void` has to undo.
+        earlier = self._opens.get(request_id)
+        opened = self._opens[request_id] = _Open(earlier.segment if earlier else None, payload)
         return not self.log.is_full and self._write_open(request_id, opened)
 
     def append_close(self, request_id: str, document: bytes) -> tuple[int, Place] | None:
@@ -315,12 +328,20 @@ class Journal:
             return
         self._is_removing = True
         try:
+            if self.log.is_full and not self.log.is_failing:
+                self._seal_settled()
             while self._is_oldest_settled() and self.log.sync():
                 self.log.remove_oldest()
         except OSError as error:
             self.log.note_error("could not remove a settled segment", error)
         finally:
             self._is_removing = False
+
+    def _seal_settled(self) -> None:
+        """With the limit reached, the segment being written counts too: free it once it is settled."""
+        current = self.log.current
+        if current is not None and current.closes and current.last_seq <= self.acked:
+            self.log.seal()
 
     def _is_oldest_settled(self) -> bool:
         oldest = self.log.segments[0] if self.log.segments else None

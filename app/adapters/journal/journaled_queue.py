@@ -23,9 +23,8 @@ from app.adapters.journal.documents import decode_record, encode_foreseen, encod
 from app.adapters.journal.journal import STRIDE, Interrupted, Journal
 from app.adapters.journal.segments import EntryReader, Place
 from app.adapters.journal.status import QueueStatus
-from app.adapters.log_queue import SequencedRecord
 from app.core.journal_format import HEAD_SIZE, Damage, Entry, OpenRequest
-from app.core.records import ExchangeRecord
+from app.core.records import ExchangeRecord, SequencedRecord
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ class _Taken:
 
 
 class JournaledQueue:
-    """A `RecordSink` whose records survive the process; the consumer's side is that of `LogQueue`.
+    """A `RecordSink` whose records survive the process; its consumer is the background writer.
 
     It may be used from any greenlet of one process, with one consumer. Until `attach` gives it a journal it
     keeps records in memory. A record is lost only if the journal refuses it and memory is full of such

@@ -156,6 +156,12 @@ class SegmentLog:
         """Make all that was appended so far durable; False if it may not be."""
         return self.wait_durable(self.position)
 
+    def seal(self) -> None:
+        """Let the segment being written be the last of its kind: the next frame begins another one."""
+        if self._writer is not None:
+            self._retire(self._writer)
+            self._writer = None
+
     def remove_oldest(self) -> None:
         """Remove the oldest segment, durably; raises OSError. It must not be the one being written."""
         oldest = self.segments[0]
@@ -202,11 +208,14 @@ class SegmentLog:
         self.position += new.segment.size
         self._names_changed = True
         if old is not None:
-            if self.policy.sync == "off":
-                old.close()
-            else:
-                self._retired.append(old)  # closed once it is synced
+            self._retire(old)
         return new
+
+    def _retire(self, writer: SegmentWriter) -> None:
+        if self.policy.sync == "off":
+            writer.close()
+        else:
+            self._retired.append(writer)  # closed once it is synced
 
     def _commit(self) -> None:
         """One round of syncing; raises OSError."""

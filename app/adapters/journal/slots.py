@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol
 from zlib import crc32
 
-from app.adapters.embedded_mongo.locks import FileLock, is_locked
+from app.adapters.file_lock import FileLock, is_locked
 from app.adapters.journal.disk import Disk, RealDisk
 from app.adapters.journal.segments import SEGMENT_SUFFIX, read_header
 

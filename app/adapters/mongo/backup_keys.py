@@ -9,6 +9,8 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
 from app.adapters.key_cipher import KeyCipher
+from app.adapters.mongo.key_rotation import BACKUPS, FROM_BACKUP
+from app.adapters.mongo.key_states import KEYS
 from app.adapters.mongo.provider_keys import check_key, decrypted, insert_all, parse_key_lines, stored_ids
 from app.adapters.mongo.users import AlreadyExistsError
 from app.core.credentials import mask
@@ -41,7 +43,8 @@ class BackupKeyStore:
     """The spare keys, one document each."""
 
     def __init__(self, db: Database[Document], cipher: KeyCipher) -> None:
-        self._keys = db["ohmygpt_backup_keys"]
+        self._keys = db[BACKUPS]
+        self._pool = db[KEYS]
         self._cipher = cipher
 
     def add(self, key_id: str, secret: str, *, now: datetime) -> BackupKey:
@@ -75,8 +78,15 @@ class BackupKeyStore:
         return self._keys.count_documents({"isUsed": {"$ne": True}})
 
     def restore(self, key_id: str) -> BackupKey | None:
-        """Make a used key available again; None when there is no such key."""
-        update = {"$set": {"isUsed": False, "activated": False}, "$unset": {"usedFor": "", "usedAt": ""}}
+        """Make a used key available again; None when there is no such key.
+
+        Raises ValueError while it serves in the pool: it would be there twice one day.
+        """
+        serving = self._pool.find_one({FROM_BACKUP: key_id}, {"_id": True})
+        if serving is not None:
+            raise ValueError(f"{key_id} serves in the pool as {serving['_id']}: flask keys delete it first")
+        fields = ("usedFor", "usedForVersion", "usedAt")
+        update = {"$set": {"isUsed": False, "activated": False}, "$unset": dict.fromkeys(fields, "")}
         self._keys.update_one({"_id": key_id}, update)
         return self.get(key_id)
 

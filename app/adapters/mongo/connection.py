@@ -9,6 +9,7 @@ from pymongo import ASCENDING, DESCENDING, MongoClient
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
+from pymongo.uri_parser import parse_uri
 
 from app.settings import SettingsError
 
@@ -68,7 +69,24 @@ def connect(uri: str, db_name: str, *, app_name: str = "weir", **options: Any) -
         )
         return client[db_name]
     except (ConfigurationError, ValueError, TypeError) as error:
-        raise SettingsError(f"MONGODB_URI: is not usable ({type(error).__name__}): {_TAKES}") from None
+        raise SettingsError(_refusal(error)) from None
+
+
+def check_uri(uri: str) -> None:
+    """Look at the URI only: no client, no connection, no lookup of names. Raises `SettingsError`.
+
+    What a `mongodb+srv` URI leads to is in the DNS, so of that one the form is all that is looked at.
+    """
+    if not uri.startswith(_SCHEMES):
+        raise SettingsError(f"MONGODB_URI: {_TAKES}")
+    try:
+        parse_uri("mongodb://" + uri.partition("://")[2], warn=False)
+    except (PyMongoError, ValueError, TypeError) as error:
+        raise SettingsError(_refusal(error)) from None
+
+
+def _refusal(error: Exception) -> str:
+    return f"MONGODB_URI: is not usable ({type(error).__name__}): {_TAKES}"
 
 
 def ensure_indexes(db: Database[Document], log_retention_s: int) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -11,13 +11,22 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
 from app.adapters.key_cipher import KeyCipher, KeyCipherError
+from app.adapters.mongo.key_states import (
+    KEYS,
+    KeyEvent,
+    KeyStateStore,
+    StoredState,
+    limits_of,
+    state_update,
+)
 from app.adapters.mongo.users import AlreadyExistsError, optional_date, optional_int
 from app.core.credentials import mask
+from app.core.key_choice import NO_LIMITS, Limits
+from app.core.key_states import Policy, new_state, reset
 
 Document = dict[str, Any]
 
 HEALTHY = "healthy"
-RATE_LIMITED = "rate_limited"
 ENV_ID_PREFIX = "env-"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,49}")
@@ -49,11 +58,18 @@ class StoredProviderKey:
     last_used_at: datetime | None = None
     requests_count: int = 0
     tokens_used: int = 0
+    limits: Limits = NO_LIMITS
+    state: StoredState = field(default_factory=StoredState)
 
     @property
     def masked(self) -> str:
         """The key as it may be shown."""
         return mask(self.secret or "")
+
+    @property
+    def replaced_by(self) -> str | None:
+        """The spare key that took this one's place when it died."""
+        return self.state.replaced_by
 
     def __repr__(self) -> str:
         return f"StoredProviderKey({self.key_id!r}, {self.status!r})"
@@ -63,8 +79,10 @@ class ProviderKeyStore:
     """The upstream keys, one document each, under their pool ids."""
 
     def __init__(self, db: Database[Document], cipher: KeyCipher) -> None:
-        self._keys = db["ohmygpt_keys"]
+        self._keys = db[KEYS]
+        self._states = KeyStateStore(db)
         self._cipher = cipher
+        self._plain: dict[str, str] = {}
 
     def add(self, key_id: str, secret: str, *, now: datetime) -> StoredProviderKey:
         """Store a key, healthy; raises ValueError for a bad one, `AlreadyExistsError` for a taken id."""
@@ -89,16 +107,23 @@ class ProviderKeyStore:
 
     def list(self) -> Iterator[StoredProviderKey]:
         """All keys, oldest first."""
+        seen: dict[str, str] = {}
         for document in self._keys.find().sort([("createdAt", 1), ("_id", 1)]):
-            yield self._read(document)
+            key = self._read(document)
+            if key.secret is not None:
+                seen[str(document["apiKey"])] = key.secret
+            yield key
+        self._plain = seen  # a pool is read over and over: nothing is decrypted twice
 
     def reset(self, key_id: str, *, now: datetime) -> StoredProviderKey | None:
-        """Make the key healthy again whatever its state; None when there is no such key."""
-        update = {
-            "$set": {"status": HEALTHY, "updatedAt": now},
-            "$unset": {"lastError": "", "cooldownUntil": ""},
-        }
-        self._keys.update_one({"_id": key_id}, update)
+        """An operator's word that the key is good; None when there is no such key."""
+        found = self.get(key_id)
+        if found is None:
+            return None
+        state, event = reset(found.state.restore(now, now, Policy()), now)
+        if not self._states.put(key_id, key_id, state, is_env=False):
+            return None
+        self._states.add_events([KeyEvent.of(key_id, event)])
         return self.get(key_id)
 
     def delete(self, key_id: str) -> bool:
@@ -109,14 +134,17 @@ class ProviderKeyStore:
         return {
             "_id": key_id,
             "apiKey": self._cipher.encrypt(secret),
-            "status": HEALTHY,
             "tokensUsed": 0,
             "requestsCount": 0,
             "createdAt": now,
+            **state_update(new_state(now))["$set"],
         }
 
     def _read(self, document: Document) -> StoredProviderKey:
-        secret, problem = decrypted(self._cipher, document)
+        secret = self._plain.get(str(document.get("apiKey")))
+        problem = None
+        if secret is None:
+            secret, problem = decrypted(self._cipher, document)
         return StoredProviderKey(
             key_id=str(document["_id"]),
             secret=secret,
@@ -127,6 +155,8 @@ class ProviderKeyStore:
             last_used_at=document.get("lastUsedAt"),
             requests_count=optional_int(document.get("requestsCount")) or 0,
             tokens_used=optional_int(document.get("tokensUsed")) or 0,
+            limits=limits_of(document),
+            state=StoredState.from_document(document),
         )
 
 

@@ -17,8 +17,8 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from app.adapters.log_queue import SequencedRecord
 from app.core.bson_safe import bson_safe
+from app.core.records import SequencedRecord
 from app.core.stats import Figures
 
 DEAD_COLLECTION = "request_logs_dead"

@@ -29,7 +29,6 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, PyMongoError
 
-from app.adapters.log_queue import SequencedRecord
 from app.adapters.mongo import rollups
 from app.adapters.mongo.connection import store_problem
 from app.adapters.mongo.credit_holds import FIELD as HOLDS
@@ -45,7 +44,7 @@ from app.adapters.mongo.record_writes import (
     raise_if_transient,
 )
 from app.core.ports import StoreUnavailable
-from app.core.records import NANO
+from app.core.records import NANO, SequencedRecord
 from app.core.stats import Figures
 
 Document = dict[str, Any]

@@ -35,6 +35,25 @@ _ROUNDS = 210_000
 _HASH_BYTES = 64
 
 
+@dataclass(frozen=True, slots=True)
+class StoredPassword:
+    """A password as stored. Values only, so that checking one may run in any thread."""
+
+    hash_hex: str
+    salt_hex: str
+    rounds: int
+    is_usable: bool
+
+    def matches(self, password: str) -> bool:
+        """Whether this is the password.
+
+        Takes tenths of a second on purpose: keep it off the event loop. Unknown users take as long as known
+        ones, so that the time tells nothing.
+        """
+        derived = _derive(password, self.salt_hex, self.rounds)
+        return hmac.compare_digest(derived.encode(), self.hash_hex.encode()) and self.is_usable
+
+
 class AlreadyExistsError(Exception):
     """There is one under this name already."""
 
@@ -194,19 +213,21 @@ class UserStore:
         """Replace the password; None when there is no such user."""
         return self._change(username, {"$set": _password_fields(password)})
 
-    def verify_password(self, username: str, password: str) -> bool:
-        """Whether this is the password of an active user.
-
-        Takes tenths of a second on purpose: keep it off the event loop. Unknown users take as long as known
-        ones, so that the time tells nothing.
-        """
+    def password_of(self, username: str) -> "StoredPassword":
+        """What is stored of the user's password; of an unknown or disabled user something nothing matches."""
         fields = {"passwordHash": True, "passwordSalt": True, "passwordRounds": True, "isActive": True}
         user = self._users.find_one({"_id": username}, fields) or {"isActive": False}
         stored = str(user.get("passwordHash") or "")
-        rounds = optional_int(user.get("passwordRounds")) or (_LEGACY_ROUNDS if stored else _ROUNDS)
-        derived = _derive(password, str(user.get("passwordSalt") or ""), rounds)
-        same = hmac.compare_digest(derived.encode(), stored.lower().encode())
-        return same and user.get("isActive", True) is not False
+        return StoredPassword(
+            stored.lower(),
+            str(user.get("passwordSalt") or ""),
+            optional_int(user.get("passwordRounds")) or (_LEGACY_ROUNDS if stored else _ROUNDS),
+            is_usable=user.get("isActive", True) is not False,
+        )
+
+    def verify_password(self, username: str, password: str) -> bool:
+        """Whether this is an active user's password; `StoredPassword.matches` says how long that takes."""
+        return self.password_of(username).matches(password)
 
     def _change(self, username: str, update: Document | Sequence[Document]) -> User | None:
         document = self._users.find_one_and_update(

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from flask import Blueprint, Response, jsonify, request
 
 from app.api.admin.auth import VerifyAdmin, refusal
+from app.api.admin.health import HealthReader, add_health_route
 from app.api.admin.verify import Verifier, add_verify_route
 from app.core.display import shown_record
 from app.core.log_filter import FilterError, LogFilter, PageCursor, parse_limit
@@ -50,6 +51,7 @@ def admin_blueprint(
     admin_token: str,
     verify_admin: VerifyAdmin,
     verifier: Verifier | None = None,
+    health: HealthReader | None = None,
 ) -> Blueprint:
     """`/api/admin/…` over these stores; `tz` is where days start in statistics."""
     routes = Blueprint("admin_api", __name__, url_prefix="/api/admin")
@@ -87,6 +89,8 @@ def admin_blueprint(
 
     if verifier is not None:
         add_verify_route(routes, verifier, clock)
+    if health is not None:
+        add_health_route(routes, health)
     return routes
 
 

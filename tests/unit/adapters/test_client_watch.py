@@ -1,5 +1,6 @@
 """The watch over a client's socket, with real sockets and the event loop, and a clock of milliseconds."""
 
+import socket
 from collections.abc import Iterator
 
 import gevent
@@ -217,3 +218,25 @@ def test_a_client_without_a_socket_never_leaves() -> None:
     assert request.ends()
     assert not watch.departed
     watch.stop()
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_a_reset_on_close_is_no_end(is_stopped: bool) -> None:
+    with gevent.socket.create_server(("127.0.0.1", 0)) as listener:
+        client = gevent.socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    watch = SocketWatch(ours)
+    if is_stopped:
+        watch.stop()
+    ours.sendall(b"half")
+    watch.reset_on_close()
+    ours.close()
+    watch.reset_on_close()
+    assert client.recv(4, socket.MSG_WAITALL) == b"half"
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    client.close()
+
+
+def test_there_is_nothing_to_reset_without_a_socket() -> None:
+    SocketWatch(None).reset_on_close()

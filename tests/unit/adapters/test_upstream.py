@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 
 from app.adapters.upstream import RequestsUpstream
+from app.adapters.upstream_connections import MAX_INTERIM_ANSWERS
 from app.core.ports import ProviderKey, UpstreamFailure, UpstreamRequest
 
 KEY = ProviderKey("k1", "sk-secret")
@@ -428,3 +429,108 @@ def test_an_idle_connection_that_the_upstream_closed_is_replaced(
     assert read_all(upstream) == b"one"
     assert server.closed_by_peer.acquire(timeout=5)
     assert read_all(upstream) == b"two"
+
+
+# Interim answers, and bytes nobody asked for
+
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "interim",
+    [HINTS, HINTS + HINTS, CONTINUE + HINTS + CONTINUE, b"HTTP/1.1 199 X\r\nContent-Length: 9\r\n\r\n"],
+)
+@pytest.mark.parametrize("whole", [answer(b"real"), CHUNKED + chunk(b"real") + b"0\r\n\r\n"])
+def test_interim_answers_are_skipped(
+    server: ScriptedServer, upstream: RequestsUpstream, interim: bytes, whole: bytes
+) -> None:
+    server.scripts += [sends(interim, whole), sends(answer(b"next"))]
+    reply = upstream.send(request(), KEY)
+    assert (reply.status, reply.headers.get("link")) == (200, None)
+    assert b"".join(iter(reply.read, b"")) == b"real"
+    reply.close()
+    assert read_all(upstream) == b"next"
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("interim", [HINTS, CONTINUE])
+def test_interim_answers_without_end_are_a_failure(
+    server: ScriptedServer, upstream: RequestsUpstream, interim: bytes
+) -> None:
+    server.scripts += [sends(interim * (MAX_INTERIM_ANSWERS + 1), answer(b"late")), sends(answer(b"next"))]
+    assert failure_of(lambda: upstream.send(request(), KEY)) == "garbled"
+    assert read_all(upstream) == b"next"
+    assert server.connections == 2
+
+
+def test_an_interim_answer_that_never_becomes_a_final_one_is_a_timeout(
+    server: ScriptedServer, upstream: RequestsUpstream
+) -> None:
+    server.scripts += [sends(HINTS), sends(answer(b"next"))]
+    assert failure_of(lambda: upstream.send(request(), KEY)) == "timeout"
+    assert read_all(upstream) == b"next"
+
+
+def test_a_connection_that_changed_its_protocol_is_not_used_again(
+    server: ScriptedServer, upstream: RequestsUpstream
+) -> None:
+    server.scripts += [
+        sends(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
+        sends(answer(b"next")),
+    ]
+    reply = upstream.send(request(), KEY)
+    assert (reply.status, reply.read()) == (101, b"")
+    reply.close()
+    assert server.closed_by_peer.acquire(timeout=5)
+    assert read_all(upstream) == b"next"
+    assert server.connections == 2
+
+
+STRAY = answer(b"another client's")
+
+
+@pytest.mark.parametrize(
+    "unasked",
+    [STRAY, STRAY * 2000, STRAY[:40], STRAY[:1], b"\r\n"],
+    ids=["whole", "many", "half", "byte", "newline"],
+)
+@pytest.mark.parametrize(
+    "whole",
+    [
+        answer(b"mine"),
+        CHUNKED + chunk(b"mine") + b"0\r\n\r\n",
+        CHUNKED + chunk(b"mine") + b"0\r\nX-Trailer: 1\r\n\r\n",
+        answer(b"", status=b"204 No Content"),
+    ],
+    ids=["length", "chunked", "trailer", "no content"],
+)
+def test_bytes_beyond_an_answer_close_the_connection(
+    server: ScriptedServer, upstream: RequestsUpstream, whole: bytes, unasked: bytes
+) -> None:
+    """In one piece with the answer: whatever of them is read with it must not be forgotten."""
+    server.scripts += [sends(whole, unasked), sends(answer(b"next"))]
+    assert read_all(upstream) in (b"mine", b"")
+    assert server.closed_by_peer.acquire(timeout=5)
+    assert read_all(upstream) == b"next"
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("unasked", [STRAY, STRAY[:40]], ids=["whole", "half"])
+def test_bytes_on_an_idle_connection_close_it(
+    server: ScriptedServer, upstream: RequestsUpstream, unasked: bytes
+) -> None:
+    is_read, is_sent = threading.Event(), threading.Event()
+
+    def play(connection: socket.socket) -> None:
+        connection.sendall(answer(b"mine"))
+        is_read.wait(5)
+        connection.sendall(unasked)
+        is_sent.set()
+
+    server.scripts += [play, sends(answer(b"next"))]
+    assert read_all(upstream) == b"mine"
+    is_read.set()
+    assert is_sent.wait(5)
+    assert read_all(upstream) == b"next"
+    assert server.connections == 2

@@ -88,3 +88,9 @@ def test_the_client_gets_what_concerns_the_answer_and_nothing_of_its_sender() ->
 def test_the_connection_header_can_withdraw_a_header() -> None:
     upstream = [("Connection", "close, Cache-Control"), ("Cache-Control", "x"), ("Content-Type", "a/b")]
     assert response_headers(upstream) == [("content-type", "a/b")]
+
+
+@pytest.mark.parametrize("value", ["no\x01cache", "a\nb", "a\x7fb", "\u0100"])
+def test_a_value_the_server_would_refuse_to_send_is_dropped(value: str) -> None:
+    headers = [("Content-Type", "text/event-stream"), ("Cache-Control", value)]
+    assert response_headers(headers) == [("content-type", "text/event-stream")]

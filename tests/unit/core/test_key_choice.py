@@ -1,5 +1,5 @@
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -298,3 +298,26 @@ class KeysInUse(RuleBasedStateMachine):
 
 TestKeysInUse = KeysInUse.TestCase
 TestKeysInUse.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+EJECTED = replace(COOLING, last_error="server_error")
+LIMITED = replace(COOLING, last_error="rate_limited")
+
+
+def test_an_ejected_key_is_the_last_resort() -> None:
+    both = [Candidate("a", EJECTED), Candidate("b", LIMITED)]
+    assert chosen_ids(both, 2) == "aa"
+    assert chosen_ids([*both, Candidate("c", UP)], 2) == "cc"
+    choice = choose([*both, Candidate("c", UP)], START, Turn(), frozenset("c"))
+    assert isinstance(choice, Chosen)
+    assert (choice.candidate.key_id, choice.is_probe) == ("a", False)
+    nothing = choose(both, START, Turn(), frozenset("a"))
+    assert isinstance(nothing, NoKey)
+    assert (nothing.reason, nothing.retry_at) == (Shortage.COOLING, at(30))
+
+
+def test_the_last_resort_has_its_limits_too() -> None:
+    busy = Candidate("a", EJECTED, in_flight=1, limits=Limits(max_in_flight=1))
+    nothing = choose([busy], START, Turn())
+    assert isinstance(nothing, NoKey)
+    assert nothing.reason is Shortage.COOLING

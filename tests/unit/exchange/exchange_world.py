@@ -2,15 +2,18 @@
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from app.core.journal_format import OpenRequest
+from app.core.key_choice import NoKey, Shortage
 from app.core.ports import (
     ClientGone,
     CreditExhausted,
+    Lease,
     ProviderKey,
     RateDecision,
     Reservation,
@@ -22,6 +25,7 @@ from app.core.pricing import ModelTable
 from app.core.principal import Balance, Principal
 from app.core.records import ExchangeRecord
 from app.core.request_body import Endpoint
+from app.core.upstream_outcome import Finding, KeyOutcome
 from app.core.wire_format import WireFormat
 from app.exchange.admission import Admission
 from app.exchange.attempts import AttemptLoop
@@ -159,21 +163,39 @@ class FakeRateLimiter:
 
 
 class FakeKeys:
+    """Keys in the order given, in any number of hands; `obstacle` takes the place of them all."""
+
     def __init__(self, *key_ids: str) -> None:
         self.keys = [ProviderKey(key_id, f"secret-of-{key_id}") for key_id in key_ids]
-        self.released: list[tuple[str, int | None, str | None]] = []
-        self.leased = 0
+        self.obstacle: NoKey | None = None
+        self.reports: list[tuple[str, KeyOutcome, str]] = []
+        self.open: list[Lease] = []
 
-    def acquire(self, excluding: frozenset[str]) -> ProviderKey | None:
-        for key in self.keys:
-            if key.key_id not in excluding:
-                self.leased += 1
-                return key
-        return None
+    def acquire(self, excluding: frozenset[str]) -> Lease | NoKey:
+        if (shortage := self.shortage(excluding)) is not None:
+            return shortage
+        lease = Lease(next(key for key in self.keys if key.key_id not in excluding), NOW)
+        self.open.append(lease)
+        return lease
 
-    def release(self, key: ProviderKey, status: int | None, error: str | None) -> None:
-        self.leased -= 1
-        self.released.append((key.key_id, status, error))
+    def shortage(self, excluding: frozenset[str]) -> NoKey | None:
+        if self.obstacle is not None:
+            return self.obstacle
+        if any(key.key_id not in excluding for key in self.keys):
+            return None
+        return NoKey(Shortage.ALL_TRIED if self.keys else Shortage.NO_KEYS, {}, None)
+
+    def report(self, lease: Lease, finding: Finding, request_id: str) -> None:
+        assert lease in self.open
+        assert request_id == "request-1"
+        self.reports.append((lease.key.key_id, finding.outcome, finding.reason))
+
+    def release(self, lease: Lease) -> None:
+        self.open.remove(lease)
+
+    @property
+    def leased(self) -> int:
+        return len(self.open)
 
 
 class FakeWatch:
@@ -185,6 +207,7 @@ class FakeWatch:
         self.is_waiting = False
         self.stops = 0
         self.waits = 0
+        self.resets = 0
 
     def waiting(self) -> None:
         self.is_waiting = True
@@ -201,6 +224,9 @@ class FakeWatch:
 
     def stop(self) -> None:
         self.stops += 1
+
+    def reset_on_close(self) -> None:
+        self.resets += 1
 
 
 Step = bytes | BaseException | Callable[[], bytes]
@@ -249,6 +275,23 @@ class FakeUpstream:
         return [json.loads(request.body) for request, _ in self.sent]
 
 
+class FakeObserver:
+    def __init__(self) -> None:
+        self.refusals: Counter[str] = Counter()
+        self.settled_records: list[ExchangeRecord] = []
+        self.in_flight = 0
+
+    def opened(self) -> None:
+        self.in_flight += 1
+
+    def settled(self, record: ExchangeRecord) -> None:
+        self.in_flight -= 1
+        self.settled_records.append(record)
+
+    def refused(self, reason: str) -> None:
+        self.refusals[reason] += 1
+
+
 class World:
     """Everything around one gateway."""
 
@@ -261,6 +304,8 @@ class World:
         self.keys = FakeKeys(*keys)
         self.upstream = FakeUpstream()
         self.watch = FakeWatch()
+        self.observer = FakeObserver()
+        self.ends_by_close = False
         self.gateway = Gateway(
             admission=Admission(
                 rate_limiter=self.limiter,
@@ -271,7 +316,9 @@ class World:
                 default_rpm=100,
                 max_body_bytes=1024 * 1024,
             ),
-            attempts=AttemptLoop(keys=self.keys, upstream=self.upstream, max_attempts=max_attempts),
+            attempts=AttemptLoop(
+                keys=self.keys, upstream=self.upstream, max_attempts=max_attempts, max_total_s=300.0
+            ),
             directory=self.directory,
             credit=self.credit,
             sink=self.sink,
@@ -279,6 +326,7 @@ class World:
             on_client_abort="drain",
             abort_drain_s=20.0,
             default_anthropic_version="2023-06-01",
+            observer=self.observer,
         )
 
     @property
@@ -303,6 +351,7 @@ class World:
             headers=sent,
             read_body=lambda limit: body[: limit + 1],
             watch=self.watch,
+            ends_by_close=self.ends_by_close,
         )
 
     def forward(

@@ -17,6 +17,7 @@ from gevent import GreenletExit
 
 from app.core.records import AttemptRecord, Outcome
 from app.core.request_body import Endpoint
+from app.core.upstream_outcome import KeyOutcome
 from app.core.wire_format import WireFormat
 
 PASSED = (400, 404, 408, 409, 413, 415, 422)
@@ -70,7 +71,7 @@ def test_these_failures_move_on_to_the_next_key(world: World, kind: str) -> None
     answer = world.forward(failure(kind), ok())
     assert consume(answer) == ANSWER
     assert world.record.attempts == (AttemptRecord("k1", None, 0, kind), AttemptRecord("k2", 200, 0))
-    assert world.keys.released[0] == ("k1", None, kind)
+    assert world.keys.reports[0] == ("k1", KeyOutcome.FAILED, kind)
 
 
 @pytest.mark.wire(60)
@@ -183,7 +184,8 @@ def test_a_web_page_is_never_relayed(status: int) -> None:
     assert b"html" not in consume(answer)
     assert world.record.outcome is Outcome.UPSTREAM_ERROR
     assert world.record.upstream_status_code == status
-    assert world.keys.released == [("a", status, "upstream_error")]
+    wanted = "web_page" if status == 200 else "server_error"
+    assert world.keys.reports == [("a", KeyOutcome.FAILED, wanted)]
 
 
 def test_a_message_that_passes_through_is_scrubbed(world: World) -> None:

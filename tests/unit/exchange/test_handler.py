@@ -59,7 +59,7 @@ def test_an_unauthenticated_request_leaves_no_record_but_is_counted(
     else:
         assert error["type"] == "authentication_error"
     assert world.sink.records == []
-    assert world.gateway.refused_credentials == {code: 1}
+    assert world.observer.refusals == {code: 1}
     assert header(answer, "x-request-id") == "request-1"
     assert world.watch.stops == 1
     assert world.limiter.hits == []
@@ -71,7 +71,7 @@ def test_a_directory_that_cannot_answer_is_a_503_and_counted(world: World) -> No
     assert (answer.status, header(answer, "retry-after")) == (503, "5")
     assert error_of(answer)["code"] == "store_unavailable"
     assert world.sink.records == []
-    assert world.gateway.refused_credentials == {"store_unavailable": 1}
+    assert world.observer.refusals == {"store_unavailable": 1}
 
 
 def test_a_bug_in_the_directory_is_a_native_500_and_counted(
@@ -83,7 +83,7 @@ def test_a_bug_in_the_directory_is_a_native_500_and_counted(
     assert answer.status == 500
     assert error_of(answer)["type"] == "api_error"
     assert world.sink.records == []
-    assert world.gateway.refused_credentials == {"internal_error": 1}
+    assert world.observer.refusals == {"internal_error": 1}
 
 
 # Ids, headers, records
@@ -219,7 +219,7 @@ def test_an_unknown_path_of_an_unknown_caller_is_a_404_without_a_record_and_coun
     answer = world.gateway.refuse_unrouted(world.call(headers={}), NOT_FOUND)
     assert answer.status == 404
     assert world.sink.records == []
-    assert world.gateway.refused_credentials == {"missing_api_key": 1}
+    assert world.observer.refusals == {"missing_api_key": 1}
 
 
 # Upstreams that refuse to be asked for usage

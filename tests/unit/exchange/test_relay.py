@@ -29,6 +29,7 @@ from gevent import GreenletExit
 from app.core.ports import UpstreamFailure
 from app.core.records import Outcome, UsageSource
 from app.core.request_body import Endpoint
+from app.core.upstream_outcome import KeyOutcome
 from app.exchange.exchange import Answer
 from app.exchange.relay import LINGER_S, AnswerCut
 
@@ -88,7 +89,8 @@ def test_a_whole_answer_is_relayed_and_booked(world: World) -> None:
     settled(world, Outcome.OK, source=UsageSource.UPSTREAM, bytes_out=len(ANSWER))
     assert world.record.upstream_model == "up-model"
     assert world.record.ttft_ms is None
-    assert world.keys.released == [("k1", 200, None)]
+    assert world.keys.reports == [("k1", KeyOutcome.OK, "ok")]
+    assert world.keys.leased == 0
     assert reply.closes == 1
 
 
@@ -370,7 +372,7 @@ def test_asking_on_after_the_end_settles_once(world: World) -> None:
     with pytest.raises(StopIteration):
         next(iter(answer.body))
     settled(world, Outcome.OK)
-    assert len(world.keys.released) == 1
+    assert world.keys.leased == 0
 
 
 def test_a_worker_that_is_stopped_while_waiting_leaves_a_record(world: World) -> None:
@@ -379,6 +381,29 @@ def test_a_worker_that_is_stopped_while_waiting_leaves_a_record(world: World) ->
         list(answer.body)
     close(answer)
     settled(world, Outcome.INTERRUPTED, source=UsageSource.PARTIAL, bytes_out=len(CHUNK + USAGE))
+
+
+def _stop() -> None:
+    raise GreenletExit
+
+
+def test_a_worker_that_is_stopped_while_its_client_reads_slowly_leaves_a_record(world: World) -> None:
+    """The server closes the body on its way out; the rest of the upstream's answer is not read any more."""
+    reply = stream_reply(CHUNK, CHUNK, USAGE, DONE)
+    answer = world.forward(reply, **WANTED)
+    take(answer, 1)
+
+    def serve() -> None:
+        try:
+            _stop()
+        finally:
+            close(answer)
+
+    with pytest.raises(GreenletExit):
+        serve()
+    settled(world, Outcome.INTERRUPTED, source=UsageSource.NONE)
+    assert world.record.error_type == "interrupted"
+    assert reply.closes == 1
 
 
 def test_a_worker_that_is_stopped_while_draining_leaves_a_record(world: World) -> None:
@@ -456,7 +481,8 @@ def test_an_answer_that_cannot_be_read_is_never_relayed(world: World, reply: Cal
     assert b"could not be read" in consume(answer)
     assert world.record.outcome is Outcome.UPSTREAM_ERROR
     assert world.record.upstream_status_code == 200
-    assert world.keys.released == [("k1", 200, "garbled")]
+    assert world.keys.reports == [("k1", KeyOutcome.OK, "ok"), ("k1", KeyOutcome.FAILED, "garbled")]
+    assert world.keys.leased == 0
     assert scripted.closes == 1
     assert len(world.upstream.sent) == 1
 
@@ -586,3 +612,160 @@ def test_what_is_not_forwarded_is_not_opened(world: World) -> None:
     assert answer.status == 503
     assert world.sink.opened == []
     assert world.record.error_type == "journal_full"
+
+
+# Clients whose answers end by the closing of the connection
+
+
+def internal_bug() -> bytes:
+    raise KeyError("bug")
+
+
+@pytest.mark.parametrize("last", [None, failure("truncated"), failure("timeout"), gone(), internal_bug])
+@pytest.mark.parametrize("ends_by_close", [True, False])
+def test_a_cut_is_a_reset_for_a_client_that_would_take_it_for_the_end(
+    ends_by_close: bool, last: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World()
+    world.ends_by_close = ends_by_close
+    steps = [CHUNK] if last is None else [CHUNK, last]
+    with caplog.at_level(logging.CRITICAL):
+        assert cut(world.forward(stream_reply(*steps), **WANTED)) == CHUNK
+    assert world.watch.resets == int(ends_by_close)
+
+
+def test_a_worker_that_is_stopped_resets_such_a_client(world: World) -> None:
+    world.ends_by_close = True
+    answer = world.forward(stream_reply(CHUNK, GreenletExit()), **WANTED)
+    with pytest.raises(GreenletExit):
+        list(answer.body)
+    close(answer)
+    assert world.watch.resets == 1
+
+
+def test_a_worker_that_is_stopped_while_it_writes_resets_such_a_client(world: World) -> None:
+    world.ends_by_close = True
+    answer = world.forward(stream_reply(CHUNK, CHUNK), **WANTED)
+    take(answer, 1)
+
+    def write() -> None:
+        try:
+            raise GreenletExit
+        finally:
+            close(answer)
+
+    with pytest.raises(GreenletExit):
+        write()
+    assert world.watch.resets == 1
+
+
+def test_a_whole_answer_resets_nobody(world: World) -> None:
+    world.ends_by_close = True
+    assert consume(world.forward(stream_reply(CHUNK, USAGE, DONE), **WANTED))
+    assert world.watch.resets == 0
+
+
+def test_a_cut_of_a_promised_length_shows_by_itself(world: World) -> None:
+    world.ends_by_close = True
+    assert (
+        cut(world.forward(stream_reply(CHUNK, failure("truncated"), content_length="999"), **WANTED)) == CHUNK
+    )
+    assert world.watch.resets == 0
+
+
+# Streams that do not say that they are one
+
+UNTYPED: list[dict[str, str]] = [
+    {}, {"content-type": "text/plain; charset=utf-8"}, {"content-type": "application/octet-stream"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("headers", UNTYPED)
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b": hello\n\n", b"\r\n", b"retry: 3\n\n"])
+@pytest.mark.parametrize("first_size", [1, 2, 1000])
+def test_a_stream_without_its_type_is_metered_as_one(
+    headers: dict[str, str], start: bytes, first_size: int
+) -> None:
+    world = World()
+    data = start + CHUNK + USAGE + DONE
+    answer = world.forward(FakeReply(200, headers, data[:first_size], data[first_size:]), stream=True)
+    assert header(answer, "content-type") == headers.get("content-type", "text/event-stream")
+    assert consume(answer) == start + CHUNK + DONE
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+    assert header(answer, "x-accel-buffering") == "no"
+
+
+@pytest.mark.parametrize("is_stripped", [True, False])
+def test_a_coded_stream_without_its_type_is_metered_as_one(world: World, is_stripped: bool) -> None:
+    data = CHUNK + USAGE + DONE
+    reply = FakeReply(200, {"content-encoding": "gzip"}, gzipped(data)[:12], gzipped(data)[12:])
+    answer = world.forward(reply, **({"stream": True} if is_stripped else WANTED))
+    assert consume(answer) == (CHUNK + DONE if is_stripped else gzipped(data))
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+
+
+@pytest.mark.parametrize("headers", [*UNTYPED, {"content-type": "application/json"}])
+def test_an_answer_that_is_no_stream_is_none_though_one_was_asked_for(headers: dict[str, str]) -> None:
+    world = World()
+    assert consume(world.forward(FakeReply(200, headers, ANSWER), **WANTED)) == ANSWER
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+
+
+def test_json_that_is_a_stream_is_not_looked_into(world: World) -> None:
+    assert consume(world.forward(json_reply(CHUNK + USAGE + DONE), **WANTED)) == CHUNK + USAGE + DONE
+    settled(world, Outcome.UPSTREAM_ERROR)
+
+
+def test_a_stream_nobody_asked_for_is_not_looked_for(world: World) -> None:
+    consume(world.forward(FakeReply(200, {}, CHUNK + USAGE + DONE)))
+    settled(world, Outcome.UPSTREAM_ERROR)
+
+
+# Answers that come to nothing before they are relayed
+
+
+@pytest.mark.wire(64)
+@pytest.mark.parametrize("coding", ["gzip", "rot13"])
+@pytest.mark.parametrize("content_type", ["text/event-stream", "application/json", "text/plain"])
+def test_an_answer_that_is_garbled_from_the_start_is_so_in_its_attempt(
+    coding: str, content_type: str
+) -> None:
+    world = World()
+    reply = FakeReply(200, {"content-encoding": coding, "content-type": content_type}, CHUNK)
+    assert world.forward(reply, stream=True).status == 502
+    assert [attempt.error for attempt in world.record.attempts] == ["garbled"]
+    assert [reason for _, _, reason in world.keys.reports] == ["ok", "garbled"]
+    assert (world.keys.leased, reply.closes) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(KeyError("bug"), "internal_error"), (GreenletExit(), "interrupted")]
+)
+def test_a_bug_before_the_relay_begins_leaves_nothing_open(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+    kind: str,
+) -> None:
+    def give(grace_s: float) -> None:
+        raise error
+
+    monkeypatch.setattr(world.watch, "give", give)
+    reply = stream_reply(CHUNK)
+    with caplog.at_level(logging.CRITICAL):
+        if kind == "internal_error":
+            assert world.forward(reply, **WANTED).status == 500
+        else:
+            with pytest.raises(GreenletExit):
+                world.forward(reply, **WANTED)
+    assert [reason for _, _, reason in world.keys.reports] == ["ok", kind]
+    assert (world.keys.leased, reply.closes) == (0, 1)
+    assert world.record.error_type == kind
+    assert world.record.attempts[0].error == kind
+
+
+def test_a_length_of_too_many_digits_is_none(world: World) -> None:
+    answer = world.forward(json_reply(ANSWER, content_length="9" * 5000))
+    assert header(answer, "content-length") is None
+    assert consume(answer) == ANSWER

@@ -12,8 +12,8 @@ from app.adapters.journal.journal import Journal
 from app.adapters.journal.journaled_queue import JournaledQueue
 from app.adapters.journal.segment_log import JournalPolicy
 from app.adapters.journal.slots import open_slot
-from app.adapters.log_queue import SequencedRecord
 from app.core.ports import StoreUnavailable
+from app.core.records import SequencedRecord
 
 ROOT = "/data/journal"
 SLOT = f"{ROOT}/0000"

@@ -14,7 +14,7 @@ from journal_model import ModelBooks, ModelClock, ModelDisk, Note, Process, segm
 
 from app.adapters.journal.group_commit import GroupCommit
 from app.adapters.journal.journaled_queue import JournaledQueue
-from app.adapters.journal.segment_log import JournalPolicy
+from app.adapters.journal.segment_log import JournalPolicy, SyncMode
 from app.core.journal_format import FrameKind, OpenRequest, encode_entry
 from app.core.records import AttemptRecord, ExchangeRecord, Outcome
 
@@ -188,12 +188,51 @@ def test_at_the_limit_records_go_to_memory_and_acknowledging_makes_room(
     assert set(books.outcomes) == set(names)
 
 
+@pytest.mark.parametrize("sync", ["group", "off"])
+def test_a_limit_smaller_than_a_segment_is_left_again_once_all_is_settled(
+    disk: ModelDisk, clock: ModelClock, books: ModelBooks, sync: SyncMode
+) -> None:
+    process = Process(disk, clock, memory=50, policy=JournalPolicy(sync, max_bytes=3000, segment_bytes=10**6))
+    process.queue.open(opened("long"))
+    names = [f"r{number}" for number in range(60)]
+    assert all(put(process, *names))
+    assert not process.queue.accepts()
+    process.queue.tend()
+    assert not process.queue.accepts()  # nothing is settled yet, so nothing is removed
+    process.drain(books)
+    process.queue.tend()
+    assert process.queue.accepts()
+    put(process, "after")
+    second = Process(disk, clock)
+    second.drain(books)
+    assert set(books.outcomes) == {*names, "after", "long"}
+    assert books.outcomes["long"] == "interrupted"
+
+
 def test_a_record_settled_without_the_journal_is_not_taken_for_interrupted(
     disk: ModelDisk, clock: ModelClock, books: ModelBooks
 ) -> None:
     process = Process(disk, clock)
     process.queue.open(opened("r1"))
     disk.room = 0
+    put(process, "r1")
+    process.drain(books)
+    disk.room = None
+    process.queue.tend()
+    Process(disk, clock).drain(books)
+    assert books.charged == {"r1": 1}
+    assert books.outcomes == {"r1": "ok"}
+
+
+def test_a_record_settled_without_the_journal_stays_settled_though_more_of_it_was_foreseen(
+    disk: ModelDisk, clock: ModelClock, books: ModelBooks
+) -> None:
+    process = Process(disk, clock)
+    process.queue.open(opened("r1"))
+    disk.room = 0
+    assert not process.queue.foresee(
+        ExchangeRecord(*("r1", "user", "key", NOW, "openai", Outcome.INTERRUPTED, 200), cost_nano_usd=5)
+    )
     put(process, "r1")
     process.drain(books)
     disk.room = None

@@ -9,11 +9,11 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from app.adapters.log_queue import LogQueue, SequencedRecord
 from app.adapters.mongo.record_writes import DeadLetter
 from app.adapters.mongo.settlement import BookedBatch
 from app.core.ports import StoreUnavailable
-from app.core.records import ExchangeRecord, Outcome
+from app.core.records import ExchangeRecord, Outcome, SequencedRecord
+from tests.support.plain_queue import LogQueue
 from workers import lifecycle
 from workers.log_writer import Backoff, BatchPolicy, LogWriter
 
@@ -319,9 +319,86 @@ def test_life_cycle():
     assert sum(charges["ann"] for charges in told) == 3
 
 
-def test_writer_ids_are_unique_and_fit_for_a_field_path():
-    from app.adapters.mongo.settlement import Settlement
+class Keeping(LogQueue):
+    """A queue with a journal beneath it that has everything but `strays` records."""
 
-    first, second = lifecycle.new_writer_id(), lifecycle.new_writer_id()
-    assert first != second
-    Settlement(None, first)  # type: ignore[arg-type]
+    strays = 0
+
+    @property
+    def unkept(self):
+        return self.strays
+
+    def abandon(self, in_hand):
+        return self.strays
+
+
+def keeping(books, strays=0):
+    queue = Keeping(100)
+    queue.strays = strays
+    queue.put(record("a"))
+    return lifecycle.start(queue, books, batch_size=1, flush_ms=1)
+
+
+def test_at_the_end_a_store_that_fails_is_not_waited_for():
+    """The journal has it all: one attempt, then whoever comes next books it."""
+    books = Books(*[down()] * 1000)
+    writer = keeping(books)
+    with gevent.Timeout(5):
+        assert lifecycle.drain(writer, 600, stalled_timeout_s=600) == 0
+    assert len(books.attempts) == 1
+    assert books.booked == []
+
+
+def test_at_the_end_a_store_that_hangs_is_not_waited_for():
+    class Hanging(Books):
+        def apply(self, batch):
+            self.attempts.append([])
+            Event().wait(600)
+
+    with gevent.Timeout(5):
+        assert lifecycle.drain(keeping(Hanging()), 600, stalled_timeout_s=0.01) == 0
+
+
+def test_at_the_end_a_store_that_is_slow_is_waited_for():
+    class Slow(Books):
+        def apply(self, batch):
+            gevent.sleep(0.02)
+            return super().apply(batch)
+
+    books = Slow()
+    writer = keeping(books)
+    for name in "bcdef":
+        writer._queue.put(record(name))
+    assert lifecycle.drain(writer, 5, stalled_timeout_s=0.2) == 0
+    assert list(chain(*books.booked)) == list("abcdef")
+
+
+def test_at_the_end_what_nothing_else_keeps_is_tried_until_time_is_up():
+    books = Books(*[down()] * 3)
+    lifecycle.drain(keeping(books, strays=1), 5, stalled_timeout_s=0.001)
+    assert books.booked == [["a"]]
+    books = Books(*[down()] * 1000)
+    assert lifecycle.drain(keeping(books, strays=1), 0.05, stalled_timeout_s=0.001) == 1
+
+
+def test_a_fault_of_the_surroundings_is_never_blamed_on_a_record():
+    books = Books(*[OSError("a broken pool")] * 3)
+    now = [0.0]
+    writer = LogWriter(LogQueue(100), books, policy=SMALL, clock=lambda: now[0], random=lambda: 1.0)
+    submit(writer, "a", "b", "c")
+    for _ in range(4):
+        writer.poll(now[0])
+        now[0] += 10
+    assert books.booked == [["a", "b", "c"]]
+    assert books.aside == []
+
+
+def test_what_a_record_put_aside_would_have_cost_is_given_back():
+    books = Books()
+    books.poison = {"a"}
+    told = []
+    writer = writer_of(books, on_booked=told.append)
+    writer.submit(SequencedRecord(1, {"_id": "a", "userId": "ann", "costNanoUsd": 7}, 0.0))
+    writer.poll(2.0)
+    assert [name for name, _ in books.aside] == ["a"]
+    assert told == [{"ann": 7}]

@@ -1,34 +1,15 @@
-"""The bounded queue between the request path and the background writer.
-
-`put` is all the request path ever pays for logging: no encoding, no I/O, no waiting. It may be called from
-any greenlet of the process, but not from other threads; the consumer is one greenlet.
-"""
+"""A queue without a journal: the writer's source of records in tests that are not about the journal."""
 
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from gevent.event import Event
 
-from app.core.records import ExchangeRecord
+from app.core.records import ExchangeRecord, SequencedRecord
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SequencedRecord:
-    """A record's document and its number, strictly increasing within one writer.
-
-    The store books a record only if its number is higher than the last one booked for that writer, so
-    records must reach it in the order of their numbers. `queued_at` is monotonic, in seconds.
-    """
-
-    seq: int
-    document: dict[str, Any]
-    queued_at: float = 0.0
 
 
 class LogQueue:
@@ -75,6 +56,11 @@ class LogQueue:
         if 0 < self._wanted <= len(waiting):
             self._enough.set()
         return True
+
+    @property
+    def unkept(self) -> int:
+        """Whatever it was given may be lost: it does not hear of what was booked."""
+        return self._next_seq
 
     def take(self, max_items: int, timeout_s: float | None, at_least: int = 1) -> list[SequencedRecord]:
         """Wait until `at_least` records are there, at most `timeout_s` (None: for ever), and take them.

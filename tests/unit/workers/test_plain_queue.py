@@ -3,8 +3,8 @@ from datetime import UTC, datetime
 
 import gevent
 
-from app.adapters.log_queue import LogQueue
 from app.core.records import ExchangeRecord, Outcome
+from tests.support.plain_queue import LogQueue
 
 
 def record(name="r1", **changes):

@@ -1,0 +1,143 @@
+"""Counts of one worker, each held in memory and written through to a file that outlives it.
+
+The file has the format of prometheus_client's multiprocess mode (a memory-mapped list of names and doubles),
+so a count survives `kill -9` at the moment it is made, without any system call. prometheus_client's own
+counters take three times as long, and keep one file for every worker that ever died; here the next worker
+takes over the file of a dead one and counts on from its values (`app.adapters.metrics.directory`).
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import mmap_dict
+
+FILE_BYTES = 2 * 1024 * 1024
+"""Size of a worker's file: some 20,000 series.
+
+Its disk space is reserved when it is made: writing into a mapped hole of a full disk kills the process.
+"""
+
+Series = tuple[str, tuple[str, ...], str]
+"""A metric's name, its label values, and the part of a histogram (`""` for a counter)."""
+
+_ValueFile: Any = mmap_dict.MmapedDict  # it has no types
+
+_ENTRY_OVERHEAD = 32
+_FILE_HEAD = 8
+
+log = logging.getLogger(__name__)
+
+
+def encode_series(series: Series) -> str:
+    """The series' name in the file."""
+    name, labels, part = series
+    return json.dumps([name, list(labels), part])
+
+
+def decode_series(key: str) -> Series:
+    """The series of a name in the file; raises ValueError."""
+    name, labels, part = json.loads(key)
+    return name, tuple(labels), part
+
+
+def read_series(path: Path) -> dict[Series, float]:
+    """The counts in a file, also while its worker counts on; raises OSError or ValueError."""
+    if path.stat().st_size == 0:
+        return {}
+    return {decode_series(key): value for key, value, *_ in _ValueFile.read_all_values_from_file(str(path))}
+
+
+class Cell:
+    """One count. It only grows."""
+
+    __slots__ = ("_key", "value", "write")
+
+    def __init__(self, key: str, write: Callable[[str, float, float], None]) -> None:
+        self._key = key
+        self.value = 0.0
+        self.write = write
+
+    def add(self, amount: float) -> None:
+        """Count. Takes less than half a microsecond."""
+        self.value += amount
+        self.write(self._key, self.value, 0.0)
+
+
+class SeriesStore:
+    """All counts of this process: in memory until `attach`, from then on in the file too."""
+
+    def __init__(self) -> None:
+        self._cells: dict[Series, Cell] = {}
+        self._file: Any = None
+        self._room = 0
+        self._is_full = False
+
+    def cell(self, name: str, labels: tuple[str, ...] = (), part: str = "") -> Cell:
+        """The count of this name, made at the first call; keep it, for the look-up is the slow part."""
+        series = (name, labels, part)
+        cell = self._cells.get(series)
+        if cell is None:
+            cell = self._cells[series] = Cell(encode_series(series), _nowhere)
+            self._place(series, cell)
+        return cell
+
+    def values(self) -> dict[Series, float]:
+        """What is counted so far."""
+        return {series: cell.value for series, cell in self._cells.items()}
+
+    def attach(self, path: Path) -> None:
+        """Keep the counts in this file from now on, adding to what is in it. Raises OSError."""
+        _reserve(path)
+        file = _ValueFile(str(path))
+        self._file = file
+        self._room = FILE_BYTES - _FILE_HEAD
+        for key, value, _ in list(file.read_all_values()):
+            self._room -= _entry_size(key)
+            series = decode_series(key)
+            cell = self._cells.setdefault(series, Cell(key, _nowhere))
+            cell.value += value
+            cell.write = file.write_value
+        for series, cell in self._cells.items():
+            self._place(series, cell)
+            cell.add(0)
+
+    def close(self) -> None:
+        """Let go of the file; the counts stay in memory. Idempotent."""
+        if self._file is not None:
+            for cell in self._cells.values():
+                cell.write = _nowhere
+            self._file.close()
+            self._file = None
+
+    def _place(self, series: Series, cell: Cell) -> None:
+        """Give the cell its place in the file, where there is room: the file must never grow."""
+        if self._file is None or cell.write is not _nowhere:
+            return
+        size = _entry_size(encode_series(series))
+        if size > self._room:
+            if not self._is_full:
+                log.error("the file of counts is full: further series are this worker's alone")
+            self._is_full = True
+            return
+        self._room -= size
+        cell.write = self._file.write_value
+
+
+def _nowhere(_key: str, _value: float, _timestamp: float) -> None:
+    """The count is in memory only."""
+
+
+def _entry_size(key: str) -> int:
+    return len(key.encode()) + _ENTRY_OVERHEAD
+
+
+def _reserve(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.posix_fallocate(handle, 0, FILE_BYTES)
+    finally:
+        os.close(handle)

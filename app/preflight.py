@@ -1,0 +1,29 @@
+"""What can be known to be wrong before anything is started: checked by gunicorn's master, before it forks.
+
+Nothing here connects, resolves a name, starts a thread or leaves anything open for a fork to share.
+"""
+
+from app.adapters.model_file import load_models
+from app.adapters.mongo.connection import check_uri
+from app.adapters.rate_limiter import check_storage
+from app.settings import Settings, SettingsError
+
+
+def checked_settings() -> Settings:
+    """The settings, once everything they name has been looked at too; raises `SettingsError`, one line."""
+    settings = Settings.from_env()
+    load_models(settings.models_file)
+    if settings.mongodb_uri is not None:
+        check_uri(settings.mongodb_uri.get_secret_value())
+    if settings.rate_limit_storage_uri is not None:
+        check_storage(settings.rate_limit_storage_uri)
+    return settings
+
+
+def problem() -> str | None:
+    """What a start with the configuration as it is now would fail with, in one line; None: nothing."""
+    try:
+        checked_settings()
+    except SettingsError as error:
+        return str(error)
+    return None

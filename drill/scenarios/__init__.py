@@ -1,0 +1,31 @@
+"""The scenarios, each a function from a `Drill` to its `Findings`."""
+
+from collections.abc import Callable
+
+from drill.report import Findings
+from drill.scenarios.credit import overspending
+from drill.scenarios.cuts import cuts
+from drill.scenarios.kills import tree_kills, worker_kills
+from drill.scenarios.limits import journal_limit
+from drill.scenarios.outages import cold_start, outage, poison, slow_store
+from drill.scenarios.signals import signals
+from drill.stage import Drill
+
+Scenario = Callable[[Drill], Findings]
+
+SCENARIOS: dict[str, Scenario] = {
+    "worker-kills": worker_kills,
+    "tree-kills": tree_kills,
+    "outage": outage,
+    "slow-store": slow_store,
+    "poison": poison,
+    "cold-start": cold_start,
+    "journal-limit": journal_limit,
+    "cuts": cuts,
+    "signals": signals,
+    "overspending": overspending,
+}
+"""By the names that `--only` takes, in the order in which they run."""
+
+IN_SHORT = ("worker-kills", "tree-kills", "outage", "cuts")
+"""What the short form runs."""

@@ -1,0 +1,249 @@
+"""Metrics, readiness and health of real workers: right over all of them, and after one was killed."""
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from app.adapters.embedded_mongo import EmbeddedMongo
+from tests.support.lab import CHAT, MESSAGES, Lab
+from tests.support.metrics_page import ADMIN_TOKEN, ask, ask_json, differences, expected, scrape, value
+from tests.support.processes import wait_until
+from tests.support.raw_http import RawConnection
+from tests.support.upstream_process import UpstreamProcess
+from tests.support.weir_process import MODELS_FILE, WeirProcess
+
+PLAYS = ["chunks=3,prompt=90,cached=20,out=6", "fault=400", "fault=503", "reasoning=5,out=9", "fault=cut"]
+
+
+@pytest.fixture(scope="module")
+def two(upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeirProcess]:
+    """Two workers, with a model table of their own."""
+    data_dir = tmp_path_factory.mktemp("two")
+    models = data_dir / "models.toml"
+    shutil.copy(MODELS_FILE, models)
+    with WeirProcess(
+        data_dir,
+        upstream.url,
+        WEB_CONCURRENCY="2",
+        ADMIN_TOKEN=ADMIN_TOKEN,
+        MODELS_FILE=str(models),
+        OHMYGPT_API_KEYS="sk-upstream-first-0123,sk-upstream-second-0123",
+    ) as weir:
+        wait_until(lambda: value(scrape(weir), "weir_workers") == 2, what="both workers")
+        yield weir
+
+
+def play_all(lab: Lab, rounds: int) -> int:
+    """Requests of many kinds, several at a time; returns how many."""
+    calls = [
+        partial(lab.send, path, lab.stream_body(path, play) if is_stream else lab.body(path, play))
+        for path in (CHAT, MESSAGES)
+        for is_stream in (True, False)
+        for play in PLAYS
+        for _ in range(rounds)
+    ]
+    calls += [partial(lab.send, CHAT, lab.body(CHAT, "ok", model="unheard-of")) for _ in range(rounds)]
+    with ThreadPoolExecutor(8) as threads:
+        for future in [threads.submit(call) for call in calls]:
+            future.result()
+    return len(calls)
+
+
+def check_against_records(weir: WeirProcess) -> None:
+    """Every worker's page says what the records say."""
+    ended = weir.records({"outcome": {"$ne": "interrupted"}})
+    for _ in range(4):  # now one worker answers, now the other
+        page = scrape(weir)
+        assert differences(page, expected(ended)) == {}
+        assert value(page, "weir_lost_records_total") == 0
+
+
+@pytest.mark.slow
+def test_the_numbers_are_those_of_the_records_also_after_a_kill(
+    two: WeirProcess, upstream: UpstreamProcess
+) -> None:
+    lab = Lab(two, upstream)
+    sent = play_all(lab, 2)
+    for _ in range(7):
+        lab.refused("POST", CHAT, {"Authorization": "Bearer wrong"})
+    lab.refused("GET", "/v1/models", {})
+    check_against_records(two)
+    page = scrape(two)
+    assert value(page, "weir_requests_total") == sent
+    assert page["weir_unauthenticated_requests_total"] == {("invalid_api_key",): 7, ("missing_api_key",): 1}
+    gate = lab.gate()
+    with lab.open(CHAT, lab.stream_body(CHAT, f"chunks=2,gate={gate},first_ms=60000")):
+        victim = kill_busy_worker(two)
+    wait_until(lambda: two.records({"outcome": "interrupted"}), 30, "the record of the cut request")
+    wait_until(lambda: len(two.worker_pids()) == 2 and victim not in two.worker_pids(), what="a new worker")
+    wait_until(lambda: value(scrape(two), "weir_workers") == 2, what="its state")
+    sent += play_all(lab, 1)
+    check_against_records(two)
+    page = scrape(two)
+    assert value(page, "weir_requests_total") == sent
+    wait_until(
+        lambda: value(scrape(two), "weir_recovered_interrupted_total") == 1, what="the cut request's count"
+    )
+    wait_until(lambda: value(scrape(two), "weir_writer_records_total") >= sent, what="the writers' counts")
+    assert value(scrape(two), "weir_requests_in_flight") == 0
+    assert len(list((two.data_dir / "metrics").glob("*/counts_*.db"))) == 2
+
+
+def kill_busy_worker(weir: WeirProcess) -> int:
+    """SIGKILL for the worker that has the only running request."""
+    busy: list[int] = []
+
+    def look() -> bool:
+        workers = ask_json(weir, "/api/admin/health")["workers"]
+        busy.extend(worker["pid"] for worker in workers if worker["inFlight"])
+        return bool(busy)
+
+    wait_until(look, what="a busy worker")
+    os.kill(busy[0], signal.SIGKILL)
+    return busy[0]
+
+
+def test_health_says_what_the_metrics_say(two: WeirProcess, upstream: UpstreamProcess) -> None:
+    Lab(two, upstream).plain(CHAT, "out=3")
+    # The other worker's state may be of a second ago.
+    wait_until(lambda: value(scrape(two), "weir_unsettled_records") == 0, what="everything to be booked")
+    health, page = ask_json(two, "/api/admin/health"), scrape(two)
+    for field, name in (
+        ("lostRecords", "weir_lost_records_total"),
+        ("journalDepth", "weir_unsettled_records"),
+        ("queueDepth", "weir_queue_records"),
+        ("oldestUnsentSeconds", "weir_oldest_unsettled_seconds"),
+        ("journalMaxBytes", "weir_journal_max_bytes"),
+    ):
+        assert health[field] == value(page, name)
+    assert health["lostRecords"] == 0
+    assert {worker["pid"] for worker in health["workers"]} == set(two.worker_pids())
+
+
+def test_who_may_ask_what(two: WeirProcess) -> None:
+    with RawConnection(two.url) as connection:
+        for path, status in (
+            ("/health", 200),
+            ("/ready", 200),
+            ("/metrics", 200),
+            ("/keys/status", 401),
+            ("/reload", 401),
+            ("/api/admin/health", 401),
+        ):
+            connection.request("GET", path, {})
+            assert connection.read_response().status == status, path
+
+
+def test_key_status(two: WeirProcess) -> None:
+    status = ask_json(two, "/keys/status")
+    assert status["stats"] == {"total": 2, "healthy": 2, "rate_limited": 0, "exhausted": 0, "error": 0}
+    assert status["backup_keys_available"] == 0
+    assert [(key["id"], key["status"], key["available"]) for key in status["keys"]] == [
+        ("env-1", "healthy", True),
+        ("env-2", "healthy", True),
+    ]
+    assert "sk-upstream" not in ask(two, "/keys/status")[1] + ask(two, "/metrics")[1]
+
+
+def test_a_reload_reaches_both_workers_and_a_broken_table_changes_nothing(two: WeirProcess) -> None:
+    models = Path(two.environment["MODELS_FILE"])
+    before = models.read_text()
+    models.write_text(before + '\n[[models]]\nid = "brand-new"\ninput = 1\noutput = 2\n')
+    assert ask_json(two, "/reload", "POST")["success"] is True
+    wait_until(lambda: all(knows(two, "brand-new") for _ in range(10)), what="both workers to know the model")
+    models.write_text(before + '\n[[models]]\nid = "worse"\ninput = "x"\noutput = 2\n')
+    answer = ask_json(two, "/reload")
+    assert (answer["_status"], answer["success"]) == (422, False)
+    assert "model 'worse': input: 'x' is not a number; the old model table stays" in answer["message"]
+    assert knows(two, "brand-new")
+    models.write_text(before)
+    assert ask_json(two, "/reload", "POST")["success"] is True
+    wait_until(lambda: not any(knows(two, "brand-new") for _ in range(10)), what="the old table again")
+
+
+def knows(weir: WeirProcess, model: str) -> bool:
+    """Whether the worker that happens to answer has the model."""
+    headers = {"Authorization": f"Bearer {weir.environment['PROXY_API_KEY']}"}
+    with RawConnection(weir.url) as connection:
+        connection.request("GET", "/v1/models", headers)
+        return f'"{model}"'.encode() in connection.read_response().body
+
+
+@pytest.mark.slow
+def test_a_full_journal_is_not_ready_until_the_store_takes_the_records(
+    upstream: UpstreamProcess, tmp_path: Path
+) -> None:
+    store = EmbeddedMongo(tmp_path / "store", None)
+    environment = {"MONGODB_URI": store.uri, "JOURNAL_MAX_MB": "1", "ADMIN_TOKEN": ADMIN_TOKEN}
+    with WeirProcess(tmp_path / "weir", upstream.url, **environment) as weir:
+        wait_until(lambda: ask_json(weir, "/ready").get("store") == "degraded", what="a degraded store")
+        assert ask_json(weir, "/ready")["_status"] == 200
+        sent = fill_journal(weir)
+        ready = ask_json(weir, "/ready")
+        assert (ready["_status"], ready["journal"], ready["lostRecords"]) == (503, "full", 0)
+        page = scrape(weir)
+        assert value(page, "weir_journal_full") == 1
+        assert value(page, "weir_store_up") == 0
+        assert value(page, "weir_unsettled_records") == value(page, "weir_requests_total") == sent
+        assert value(page, "weir_oldest_unsettled_seconds") > 0
+        assert ask_json(weir, "/api/admin/health")["journalDepth"] == sent
+        store.start()
+        try:
+            wait_until(lambda: ask_json(weir, "/ready")["_status"] == 200, 30, "the store's return")
+            wait_until(lambda: weir.record_count() == sent, 30, "all records")
+            check_against_records(weir)
+            weir.stop()
+        finally:
+            store.stop()
+
+
+def fill_journal(weir: WeirProcess) -> int:
+    """Requests until the journal is full, refused ones with a long name; returns how many."""
+    headers = {"Authorization": f"Bearer {weir.environment['PROXY_API_KEY']}"}
+    body = b'{"model": "%s", "messages": []}' % (b"x" * 150)
+    for sent in range(1, 5000):
+        with RawConnection(weir.url) as connection:
+            connection.request("POST", CHAT, headers, body)
+            assert connection.read_response().status in (400, 404)
+        if sent % 20 == 0 and ask(weir, "/ready")[0] != 200:
+            return sent
+    raise AssertionError("the journal does not fill up")
+
+
+def test_a_draining_worker_is_not_ready(upstream: UpstreamProcess, tmp_path: Path) -> None:
+    with WeirProcess(tmp_path / "weir", upstream.url, ADMIN_TOKEN=ADMIN_TOKEN) as weir:
+        lab = Lab(weir, upstream)
+        with (
+            RawConnection(weir.url) as first,
+            RawConnection(weir.url) as second,
+            lab.open(CHAT, lab.stream_body(CHAT, "first_ms=1500,out=2")) as stream,
+        ):
+            wait_until(lambda: value(scrape(weir), "weir_requests_in_flight") == 1, what="the stream")
+            # Just before: a stopping worker hangs up on who has been silent for about a second.
+            assert [ready_over(kept) for kept in (first, second)] == [(200, False)] * 2
+            weir.terminate()
+            # The stop may overtake an answer that was ready already; its connection ends with it then.
+            answers = [(200, False)]
+            with contextlib.suppress(ConnectionError):
+                wait_until(
+                    lambda: answers.append(ready_over(first)) or answers[-1][0] != 200, what="draining"
+                )
+            if answers[-1][0] == 200:
+                answers.append(ready_over(second))
+            assert answers[-1] == (503, True)
+            assert stream.read_response().is_whole
+        assert weir.stop() == 0
+
+
+def ready_over(connection: RawConnection) -> tuple[int, bool]:
+    """Status and `draining` of a readiness check on a connection that is kept."""
+    connection.request("GET", "/ready", {})
+    response = connection.read_response()
+    return response.status, b'"draining":true' in response.body

@@ -1,0 +1,65 @@
+"""A request is not refused for a charge that counts twice while it is being booked."""
+
+from collections.abc import Collection
+
+import pytest
+
+from app.adapters.credit_gate import MongoCreditGate
+from app.adapters.mongo.credit_holds import Holding
+from app.core.credit_policy import Funds
+from app.core.ports import CreditExhausted
+
+
+class Books:
+    """A user whose charge of 60 is in MongoDB's balance, and still counted as unbooked here."""
+
+    def __init__(self, booked_after: int) -> None:
+        self.unbooked = 60
+        self.booked_after = booked_after
+        self.pauses = 0
+        self.asked = 0
+
+    def funds(self, user_id: str) -> Funds:
+        return Funds(100, self.unbooked, self.unbooked)
+
+    def place(
+        self, user_id: str, request_id: str, estimate_nano: int, *, committed_nano: int, own: Collection[str]
+    ) -> Holding:
+        self.asked += 1
+        return Holding(max(0, min(estimate_nano, 40 - committed_nano)), 40, frozenset())
+
+    def pause(self, seconds: float) -> None:
+        self.pauses += 1
+        if self.pauses == self.booked_after:
+            self.unbooked = 0
+
+
+def gate_over(books: Books) -> MongoCreditGate:
+    return MongoCreditGate(books, books, clock=lambda: 0.0, pause=books.pause)
+
+
+def test_it_waits_until_the_booking_is_over() -> None:
+    books = Books(booked_after=2)
+    gate = gate_over(books)
+    assert gate.reserve("ann", "r1", 30).hold_nano == 30
+    assert (books.pauses, gate.counts.refused, gate.counts.held) == (2, 0, 1)
+
+
+def test_it_does_not_wait_for_ever() -> None:
+    books = Books(booked_after=1000)
+    gate = gate_over(books)
+    with pytest.raises(CreditExhausted):
+        gate.reserve("ann", "r1", 30)
+    assert 1 < books.pauses < 20
+    assert gate.counts.refused == 1
+
+
+def test_without_a_charge_being_booked_the_refusal_is_immediate() -> None:
+    books = Books(booked_after=1)
+    books.unbooked = 0
+    gate = gate_over(books)
+    gate.reserve("ann", "r1", 40)
+    books.place = lambda *_, **__: Holding(0, 0, frozenset({"r1"}))  # type: ignore[method-assign]
+    with pytest.raises(CreditExhausted):
+        gate.reserve("ann", "r2", 30)
+    assert books.pauses == 0

@@ -1,0 +1,215 @@
+"""What attempts tell of their keys, and what clients hear when keys run out."""
+
+import json
+from datetime import timedelta
+
+import pytest
+from exchange_world import (
+    ANSWER,
+    CHUNK,
+    DONE,
+    NOW,
+    FakeReply,
+    World,
+    consume,
+    error_of,
+    error_reply,
+    failure,
+    gone,
+    gzipped,
+    header,
+    json_reply,
+    stream_reply,
+)
+
+from app.core.key_choice import NoKey, Shortage
+from app.core.records import Outcome
+from app.core.request_body import Endpoint
+from app.core.upstream_outcome import KeyOutcome
+from app.exchange.relay import AnswerCut
+
+BOTH = pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.MESSAGES])
+
+
+def spent(status: int, code: str, **headers: str) -> FakeReply:
+    body = {"error": {"message": "You exceeded your current quota, see billing", "type": code, "code": code}}
+    return json_reply(json.dumps(body).encode(), status=status, **headers)
+
+
+def ok() -> FakeReply:
+    return json_reply(ANSWER)
+
+
+SPENT = [
+    (400, "billing_hard_limit_reached"),
+    (402, "no_money_left"),
+    (403, "insufficient_user_quota"),
+    (429, "insufficient_quota"),
+]
+
+
+@pytest.mark.parametrize(("status", "code"), SPENT)
+def test_a_key_without_money_is_no_reason_to_refuse_a_request(world: World, status: int, code: str) -> None:
+    assert consume(world.forward(spent(status, code), ok())) == ANSWER
+    assert [(key, outcome) for key, outcome, _ in world.keys.reports] == [
+        ("k1", KeyOutcome.EXHAUSTED),
+        ("k2", KeyOutcome.OK),
+    ]
+
+
+@BOTH
+@pytest.mark.parametrize(("status", "code"), SPENT)
+def test_the_operators_bill_is_nothing_to_clients(status: int, code: str, endpoint: Endpoint) -> None:
+    world = World(keys=("a",))
+    answer = world.forward(spent(status, code, retry_after="5"), endpoint=endpoint)
+    assert (answer.status, header(answer, "x-should-retry")) == (502, "false")
+    assert header(answer, "retry-after") is None
+    body = consume(answer).lower()
+    assert not any(word in body for word in (b"quota", b"billing", b"balance", code.encode()))
+    assert world.record.upstream_status_code == status
+
+
+def test_a_clients_own_400_does_not_move_on(world: World) -> None:
+    answer = world.forward(error_reply(400, "messages: too many quota words"), ok())
+    assert answer.status == 400
+    assert world.keys.reports == [("k1", KeyOutcome.CLIENT_FAULT, "client_fault")]
+
+
+def test_an_error_body_that_came_compressed_is_read(world: World) -> None:
+    body = gzipped(json.dumps({"error": {"message": "no", "code": "insufficient_quota"}}).encode())
+    consume(world.forward(json_reply(body, status=429, content_encoding="gzip"), ok()))
+    assert world.keys.reports[0][1] is KeyOutcome.EXHAUSTED
+
+
+@pytest.mark.parametrize("coding", ["gzip", "rot13"])
+def test_an_error_body_in_a_coding_that_is_a_lie_counts_by_its_status(world: World, coding: str) -> None:
+    consume(world.forward(json_reply(b"{plain", status=429, content_encoding=coding), ok()))
+    assert world.keys.reports[0][1] is KeyOutcome.RATE_LIMITED
+
+
+def test_a_huge_compressed_error_body_is_read_in_part(world: World) -> None:
+    bomb = gzipped(b" " * 50_000_000)
+    consume(world.forward(json_reply(bomb, status=429, content_encoding="gzip"), ok()))
+    assert world.keys.reports[0][1] is KeyOutcome.RATE_LIMITED
+
+
+def test_no_further_key_is_tried_when_the_clients_patience_is_used_up(world: World) -> None:
+    def late() -> bytes:
+        world.clock.now += 300
+        return b"{}"
+
+    answer = world.forward(json_reply(late, status=500), ok())
+    assert answer.status == 502
+    assert len(world.record.attempts) == 1
+    assert world.keys.leased == 0
+
+
+@BOTH
+@pytest.mark.parametrize(("wait_s", "told"), [(16.2, "17"), (3600, "60"), (-5, "1"), (None, "1")])
+def test_when_all_keys_are_cooling_the_client_hears_when_to_come_back(
+    endpoint: Endpoint, wait_s: float | None, told: str
+) -> None:
+    world = World()
+    retry_at = None if wait_s is None else NOW + timedelta(seconds=wait_s)
+    world.keys.obstacle = NoKey(Shortage.COOLING, {Shortage.COOLING: 4}, retry_at)
+    answer = world.forward(endpoint=endpoint)
+    assert (answer.status, header(answer, "retry-after")) == (503, told)
+    assert header(answer, "x-should-retry") is None
+    error = error_of(answer)
+    assert error["type"] == ("server_error" if endpoint is Endpoint.CHAT else "api_error")
+    record = world.record
+    assert (record.outcome, record.status_code, record.attempts) == (Outcome.UPSTREAM_ERROR, 503, ())
+    assert record.error_type == "upstream_keys_busy"
+
+
+@pytest.mark.parametrize("reason", [Shortage.EXHAUSTED, Shortage.ERROR])
+def test_when_no_key_comes_back_soon_the_client_need_not_try_again(world: World, reason: Shortage) -> None:
+    world.keys.obstacle = NoKey(reason, {reason: 4}, NOW + timedelta(hours=3))
+    answer = world.forward()
+    assert (answer.status, header(answer, "x-should-retry")) == (502, "false")
+    assert header(answer, "retry-after") is None
+
+
+def test_trouble_with_one_key_while_the_others_cool_down_passes(world: World) -> None:
+    def last() -> bytes:
+        world.keys.obstacle = NoKey(Shortage.COOLING, {Shortage.COOLING: 3}, NOW + timedelta(seconds=9))
+        return b"{}"
+
+    answer = world.forward(json_reply(last, status=402))
+    assert (answer.status, header(answer, "retry-after"), header(answer, "x-should-retry")) == (
+        503,
+        "9",
+        None,
+    )
+    assert world.record.factory_key_id == "k1"
+
+
+def test_trouble_with_as_many_keys_as_may_be_tried_is_worth_another_try() -> None:
+    world = World(max_attempts=2)
+    answer = world.forward(spent(402, "x"), spent(402, "x"))
+    assert (answer.status, header(answer, "x-should-retry")) == (502, None)
+    assert b"account" in consume(answer)
+
+
+def test_a_connection_that_died_unnoticed_costs_the_only_key_one_more_try() -> None:
+    world = World(keys=("a",))
+    assert consume(world.forward(failure("reset"), ok())) == ANSWER
+    assert [(attempt.factory_key_id, attempt.error) for attempt in world.record.attempts] == [
+        ("a", "reset"),
+        ("a", None),
+    ]
+
+
+def test_there_is_one_such_try_only() -> None:
+    world = World(keys=("a",))
+    answer = world.forward(failure("reset"), failure("reset"), ok())
+    assert answer.status == 502
+    assert len(world.record.attempts) == 2
+    assert world.keys.leased == 0
+
+
+def test_other_keys_come_first_then() -> None:
+    world = World(keys=("a", "b"))
+    assert consume(world.forward(failure("reset"), failure("reset"), ok())) == ANSWER
+    assert [attempt.factory_key_id for attempt in world.record.attempts] == ["a", "b", "b"]
+
+
+def test_a_reset_key_that_is_gone_by_then_is_not_tried(world: World) -> None:
+    world = World(keys=("a",))
+    reset = failure("reset")
+
+    class Emptied(FakeReply):
+        def read(self) -> bytes:
+            world.keys.obstacle = NoKey(Shortage.ERROR, {Shortage.ERROR: 1}, None)
+            raise reset
+
+    answer = world.forward(Emptied(200, {}))
+    assert answer.status == 502
+
+
+@pytest.mark.parametrize("kind", ["reset", "truncated"])
+def test_an_answer_that_breaks_off_is_not_asked_for_again_of_the_same_key(kind: str) -> None:
+    world = World(keys=("a",))
+    answer = world.forward(json_reply(failure(kind)), ok())
+    assert answer.status == 502
+    assert len(world.record.attempts) == 1
+
+
+def test_a_stream_that_is_cut_speaks_against_its_key_but_is_not_retried(world: World) -> None:
+    answer = world.forward(stream_reply(CHUNK, failure("truncated")), stream_reply(CHUNK, DONE), stream=True)
+    with pytest.raises(AnswerCut):
+        consume(answer)
+    assert [outcome for _, outcome, _ in world.keys.reports] == [KeyOutcome.OK, KeyOutcome.FAILED]
+    assert len(world.upstream.sent) == 1
+    assert world.keys.leased == 0
+
+
+def test_a_cut_after_the_end_speaks_against_nobody(world: World) -> None:
+    consume(world.forward(stream_reply(CHUNK, DONE, failure("truncated")), stream=True))
+    assert [outcome for _, outcome, _ in world.keys.reports] == [KeyOutcome.OK]
+
+
+def test_a_client_that_leaves_speaks_against_nobody(world: World) -> None:
+    consume(world.forward(gone()))
+    assert world.keys.reports == [("k1", KeyOutcome.NEUTRAL, "interrupted")]
+    assert world.keys.leased == 0
