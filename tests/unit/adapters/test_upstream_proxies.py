@@ -117,9 +117,10 @@ def proxy(request: pytest.FixtureRequest) -> Iterator[HttpProxy | Socks5Proxy]:
         yield proxy
 
 
-def ask(upstream: RequestsUpstream) -> str | None:
-    """Send a request, read the answer; the proxy it came through."""
-    body = b'{"model":"gpt-test","messages":[{"role":"user","content":"hi"}]}'
+def ask(upstream: RequestsUpstream, play: str = "") -> str | None:
+    """Send a request, read the answer; the proxy it came through. `play` tells the simulator what to do."""
+    user = f'"user":"sim:{play}",' if play else ""
+    body = b'{%s"model":"gpt-test","messages":[{"role":"user","content":"hi"}]}' % user.encode()
     headers = {"content-type": "application/json", "accept-encoding": "identity"}
     reply = upstream.send(UpstreamRequest("POST", "/v1/chat/completions", "", headers, body), KEY)
     data = b"".join(iter(reply.read, b""))
@@ -156,6 +157,15 @@ def test_requests_go_through_the_proxy_with_its_credentials_over_one_connection(
     assert world.pool.health()["p1"].status is ProxyStatus.HEALTHY
     entry = world.simulator.tally.wait_ended(1)[-1]
     assert "proxy-authorization" not in entry.header_names
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_an_interim_answer_is_not_taken_for_the_answer(
+    world: World, proxy: HttpProxy | Socks5Proxy, tls: bool
+) -> None:
+    world.use(proxy.endpoint())
+    upstream = world.upstream(tls=tls)
+    assert [ask(upstream, "fault=early_hints"), ask(upstream)] == ["p1", "p1"]
 
 
 def test_each_proxy_has_connections_of_its_own(world: World, http: HttpProxy, socks: Socks5Proxy) -> None:
