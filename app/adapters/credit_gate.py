@@ -18,7 +18,7 @@ from app.core.ports import CreditExhausted, Reservation, StoreUnavailable
 _RETRY_S = 1.0
 """After MongoDB failed to answer, how long requests pass or not without asking it, in seconds."""
 
-_BOOKING_S = 0.5
+_BOOKING_S = 1.0
 _RECHECK_S = 0.05
 
 
@@ -125,20 +125,20 @@ class MongoCreditGate:
         """
         waited = 0.0
         while True:
+            funds = self._directory.funds(user_id)
+            if funds is None:
+                return Reservation(user_id, request_id, 0)
             try:
-                return self._try_reserve(user_id, request_id, estimate_nano)
+                return self._try_reserve(user_id, request_id, estimate_nano, funds)
             except CreditExhausted:
-                funds = self._directory.funds(user_id)
-                if funds is None or not funds.unbooked or waited >= _BOOKING_S:
+                # By what was unbooked before the attempt: the booking may have ended while MongoDB was asked.
+                if not funds.unbooked or waited >= _BOOKING_S:
                     self.counts.refused += 1
                     raise
             self._pause(_RECHECK_S)
             waited += _RECHECK_S
 
-    def _try_reserve(self, user_id: str, request_id: str, estimate_nano: int) -> Reservation:
-        funds = self._directory.funds(user_id)
-        if funds is None:
-            return Reservation(user_id, request_id, 0)
+    def _try_reserve(self, user_id: str, request_id: str, estimate_nano: int, funds: Funds) -> Reservation:
         with self._lock, self._account(user_id) as account:
             if _standing(account, funds, estimate_nano) is Standing.AMPLE:
                 self.counts.ample += 1
