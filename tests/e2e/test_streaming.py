@@ -220,7 +220,7 @@ def _accepts(weir: WeirProcess) -> bool:
     try:
         with RawConnection(weir.url):
             return True
-    except ConnectionRefusedError:
+    except ConnectionError:
         return False
 
 
