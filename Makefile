@@ -28,7 +28,7 @@ demo: $(VENV)/.runtime ## proxy, simulated upstream, two streams, two plain answ
 	@$(BIN)/python -m simulator.demo $(ARGS)
 
 run: $(VENV)/.runtime ## the real thing: gunicorn against OHMYGPT_BASE_URL
-	@$(BIN)/gunicorn wsgi:app $(ARGS)
+	@$(BIN)/python -m app.preflight $(BIN)/gunicorn wsgi:app $(ARGS)
 
 test: $(VENV)/.dev ## all tests
 	@$(BIN)/python -m pytest $(ARGS)
