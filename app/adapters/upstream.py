@@ -72,6 +72,7 @@ class RequestsUpstream:
                     doubted.append((route.proxy_id, fault.reason))
                 continue
             except UpstreamFailure as failure:
+                failure.proxy_id = route.proxy_id
                 if route.proxy_id is not None or failure.kind != "unreachable":
                     _note_connected(proxies, route, doubted)
                 raise

@@ -128,11 +128,13 @@ class AttemptLoop:
         exchange.upstream_status = exchange.upstream_request_id = None  # of this attempt, not of the last one
         reply: UpstreamReply | None = None
         status: int | None = None
+        proxy_id: str | None = None
         error: str | None = "interrupted"
         finding = of_failure("interrupted")
         watch.waiting()
         try:
             reply = self._upstream.send(request, key)
+            proxy_id = reply.proxy_id
             status = exchange.upstream_status = reply.status
             exchange.upstream_request_id = _request_id(reply)
             if judge(status) is Verdict.RELAY and not _is_html(reply):
@@ -143,7 +145,7 @@ class AttemptLoop:
             error = setback.problem.error_type
         except UpstreamFailure as failure:
             setback, finding = _failed(failure, reply is None), of_failure(failure.kind)
-            error = failure.kind
+            error, proxy_id = failure.kind, proxy_id or failure.proxy_id
         except ClientGone:
             error = "client_abort"
             raise
@@ -153,7 +155,7 @@ class AttemptLoop:
         finally:
             watch.working()
             elapsed = round((clock.monotonic() - started) * 1000)
-            exchange.attempts.append(AttemptRecord(key.key_id, status, elapsed, error))
+            exchange.attempts.append(AttemptRecord(key.key_id, status, elapsed, error, proxy_id))
             self._keys.report(lease, finding, exchange.call.request_id)
             if error is not None:
                 if reply is not None:

@@ -204,10 +204,6 @@ class JournaledQueue:
                 self._journal.void(stray_id)
         self._journal.ack(seq)
 
-    def wake(self) -> None:
-        """Let a waiting `take` return at once with what there is."""
-        self._enough.set()
-
     def close(self) -> None:
         """The consumer is not to wait for more. Records still put are kept as before. Idempotent."""
         self._is_closed = True

@@ -209,30 +209,15 @@ def test_a_limit_smaller_than_a_segment_is_left_again_once_all_is_settled(
     assert books.outcomes["long"] == "interrupted"
 
 
+@pytest.mark.parametrize("is_foreseen", [False, True], ids=["opened", "foreseen"])
 def test_a_record_settled_without_the_journal_is_not_taken_for_interrupted(
-    disk: ModelDisk, clock: ModelClock, books: ModelBooks
+    disk: ModelDisk, clock: ModelClock, books: ModelBooks, is_foreseen: bool
 ) -> None:
     process = Process(disk, clock)
     process.queue.open(opened("r1"))
     disk.room = 0
-    put(process, "r1")
-    process.drain(books)
-    disk.room = None
-    process.queue.tend()
-    Process(disk, clock).drain(books)
-    assert books.charged == {"r1": 1}
-    assert books.outcomes == {"r1": "ok"}
-
-
-def test_a_record_settled_without_the_journal_stays_settled_though_more_of_it_was_foreseen(
-    disk: ModelDisk, clock: ModelClock, books: ModelBooks
-) -> None:
-    process = Process(disk, clock)
-    process.queue.open(opened("r1"))
-    disk.room = 0
-    assert not process.queue.foresee(
-        ExchangeRecord(*("r1", "user", "key", NOW, "openai", Outcome.INTERRUPTED, 200), cost_nano_usd=5)
-    )
+    foreseen = ExchangeRecord(*("r1", "user", "key", NOW, "openai", Outcome.INTERRUPTED, 200))
+    assert not (is_foreseen and process.queue.foresee(foreseen))
     put(process, "r1")
     process.drain(books)
     disk.room = None
