@@ -72,11 +72,15 @@ class ClientConnection:
         try:
             data: bytes = self._socket.recv(size)
         except TimeoutError:
-            return self._end_of_patience()
+            # A process that got no time itself hears of the timer before it hears of the bytes.
+            data = self._what_is_there(size)
+            if not data:
+                return self._end_of_patience()
         except OSError as error:
             if error.errno != errno.EBADF:
                 raise
-            data = self._after_shutdown(size)
+            # The wait was called off, since the worker lets go of the connection.
+            data = self._what_is_there(size)
         patience.received(len(data), time.monotonic())
         return data
 
@@ -96,8 +100,8 @@ class ClientConnection:
                 self._skip_what_comes()
         self._socket.close()
 
-    def _after_shutdown(self, size: int) -> bytes:
-        """The wait was called off because the worker lets go of the connection: what came until then."""
+    def _what_is_there(self, size: int) -> bytes:
+        """What can be read without waiting."""
         try:
             self._socket.settimeout(0)
             data: bytes = self._socket.recv(size)
