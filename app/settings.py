@@ -153,6 +153,13 @@ class Settings(BaseModel):
             raise SettingsError(_one_line(error)) from None
 
 
+def drop_empty_variables() -> None:
+    """Take variables that are set to nothing out of the environment: other programs do not ignore them."""
+    for field in Settings.model_fields:
+        if not os.environ.get(field.upper(), "x").strip():  # noqa: TID251
+            del os.environ[field.upper()]  # noqa: TID251
+
+
 def _lookup(source: dict[str, str], name: str) -> str | None:
     """The value of NAME, or the content of the file NAME_FILE names; empty counts as unset."""
     path = source.get(f"{name}_FILE")
