@@ -159,6 +159,13 @@ class Totals:
         for attribute, name in SUM_FIELDS.items():
             setattr(self, attribute, getattr(self, attribute) + int(sums.get(name) or 0))
 
+    def include(self, other: "Totals") -> None:
+        """Add what another one has come to."""
+        for attribute in SUM_FIELDS:
+            setattr(self, attribute, getattr(self, attribute) + getattr(other, attribute))
+        for bucket, number in other.latency.items():
+            self.add_latency(bucket, number)
+
     def add_latency(self, bucket: str, number: int) -> None:
         """Count durations of one histogram bucket."""
         self.latency[bucket] = self.latency.get(bucket, 0) + number
