@@ -24,8 +24,10 @@ from app.admin.overview import Instruments, overview_pages
 from app.api.admin import admin_blueprint
 from app.api.admin.auth import VerifyAdmin
 from app.api.client import client_blueprint
+from app.api.docs import docs_blueprint
 from app.api.health import health_blueprint
 from app.api.model_list import ModelList
+from app.api.openapi import openapi_document
 from app.api.operations import operations_blueprint
 from app.cli import register_commands
 from app.core.credentials import derived_secret
@@ -55,6 +57,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     verify_admin = _admin_check(UserStore(services.database))
     app.register_blueprint(_admin(settings, services, admin_token, verify_admin))
     app.register_blueprint(_operations(services, admin_token, verify_admin))
+    app.register_blueprint(docs_blueprint(lambda: openapi_document(app)))
     dashboard = _dashboard(settings, services, admin_token, verify_admin)
     app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/admin": dashboard})  # type: ignore[method-assign]
     app.register_error_handler(HTTPException, _http_error)

@@ -89,7 +89,7 @@ def overview_pages(stats: StatsReader, instruments: Instruments, clock: Clock, t
 def _all_together(parts: Mapping[str | None, Totals]) -> Totals:
     whole = Totals()
     for part in parts.values():
-        whole.include(part)
+        whole.merge(part)
     return whole
 
 
