@@ -38,7 +38,7 @@ def check(ctx: click.Context, only: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         rows = [_row(step, finding) for step, finding in plan]
         is_done = not any(finding.pending or finding.problems for _, finding in plan)
-        print_json({"upToDate": is_done, "steps": rows, "leftAlone": untouched})
+        print_json({"nothingToDo": is_done, "steps": rows, "leftAlone": untouched})
     else:
         _print(plan, untouched)
     if any(finding.pending or finding.problems for _, finding in plan):
