@@ -5,6 +5,7 @@ from collections.abc import Callable
 from drill.report import Findings
 from drill.scenarios.credit import overspending
 from drill.scenarios.cuts import cuts
+from drill.scenarios.full_disk import full_disk
 from drill.scenarios.kills import tree_kills, worker_kills
 from drill.scenarios.limits import journal_limit
 from drill.scenarios.outages import cold_start, outage, poison, slow_store
@@ -21,11 +22,12 @@ SCENARIOS: dict[str, Scenario] = {
     "poison": poison,
     "cold-start": cold_start,
     "journal-limit": journal_limit,
+    "full-disk": full_disk,
     "cuts": cuts,
     "signals": signals,
     "overspending": overspending,
 }
 """By the names that `--only` takes, in the order in which they run."""
 
-IN_SHORT = ("worker-kills", "tree-kills", "outage", "cuts")
+IN_SHORT = ("worker-kills", "tree-kills", "outage", "full-disk", "cuts")
 """What the short form runs."""
