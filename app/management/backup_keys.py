@@ -10,6 +10,8 @@ from app.adapters.mongo.backup_keys import BackupKey, BackupKeyStore
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Conflict, Missing, Unusable, asks_store
 
+__all__ = ["BackupKey", "BackupKeyAdmin"]
+
 Document = dict[str, Any]
 Ids = list[str]
 

@@ -15,6 +15,8 @@ from app.management.audit import Actor, AuditLog
 from app.management.errors import Missing, Unusable, asks_store
 from app.management.upstream_keys import UpstreamKeyAdmin
 
+__all__ = ["BindingAdmin", "Repair", "StoredBinding"]
+
 Document = dict[str, Any]
 T = TypeVar("T")
 

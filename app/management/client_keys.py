@@ -1,6 +1,7 @@
 """Client keys: made, paused, revoked, deleted, their counters reset."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from pymongo.database import Database
@@ -11,6 +12,8 @@ from app.adapters.mongo.users import UserStore
 from app.core.display import shown_key_id
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Conflict, Missing, Unusable, asks_store
+
+__all__ = ["ClientKey", "ClientKeyAdmin"]
 
 Document = dict[str, Any]
 
@@ -76,12 +79,13 @@ class ClientKeyAdmin:
         return key
 
     @asks_store
-    def delete(self, actor: Actor, key_id: str) -> None:
-        """Remove the key's document."""
+    def delete(self, actor: Actor, key_id: str) -> datetime:
+        """Remove the key's document; when it was."""
         with self._audit.action(actor, "client-keys.delete", _target(key_id)):
             key = self._known(key_id)
             self._keys.delete(key.stored_id)
         self._changed(key.key_id)
+        return now_ms()
 
     @asks_store
     def reset_counters(self, actor: Actor, key_id: str) -> ClientKey:

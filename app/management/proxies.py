@@ -15,6 +15,8 @@ from app.core.proxy_choice import Health, ProxyEndpoint, ProxyKind, failed, succ
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Conflict, Missing, Unusable, asks_store
 
+__all__ = ["ProxyAdmin", "ProxyChange", "StoredProxy"]
+
 Document = dict[str, Any]
 Documents = list[Document]
 
@@ -162,7 +164,7 @@ def _endpoint(known: StoredProxy | None, change: ProxyChange) -> ProxyEndpoint:
         password = old.password
     if kind not in tuple(ProxyKind):
         raise Unusable("type", "takes http or socks5")
-    login = (username, password) if username else (None, None)
+    login = (username, password) if username else (None, change.password or None)
     return ProxyEndpoint(ProxyKind(str(kind)), str(host).strip("[]"), int(port or 0), *login)
 
 

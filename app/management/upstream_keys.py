@@ -15,6 +15,8 @@ from app.core.log_filter import PageCursor
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Missing, Unusable, asks_store
 
+__all__ = ["StoredProviderKey", "UpstreamKeyAdmin", "is_configured"]
+
 Document = dict[str, Any]
 KeyList = list[StoredProviderKey]
 Ids = list[str]
@@ -133,6 +135,11 @@ class UpstreamKeyAdmin:
         self._states.put(env_store_id(found.secret), key_id, state, is_env=True)
         self._states.add_events([KeyEvent.of(key_id, event)])
         return {key.key_id: key for key in self._env_keys()}[key_id]
+
+
+def is_configured(key_id: str) -> bool:
+    """Whether the key is one of `OHMYGPT_API_KEYS`."""
+    return key_id.startswith(ENV_ID_PREFIX)
 
 
 def _target(key_id: str) -> str:

@@ -25,6 +25,8 @@ from app.core.records import NANO
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Conflict, Missing, Unusable, asks_store
 
+__all__ = ["TOKEN_HOLDER", "CreditChange", "Credited", "NewUser", "UserAdmin", "check_username"]
+
 Document = dict[str, Any]
 
 TOKEN_HOLDER = "admin-token"  # noqa: S105 - a name, no token

@@ -43,8 +43,7 @@ class UserPages:
 
     def get(self, username: str) -> Document | None:
         """The visible fields of one user, and whether there is a password."""
-        found = self._users.find_one({"_id": username}, _PROJECTION)
-        return _seen(found) if found else None
+        return self._users.find_one({"_id": username}, _PROJECTION)
 
     def page(
         self, *, search: str | None, order: str, limit: int, cursor: str | None
@@ -70,15 +69,15 @@ class UserPages:
         if len(found) > limit:
             last = found[limit - 1]
             next_cursor = _encode(order, last["_key"], str(last["_id"]))
-        return [_seen(user) for user in found[:limit]], next_cursor
+        for user in found:
+            del user["_key"]
+        return found[:limit], next_cursor
 
 
-_PROJECTION: Document = {**dict.fromkeys(VISIBLE, True), "passwordHash": True}
-
-
-def _seen(user: Document) -> Document:
-    user.pop("_key", None)
-    return {**user, "hasPassword": bool(user.pop("passwordHash", None))}
+_PROJECTION: Document = {
+    **dict.fromkeys(VISIBLE, True),
+    "hasPassword": {"$gt": [{"$ifNull": ["$passwordHash", ""]}, ""]},
+}
 
 
 def _key(order: str) -> Any:
