@@ -23,6 +23,7 @@ from app.adapters.journal.segment_log import SEGMENT_BYTES
 from app.adapters.metrics.directory import MetricsDirectory
 from app.adapters.metrics.worker_metrics import INTERVAL_S
 from app.adapters.mongo.connection import ensure_indexes, store_problem
+from app.adapters.mongo.dashboard_access import EndedSessions
 from app.adapters.mongo.key_states import KeyStateStore
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.settlement import Settlement
@@ -159,6 +160,7 @@ class WorkerLife:
         self._until_done(StatsStore(database).ensure_indexes)
         self._until_done(KeyStateStore(database).ensure_indexes)
         self._until_done(lambda: ensure_administration_indexes(database))
+        self._until_done(EndedSessions(database).ensure_indexes)
 
     def _until_done(self, work: Callable[[], None]) -> None:
         """Try until it is done or the worker stops, which also ends the try under way: quietly."""
