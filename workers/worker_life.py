@@ -30,6 +30,7 @@ from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.stats import StatsStore
 from app.adapters.rate_limiter import SYNC_INTERVAL_S, SharedRateLimiter, ensure_expiry
 from app.core.ports import StoreUnavailable
+from app.management.administration import ensure_administration_indexes
 from app.services import Services, unreachable
 from app.settings import Settings
 from workers import lifecycle
@@ -158,6 +159,7 @@ class WorkerLife:
         self._until_done(RequestLogStore(database).ensure_indexes)
         self._until_done(StatsStore(database).ensure_indexes)
         self._until_done(KeyStateStore(database).ensure_indexes)
+        self._until_done(lambda: ensure_administration_indexes(database))
         self._until_done(EndedSessions(database).ensure_indexes)
 
     def _until_done(self, work: Callable[[], None]) -> None:
