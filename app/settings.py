@@ -20,6 +20,8 @@ from pydantic import (
     field_validator,
 )
 
+from app.core.client_limits import ClientLimits
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -96,6 +98,11 @@ class Settings(BaseModel):
     upstream_proxy_pool: Literal["on", "off"] = "on"
     upstream_proxy_fallback_direct: Literal["on", "off"] = "on"
     graceful_timeout_s: int = Field(120, ge=1, le=3600)
+    worker_connections: int = Field(4000, ge=20, le=100_000)
+    client_keepalive_s: float = Field(75.0, ge=1, le=3600)
+    client_head_timeout_s: float = Field(20.0, gt=0, le=600)
+    client_body_timeout_s: float = Field(30.0, gt=0, le=600)
+    client_write_timeout_s: float = Field(60.0, gt=0, le=3600)
 
     @field_validator("ohmygpt_api_keys", mode="before")
     @classmethod
@@ -115,6 +122,16 @@ class Settings(BaseModel):
     def max_body_bytes(self) -> int:
         """Largest request body accepted, in bytes (after decoding a compressed one)."""
         return self.max_body_mb * 1024 * 1024
+
+    @property
+    def client_limits(self) -> ClientLimits:
+        """How long clients are waited for."""
+        return ClientLimits(
+            idle_s=self.client_keepalive_s,
+            head_s=self.client_head_timeout_s,
+            body_s=self.client_body_timeout_s,
+            write_s=self.client_write_timeout_s,
+        )
 
     @property
     def log_retention_s(self) -> int:

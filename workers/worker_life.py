@@ -25,6 +25,7 @@ from app.adapters.journal.segment_log import SEGMENT_BYTES
 from app.adapters.metrics.directory import MetricsDirectory
 from app.adapters.metrics.worker_metrics import INTERVAL_S
 from app.adapters.mongo.connection import ensure_indexes, store_problem
+from app.adapters.mongo.dashboard_access import EndedSessions
 from app.adapters.mongo.key_states import KeyStateStore
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.settlement import Settlement
@@ -164,6 +165,7 @@ class WorkerLife:
         self._until_done(RequestLogStore(database).ensure_indexes)
         self._until_done(StatsStore(database).ensure_indexes)
         self._until_done(KeyStateStore(database).ensure_indexes)
+        self._until_done(EndedSessions(database).ensure_indexes)
 
     def _sum_up(self) -> None:
         """Make summaries of hours that have ended; leaves the store time for others in between."""

@@ -22,7 +22,10 @@ MAX_KEY_IDS: Final = 1000
 FORMATS: Final = frozenset(map(str, WireFormat))
 OUTCOMES: Final = frozenset(map(str, Outcome))
 REASONS: Final = frozenset(
-    ("missing_api_key", "conflicting_api_keys", "invalid_api_key", "store_unavailable", "internal_error")
+    (
+        *("missing_api_key", "conflicting_api_keys", "invalid_api_key", "store_unavailable"),
+        *("internal_error", "malformed_request", "request_timeout"),
+    )
 )
 TOKEN_KINDS: Final = ("input", "output", "cache_write", "cache_hit", "reasoning")
 KEY_STATES: Final = ("healthy", "rate_limited", "exhausted", "error")

@@ -145,13 +145,15 @@ class UpstreamRequest:
 class UpstreamFailure(Exception):
     """The transport failed; `kind` says how: unreachable, no_proxy, reset, timeout, truncated or garbled.
 
-    `proxy_id` is the outbound proxy it had gone through, if there was one.
+    `is_stale` says that the connection came from the pool and the upstream had given it up: a fresh one may
+    do. `proxy_id` is the outbound proxy it had gone through, if there was one.
     """
 
-    def __init__(self, kind: str, detail: str) -> None:
+    def __init__(self, kind: str, detail: str, *, is_stale: bool = False) -> None:
         super().__init__(f"{kind}: {detail}")
         self.kind = kind
         self.detail = detail
+        self.is_stale = is_stale
         self.proxy_id: str | None = None
 
 
