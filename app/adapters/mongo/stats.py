@@ -155,13 +155,14 @@ class StatsStore:
         return sums.get((None, None), Totals())
 
     def sums(
-        self, start: datetime | None, *, by: str, with_latency: bool = False
+        self, start: datetime | None, *, by: str | None, with_latency: bool = False
     ) -> dict[str | None, Totals]:
         """Sums of everything since `start` (None: ever) per value of the field `by`, one of `GROUPINGS`.
 
-        `with_latency` fills the histograms, which percentiles are made of.
+        `by` None: all together, under None. `with_latency` fills the histograms, which percentiles are made
+        of.
         """
-        if by not in GROUPINGS:
+        if by is not None and by not in GROUPINGS:
             raise ValueError(f"cannot sum by {by}")
         sums: Sums = {}
         with store_errors():

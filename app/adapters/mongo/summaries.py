@@ -50,13 +50,15 @@ _STATE = "state"
 _HOUR_FORM = "%Y%m%d%H"
 _HOUR = timedelta(hours=1)
 
-_COUNTS = (
+COUNTS = (
     *("requests", "success", "errors", "rejected", "inputTokens", "outputTokens", "cacheWriteTokens"),
     *("cacheWrite1hTokens", "cacheHitTokens", "reasoningTokens", "costNanoUsd"),
     *("latencyCount", "latencySumMs", "ttftCount", "ttftSumMs"),
 )
+"""The numbers that are summed up; beside them, maps of counts."""
+
 _MAPS = ("latency", "ttft", "statusClasses", "outcomes")
-_READ = dict.fromkeys((*filter(None, FIELDS), "hour", *_COUNTS, *_MAPS), 1)
+_READ = dict.fromkeys((*filter(None, FIELDS), "hour", *COUNTS, *_MAPS), 1)
 
 _BATCH = 200
 """Documents read or written at once: some milliseconds, then requests go first."""
@@ -208,7 +210,7 @@ def _places(document: Document) -> Iterator[tuple[str, str | None]]:
 
 
 def _add(sums: Document, document: Document) -> None:
-    for name in _COUNTS:
+    for name in COUNTS:
         if name in document:
             sums[name] = sums.get(name, 0) + _number(document[name])
     for name in _MAPS:
