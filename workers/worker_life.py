@@ -33,6 +33,7 @@ from app.adapters.mongo.stats import StatsStore
 from app.adapters.mongo.summaries import SummaryMaker
 from app.adapters.rate_limiter import SYNC_INTERVAL_S, SharedRateLimiter, ensure_expiry
 from app.core.ports import StoreUnavailable
+from app.management.administration import ensure_administration_indexes
 from app.services import Services, unreachable
 from app.settings import Settings
 from workers import lifecycle
@@ -165,6 +166,7 @@ class WorkerLife:
         self._until_done(RequestLogStore(database).ensure_indexes)
         self._until_done(StatsStore(database).ensure_indexes)
         self._until_done(KeyStateStore(database).ensure_indexes)
+        self._until_done(lambda: ensure_administration_indexes(database))
         self._until_done(EndedSessions(database).ensure_indexes)
 
     def _sum_up(self) -> None:

@@ -126,13 +126,13 @@ def _sum_if(condition: Document | str, amount: Any = 1) -> Document:
 _IS_TIMED: Document = {"$and": [{"$ne": ["$outcome", str(Outcome.REJECTED)]}, {"$isNumber": "$latencyMs"}]}
 _HAS_FIRST_BYTE: Document = {"$and": [_IS_TIMED, {"$isNumber": "$ttftMs"}]}
 
-# Earlier software stored the cost in USD only.
-_COST = {
+COST_NANO: Document = {
     "$ifNull": [
         "$costNanoUsd",
         {"$toLong": {"$round": [{"$multiply": [_number("$creditsCost"), float(NANO)]}, 0]}},
     ]
 }
+"""A record's cost; earlier software stored it in USD only."""
 
 _STORED_SUMS: Document = {name: {"$sum": f"${name}"} for name in SUM_FIELDS.values()}
 
@@ -144,7 +144,7 @@ _RECORD_SUMS: Document = {
         name: {"$sum": f"${name}"}
         for name in ("inputTokens", "outputTokens", "cacheWriteTokens", "cacheHitTokens", "reasoningTokens")
     },
-    "costNanoUsd": {"$sum": _COST},
+    "costNanoUsd": {"$sum": COST_NANO},
     "latencyCount": _sum_if(_IS_TIMED),
     "latencySumMs": _sum_if(_IS_TIMED, "$latencyMs"),
     "ttftCount": _sum_if(_HAS_FIRST_BYTE),
