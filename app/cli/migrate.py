@@ -8,9 +8,10 @@ from typing import Any
 import click
 from pymongo.database import Database
 
+from app.adapters.clock import now_ms
 from app.adapters.mongo.migration.plan import STEP_NAMES, left_alone, steps, turn
 from app.adapters.mongo.migration.step import Finding, IncompleteError, MigrationError, Progress, Step
-from app.cli.base import Group, cipher_of, current_settings, fail, json_option, now
+from app.cli.base import Group, cipher_of, current_settings, fail, json_option
 from app.cli.output import print_json, print_table
 from app.cli.store import open_store
 
@@ -78,7 +79,7 @@ def apply(only: tuple[str, ...], as_json: bool) -> None:
 def _database() -> Iterator[tuple[Database[dict[str, Any]], list[Step]]]:
     settings = current_settings()
     with open_store(settings) as db:
-        yield db, steps(db, cipher_of(settings), settings.log_retention_s, now())
+        yield db, steps(db, cipher_of(settings), settings.log_retention_s, now_ms())
 
 
 def _chosen(found: list[Step], only: tuple[str, ...]) -> list[Step]:
