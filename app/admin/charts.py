@@ -6,6 +6,7 @@ light and dark by itself.
 What a point says when it is pointed at is in its `<title>`.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
@@ -19,6 +20,9 @@ from app.admin.formats import milliseconds, number, usd
 from app.core.histogram import percentile_ms
 from app.core.stats import Totals
 from app.core.timeseries import DAY, MONTH, Bucket, Series
+
+# pygal leaves a hook of a kind that Python has given up in the import system. It is for maps.
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
 
 _WIDTH, _HEIGHT = 640, 240
 _LABELS_SHOWN = 6

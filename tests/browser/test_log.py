@@ -26,14 +26,16 @@ def test_a_filter_is_the_address_and_the_form_shows_it(admin, site):
 
 @pytest.mark.parametrize(
     "query",
-    ["model=gpt-5", "status=4xx", "apiFormat=anthropic", "q=truncated", "factoryKey=env-2", "from=1h", "to=1h",
-     "outcome=rejected"],
+    ["model=gpt-5", "status=4xx", "apiFormat=anthropic", "q=truncated", "factoryKey=env-2", "from=1h",
+     "to=1h", "outcome=rejected"],
 )  # fmt: skip
 def test_every_filter_finds_what_the_api_finds(admin, site, query):
     admin.page.goto(f"/admin/log?{query}")
     name, value = query.split("=")
     expected = site.api("request-logs", **{name: value})["requests"]
-    assert [row.get_attribute("data-id") for row in rows(admin.page).all()] == [item["id"] for item in expected]
+    assert [row.get_attribute("data-id") for row in rows(admin.page).all()] == [
+        item["id"] for item in expected
+    ]
 
 
 def test_times_without_a_zone_are_those_of_the_page(admin, site):

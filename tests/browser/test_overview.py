@@ -55,19 +55,23 @@ def test_the_numbers_are_those_of_the_api_and_of_the_upstream(admin, site):
     for entry in site.upstream.tally():
         for field, name in zip(spent, ("fresh", "output", "cache_write_5m", "cache_read"), strict=True):
             spent[field] += (entry["announced"] or {}).get(name, 0)
-    for field, name in (("inputTokens", "Fresh input"), ("outputTokens", "Output"), ("cacheHitTokens", "Cache hits")):
+    for field, name in (
+        ("inputTokens", "Fresh input"),
+        ("outputTokens", "Output"),
+        ("cacheHitTokens", "Cache hits"),
+    ):
         value = page.locator(".tokens .col", has_text=name).first.locator("dd").inner_text()
         assert value == f"{spent[field]:,} tokens"
 
 
-@pytest.mark.parametrize("period", ADMIN_PERIODS)
-def test_every_period_has_its_button(admin, site, period):
+def test_every_period_has_its_button(admin, site):
     page = admin.page
     page.goto("/admin/")
-    page.get_by_role("navigation", name="Period").get_by_role("link", name=period, exact=True).click()
-    assert page.url.endswith(f"?period={period}")
-    expect(page.locator(f"#period-{period}")).to_have_attribute("aria-current", "true")
-    assert text(page, "#requests") == f"{site.api('metrics', period=period)['total_requests']:,}"
+    for period in ADMIN_PERIODS:
+        page.get_by_role("navigation", name="Period").get_by_role("link", name=period, exact=True).click()
+        expect(page.locator(f"#period-{period}")).to_have_attribute("aria-current", "true")
+        assert page.url.endswith(f"?period={period}")
+        assert text(page, "#requests") == f"{site.api('metrics', period=period)['total_requests']:,}"
 
 
 def test_charts_say_what_they_show(admin, site):
@@ -79,7 +83,9 @@ def test_charts_say_what_they_show(admin, site):
     assert sum(int(re.search(r": (\d+) –", point)[1]) for point in points) == requests
     for name in ("requests", "cost", "errors", "latency"):
         assert page.locator(f"#chart-{name} svg").bounding_box()["height"] > 100
-    colours = page.locator("#chart-cost .rect").evaluate_all("rects => rects.map(r => getComputedStyle(r).fill)")
+    colours = page.locator("#chart-cost .rect").evaluate_all(
+        "rects => rects.map(r => getComputedStyle(r).fill)"
+    )
     assert len(set(colours)) == 2
     assert "rgb(0, 0, 0)" not in colours
 

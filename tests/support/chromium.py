@@ -1,4 +1,4 @@
-"""The system's Chromium, driven as an administrator's browser, with its eyes open for what must not happen."""
+"""The system's Chromium as an administrator's browser, with its eyes open for what must not happen."""
 
 import shutil
 from collections.abc import Iterator
