@@ -23,6 +23,9 @@ ROUTES = [
     "/api/admin/model-stats",
     "/api/admin/metrics",
     "/api/admin/user-stats",
+    "/api/admin/metrics/rate-limit",
+    "/api/admin/usage?by=user",
+    "/api/admin/timeseries",
     "/api/admin/request-logs",
     "/api/admin/request-logs/r0",
 ]
@@ -163,7 +166,7 @@ def test_model_stats(client):
 
 @pytest.mark.parametrize(("period", "number"), [("1h", 1), ("24h", 3), ("today", 2), ("7d", 6), ("all", 6)])
 def test_periods(client, period, number):
-    rows = client.get(f"/api/admin/model-stats?period={period}&unknown=1", headers=bearer()).json
+    rows = client.get(f"/api/admin/model-stats?period={period}", headers=bearer()).json
     assert rows["period"] == period
     assert sum(row["requestCount"] for row in rows["models"]) == number
     assert (

@@ -1,17 +1,17 @@
 """The routes of the admin API, each a few lines: parse, ask a store, render."""
 
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from typing import Any, Protocol
 
 from flask import Blueprint, Response, jsonify, request
 
 from app.api.admin.auth import VerifyAdmin, require_admin
 from app.api.admin.health import HealthReader, add_health_route
+from app.api.admin.statistics import StatsReader, add_statistics_routes
 from app.api.admin.verify import Verifier, add_verify_route
 from app.api.answers import error_answer, handle_errors
 from app.core.display import shown_record
 from app.core.log_filter import LogFilter, PageCursor, parse_limit
-from app.core.periods import parse_period
 from app.core.ports import Clock
 
 Document = dict[str, Any]
@@ -27,19 +27,6 @@ class LogReader(Protocol):
 
     def get(self, request_id: str) -> Document | None:
         """One record."""
-
-
-class StatsReader(Protocol):
-    """Where statistics are made; raises `StoreUnavailable`."""
-
-    def model_stats(self, period: str, now: datetime, tz: tzinfo) -> list[Document]:
-        """The rows of the model table."""
-
-    def metrics(self, period: str, now: datetime, tz: tzinfo) -> Document:
-        """The figures of all requests together."""
-
-    def user_stats(self, period: str, now: datetime, tz: tzinfo) -> Document:
-        """The figures of all users together."""
 
 
 def admin_blueprint(
@@ -58,18 +45,7 @@ def admin_blueprint(
     require_admin(routes, admin_token, verify_admin)
     handle_errors(routes)
 
-    @routes.get("/model-stats")
-    def model_stats() -> Response:
-        period = parse_period(request.args.get("period"))
-        return jsonify(models=stats.model_stats(period, clock.utcnow(), tz), period=period)
-
-    @routes.get("/metrics")
-    def metrics() -> Response:
-        return jsonify(stats.metrics(parse_period(request.args.get("period")), clock.utcnow(), tz))
-
-    @routes.get("/user-stats")
-    def user_stats() -> Response:
-        return jsonify(stats.user_stats(parse_period(request.args.get("period")), clock.utcnow(), tz))
+    add_statistics_routes(routes, stats, clock, tz)
 
     @routes.get("/request-logs")
     def request_logs() -> Response:
