@@ -21,6 +21,8 @@ CSV_COLUMNS = (
 )
 """`attempts` is their number."""
 
+_END = "\r\n"
+
 # A spreadsheet would take text that begins so for a formula, and some of the text was sent by strangers. The
 # apostrophe itself is among them, so that taking one away gives back any text.
 _GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
@@ -35,7 +37,7 @@ def jsonl_lines(records: Iterable[Document]) -> Iterator[str]:
 def csv_lines(records: Iterable[Document]) -> Iterator[str]:
     """A heading, then one line per record (RFC 4180 quoting, ends of lines left to the caller)."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="")
+    writer = csv.writer(buffer, lineterminator=_END)  # of which it looks for the characters when quoting
     writer.writerow(CSV_COLUMNS)
     yield _taken(buffer)
     for record in records:
@@ -49,7 +51,7 @@ def csv_text(cell: str) -> str:
 
 
 def _taken(buffer: io.StringIO) -> str:
-    line = buffer.getvalue()
+    line = buffer.getvalue().removesuffix(_END)
     buffer.seek(0)
     buffer.truncate()
     return line

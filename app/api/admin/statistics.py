@@ -206,7 +206,7 @@ def add_statistics_routes(routes: Blueprint, stats: StatsReader, clock: Clock, t
 
     @routes.get("/metrics")
     @_statistics("All requests together", answers=MetricsView)
-    def metrics(query: PeriodQuery) -> Response:
+    def all_requests(query: PeriodQuery) -> Response:
         """Requests that never reached a model included."""
         return jsonify(stats.metrics(query.period, clock.utcnow(), tz))
 
