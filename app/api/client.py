@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Blueprint, Response, request
 
 from app.api.model_list import ModelList
-from app.core import errors
+from app.core import current_request, errors
 from app.core.errors import Refusal, invalid_body
 from app.core.ports import ClientWatch, Clock
 from app.core.request_body import Endpoint
@@ -40,8 +40,10 @@ def client_blueprint(
 
     def call(wire_format: WireFormat) -> ClientCall:
         environ = request.environ
+        new_id = clock.new_request_id()
+        current_request.request_id.set(new_id)
         return ClientCall(
-            request_id=clock.new_request_id(),
+            request_id=new_id,
             accepted_at=clock.utcnow(),
             accepted=clock.monotonic(),
             path=environ["PATH_INFO"],
