@@ -8,6 +8,7 @@ from typing import Any
 
 import gevent
 import pymongo
+from gevent.threadpool import ThreadPool
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
@@ -18,6 +19,7 @@ from app.adapters.embedded_mongo import EmbeddedMongo
 from app.adapters.journal import JournaledQueue
 from app.adapters.key_cipher import KeyCipher
 from app.adapters.key_pool import SharedKeyPool
+from app.adapters.key_shares import KeyShares
 from app.adapters.key_sync import KeySync
 from app.adapters.metrics.vitals import Vitals
 from app.adapters.metrics.worker_metrics import WorkerMetrics
@@ -26,11 +28,12 @@ from app.adapters.mongo.client_keys import ClientKeyStore
 from app.adapters.mongo.connection import connect, store_problem
 from app.adapters.mongo.credit_holds import CreditHolds
 from app.adapters.mongo.key_rotation import KeyRotation
+from app.adapters.mongo.key_shares import KeyShareStore
 from app.adapters.mongo.key_states import KeyStateStore
 from app.adapters.mongo.provider_keys import ProviderKeyStore
 from app.adapters.mongo.proxies import ProxyStore
 from app.adapters.mongo.proxy_bindings import BindingStore
-from app.adapters.mongo.users import UserStore
+from app.adapters.mongo.users import UserStore, hash_password
 from app.adapters.proxy_check import ProxyChecker
 from app.adapters.proxy_pool import ProxyPool
 from app.adapters.rate_limiter import SharedRateLimiter, StorageRateLimiter
@@ -41,9 +44,11 @@ from app.core.pricing import ModelTable
 from app.exchange.admission import Admission
 from app.exchange.attempts import AttemptLoop
 from app.exchange.handler import Gateway
+from app.management.administration import Administration, Changes, build_administration
 from app.settings import Settings, generated_secret
 
 _PING_TIMEOUT_S = 2.0
+_PASSWORD_THREADS = 2
 
 
 @dataclass(slots=True)
@@ -66,6 +71,8 @@ class Services:
     metrics: WorkerMetrics
     reloader: Reloader
     backup_keys: BackupKeyStore
+    password_threads: ThreadPool
+    administration: Administration
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +91,14 @@ def build_services(settings: Settings, load_models: Callable[[], ModelTable], cl
     database = connect(uri, settings.mongodb_db_name)
     cipher = KeyCipher(generated_secret(settings.data_dir, "secret-key", settings.secret_key))
     directory = _directory(settings, database, clock)
-    key_pool = SharedKeyPool([key.get_secret_value() for key in settings.ohmygpt_api_keys], start=os.getpid())
+    env_keys = [key.get_secret_value() for key in settings.ohmygpt_api_keys]
+    key_pool = SharedKeyPool(env_keys, start=os.getpid(), divides_limits=True)
     key_sync = KeySync(
         key_pool,
         ProviderKeyStore(database, cipher),
         KeyStateStore(database),
         KeyRotation(database, cipher),
+        shares=KeyShares(worker_id, key_pool, KeyShareStore(database)),
     )
     queue = JournaledQueue(settings.log_queue_size)
     credit = MongoCreditGate(directory, CreditHolds(database), clock=clock.monotonic)
@@ -99,6 +108,10 @@ def build_services(settings: Settings, load_models: Callable[[], ModelTable], cl
     metrics.watch(vitals)
     proxies = _outbound_proxies(settings, database, cipher)
     upstream = _upstream(settings, proxies)
+    # Deriving a password takes tenths of a second of CPU: in a thread it holds up no stream. Few threads of
+    # its own, since the hub's also sync the journal and look up names; and only values go in, since pymongo's
+    # connections belong to this thread's event loop.
+    password_threads = ThreadPool(_PASSWORD_THREADS)
     admission = _admission(settings, clock, models, directory, credit, rate_limiter)
     attempts = AttemptLoop(
         keys=key_pool,
@@ -125,6 +138,14 @@ def build_services(settings: Settings, load_models: Callable[[], ModelTable], cl
         metrics=metrics,
         reloader=_reloader(settings, models, load_models, key_pool, key_sync, directory, database),
         backup_keys=BackupKeyStore(database, cipher),
+        password_threads=password_threads,
+        administration=build_administration(
+            settings,
+            database,
+            cipher,
+            Changes(directory.invalidate_user, directory.invalidate_key_id, key_sync.refresh),
+            derive=lambda password: password_threads.apply(hash_password, (password,)),
+        ),
     )
 
 

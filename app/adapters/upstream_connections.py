@@ -8,6 +8,7 @@ when it takes it out of the pool.)
 """
 
 import http.client
+import re
 import ssl
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+_LENGTH = re.compile(r"[0-9]{1,18}")
 
 MAX_INTERIM_ANSWERS = 100
 """More interim answers than this before the final one are an upstream gone wrong."""
@@ -40,6 +43,13 @@ class _Answer(http.client.HTTPResponse):
                 return version, status, reason
             http.client.parse_headers(self.fp)
         raise http.client.HTTPException("too many interim answers")
+
+    def begin(self) -> None:
+        """Read the head; raises for a length that could be read in two ways (RFC 9112 §6.3)."""
+        super().begin()
+        lengths = self.headers.get_all("content-length") if not self.chunked else None
+        if lengths and (len(set(lengths)) > 1 or not _LENGTH.fullmatch(lengths[0])):
+            raise http.client.HTTPException("an odd Content-Length")
 
     def _close_conn(self) -> None:
         # A status that is no number belongs to a proxy's answer to CONNECT, or to none at all.

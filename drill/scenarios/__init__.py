@@ -6,10 +6,13 @@ from drill.report import Findings
 from drill.scenarios.credit import overspending
 from drill.scenarios.cuts import cuts
 from drill.scenarios.full_disk import full_disk
+from drill.scenarios.key_chaos import key_chaos
+from drill.scenarios.key_limits import key_limits
 from drill.scenarios.kills import sync_modes, tree_kills, worker_kills
 from drill.scenarios.limits import journal_limit
 from drill.scenarios.outages import cold_start, outage, poison, slow_store
 from drill.scenarios.signals import signals
+from drill.scenarios.spare_keys import spare_keys
 from drill.stage import Drill
 
 Scenario = Callable[[Drill], Findings]
@@ -27,6 +30,9 @@ SCENARIOS: dict[str, Scenario] = {
     "cuts": cuts,
     "signals": signals,
     "overspending": overspending,
+    "key-chaos": key_chaos,
+    "key-limits": key_limits,
+    "spare-keys": spare_keys,
 }
 """By the names that `--only` takes, in the order in which they run."""
 

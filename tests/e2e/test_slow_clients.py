@@ -121,9 +121,10 @@ def test_a_kept_connection_may_idle_longer_than_a_head_may_take(strict_lab: Lab)
 def test_a_client_that_does_not_read_is_one_that_left(strict_lab: Lab) -> None:
     """What becomes of its answer is `ON_CLIENT_ABORT`'s affair, as with any other that left: here a drain."""
     lab = strict_lab
+    body = lab.stream_body(CHAT, ENDLESS)
     with RawConnection(lab.weir.url, receive_buffer=4096) as slow:
         lab.expected_records += 1
-        slow.request("POST", CHAT, lab.headers(), lab.stream_body(CHAT, ENDLESS))
+        slow.request("POST", CHAT, lab.headers(), body)
         slow.read_head()
         record = lab.only_record_soon()
     assert record["outcome"] == "client_abort"
