@@ -181,6 +181,18 @@ class RequestLogStore:
         with store_errors():
             return self._logs.find_one(_is_id(request_id))
 
+    def numbered_page(
+        self, wanted: LogFilter, page: int, limit: int, reach: int
+    ) -> tuple[list[Document], int]:
+        """A page by its number, from 1 on, newest first, and how many records there are, up to `reach`.
+
+        Costs what is skipped: for filters an index selects by, and pages that are not too far back.
+        """
+        query = query_of(wanted)
+        with store_errors():
+            found = self._logs.find(query).sort(_NEWEST_FIRST).skip((page - 1) * limit).limit(limit)
+            return list(found), self._logs.count_documents(query, limit=reach)
+
     def tail(self, wanted: LogFilter, limit: int = 20) -> list[Document]:
         """The newest records, oldest of them first, as a log is read."""
         found, cursor = self.find(wanted, limit)
