@@ -1,4 +1,4 @@
-"""Connections to the upstream that never give one request the answer to another.
+"""Connections through a proxy that never give one request the answer to another.
 
 Python 3.11's `http.client` takes an interim answer other than 100 (say `103 Early Hints`) for the final one,
 and forgets what it has read beyond an answer's end. Both would leave an answer on a pooled connection for
@@ -12,12 +12,9 @@ import ssl
 from http import HTTPStatus
 from typing import Any
 
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection
 
-MAX_INTERIM_ANSWERS = 100
-"""More interim answers than this before the final one are an upstream gone wrong."""
+from app.core.http1 import MAX_INTERIM_ANSWERS
 
 
 class _Answer(http.client.HTTPResponse):
@@ -70,28 +67,3 @@ class CleanConnection:
     def response_class(self, sock: Any, *args: Any, **options: Any) -> http.client.HTTPResponse:
         """What reads an answer; `http.client` calls it as it would call the class."""
         return _Answer(self, sock, *args, **options)  # type: ignore[arg-type]
-
-
-class _HTTPConnection(CleanConnection, HTTPConnection):  # type: ignore[misc]
-    pass
-
-
-class _HTTPSConnection(CleanConnection, HTTPSConnection):  # type: ignore[misc]
-    pass
-
-
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
-
-
-class CleanAdapter(HTTPAdapter):
-    """requests' adapter over such connections."""
-
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        """Make the pools (requests calls it)."""
-        super().init_poolmanager(*args, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}

@@ -1,7 +1,8 @@
 /* The upstream of the benchmark: answers chat completions at once, in bursts or paced, as the model's name says.
  *
  *   b-plain          one JSON body
- *   b-stream-N-MS    a stream of N marked chunks, one every MS milliseconds; 0: all of them at once
+ *   b-stream-N-MS    a stream of N marked chunks, one every MS milliseconds; 0: one after the other, as fast as
+ *                    they can be sent, each with a system call of its own
  *
  * One thread, epoll, and a heap of due times. Usage:  upstream PORT-FILE   (writes its port there when ready)
  */
@@ -153,12 +154,8 @@ static void answer(Conn *c, const char *body) {
         c->next = 0;
         c->wants_usage = strstr(body, "include_usage") != NULL;
         c->interval = (uint64_t)interval_ms * 1000000u;
-        if (!c->interval) {
-            while (c->chunks) add_chunk(c);
-            return;
-        }
         add_chunk(c);
-        if (c->chunks) {
+        if (c->chunks && c->interval) {
             c->due = now_ns() + c->interval;
             heap_add(c);
         }
@@ -175,8 +172,18 @@ static void answer(Conn *c, const char *body) {
         "x-request-id: req_bench\r\n\r\n%s", sizeof plain - 1, plain);
 }
 
-/* Answer every whole request that has arrived. False: the connection is gone. */
-static int take_requests(Conn *c) {
+/* Send what is to go now. A burst goes on as long as the other side takes it. False: the connection is gone. */
+static int send_now(Conn *c) {
+    if (!flush_out(c)) return 0;
+    while (c->chunks && !c->interval && !c->out.size) {
+        add_chunk(c);
+        if (!flush_out(c)) return 0;
+    }
+    return 1;
+}
+
+/* Answer every whole request that has arrived. */
+static void take_requests(Conn *c) {
     while (c->in.size && !c->chunks) {
         char *end = strstr(c->in.data, "\r\n\r\n");
         if (!end) break;
@@ -196,8 +203,8 @@ static int take_requests(Conn *c) {
         answer(c, c->in.data + head);
         c->in.data[head + body] = kept;
         buffer_drop(&c->in, head + body);
+        if (!send_now(c)) return;
     }
-    return flush_out(c);
 }
 
 static void readable(Conn *c) {
@@ -293,7 +300,11 @@ int main(int argc, char **argv) {
                 if (read(timer_fd, &ticks, sizeof ticks) > 0) timer_set = 0;
             } else {
                 Conn *c = conns[fd];
-                if (c && events[i].events & EPOLLOUT && !flush_out(c)) continue;
+                if (c && events[i].events & EPOLLOUT) {
+                    if (!send_now(c)) continue;
+                    take_requests(c);
+                    c = conns[fd];
+                }
                 if (c && events[i].events & ~(uint32_t)EPOLLOUT) readable(c);
             }
         }

@@ -69,11 +69,14 @@ def test_coded_stream_to_be_stripped(lab: Lab, coding: str) -> None:
 @pytest.mark.wire(63)
 @CODINGS
 def test_coded_events_pass_one_by_one(lab: Lab, coding: str) -> None:
-    """The upstream codes each event as a piece of its own: no two pieces are joined on the way."""
+    """The upstream codes each event as a piece of its own, and waits until the client has it."""
     body = lab.stream_body(CHAT, f"encoding={coding},flush,chunks=5")
-    played = lab.send(CHAT, body)
+    pieces = lab.direct(CHAT, body).pieces
+    assert len(pieces) > 5
+    coded = [("Content-Encoding", coding)]
+    played = lab.in_step(CHAT, [(piece, piece) for piece in pieces], coded)
 
-    assert played.response.pieces == lab.direct(CHAT, body).pieces
+    assert played.body == b"".join(pieces)
     assert DECODE[coding](played.body).endswith(sse.DONE)
     check(played.record, _spent(played.entries[0]))
 
