@@ -6,29 +6,31 @@ ARGS ?=
 DRILL ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check lint fmt types arch clean drill
+.PHONY: help demo run test check lint fmt types arch clean drill lock audit hooks
+UV_VERSION := 0.13.9
+PIP_AUDIT_VERSION := 2.10.1
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 # Two stamps: what runs the product, and what tests and checks need on top of it.
-$(VENV)/.runtime: requirements.txt constraints.txt
+$(VENV)/.runtime: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Weir needs Python 3.11 or newer: set PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the runtime dependencies into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
 	@echo "installing the test dependencies into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
 demo: $(VENV)/.runtime ## proxy, simulated upstream, two streams, two plain answers, their records (ARGS=--once to exit)
 	@$(BIN)/python -m simulator.demo $(ARGS)
 
 run: $(VENV)/.runtime ## the real thing: gunicorn against OHMYGPT_BASE_URL
-	@$(BIN)/gunicorn wsgi:app $(ARGS)
+	@$(BIN)/python -m app.preflight $(BIN)/gunicorn wsgi:app $(ARGS)
 
 test: $(VENV)/.dev ## all tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -54,5 +56,23 @@ fmt: $(VENV)/.dev ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+# One resolution for all platforms and versions of Python from 3.11 on. What constraints.txt says stays as it is.
+COMPILE = .venv-lock/bin/uv pip compile --quiet --native-tls --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock"
+
+lock: ## pin everything anew, with hashes, after requirements*.txt have changed (needs the network)
+	@test -x .venv-lock/bin/python || $(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(COMPILE) requirements-dev.txt -o constraints.txt
+	@$(COMPILE) --generate-hashes requirements.txt -o requirements.lock
+	@$(COMPILE) --generate-hashes requirements-dev.txt -o requirements-dev.lock
+	@$(COMPILE) --generate-hashes requirements-old-sdks.txt -o requirements-old-sdks.lock
+	@git --no-pager diff --stat -- constraints.txt '*.lock'
+
+audit: ## known vulnerabilities of the pinned dependencies (asks the advisory database: needs the network)
+	@test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT_VERSION)
+	@.venv-audit/bin/pip-audit --require-hashes --disable-pip -r requirements.lock
+	@.venv-audit/bin/pip-audit --require-hashes --disable-pip -r requirements-dev.lock
+
 clean: ## remove the virtual environment and caches, keep data
-	rm -rf $(VENV) .venv-old-sdks .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -8,6 +8,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import math
 import os
 import sys
 from typing import Any
@@ -21,6 +22,7 @@ from app.adapters.metrics.directory import MetricsDirectory
 from app.adapters.metrics.status import forget
 from app.preflight import checked_settings, problem
 from app.settings import SettingsError, generated_secret
+from workers.file_limit import SPARE_FILES, allow_many_files
 from workers.lifecycle import STOP_TIMEOUT_S
 
 try:
@@ -31,17 +33,20 @@ except SettingsError as error:
 bind = f"{settings.host}:{settings.port}"
 workers = settings.web_concurrency
 worker_class = "workers.gevent_worker.WeirWorker"
-worker_connections = 10_000
+# Each takes two files: the client's socket and the upstream's.
+worker_connections = min(settings.worker_connections, (allow_many_files() - SPARE_FILES) // 2)
 # Each worker builds its own application after the fork: a MongoClient or a pooled connection made before
 # it would be shared between processes.
 preload_app = False
-keepalive = 75
+keepalive = math.ceil(settings.client_keepalive_s)
 timeout = 60
 # The master's patience, after which it kills. A worker's own is shorter (`post_fork`): it cuts what still
 # runs after GRACEFUL_TIMEOUT_S, records that, and has time to book it.
 graceful_timeout = settings.graceful_timeout_s + STOP_TIMEOUT_S
 # gunicorn's control socket is a second way in that nobody here uses.
 control_socket_disable = True
+# No client says under which path the application is mounted, whatever proxy lets such headers through.
+forwarder_headers = ""
 logconfig_dict = logging_config(settings)
 logger_class = RecordsInsteadOfAccessLog
 proc_name = "weir"
@@ -103,6 +108,7 @@ def post_fork(server: Any, worker: Any) -> None:
     """Worker, just forked: its request ids must not repeat those of its siblings."""
     uuid_utils.reseed_rng()
     worker.cfg.set("graceful_timeout", settings.graceful_timeout_s)  # the worker's copy, not the master's
+    worker.client_limits = settings.client_limits
     worker.weir_metrics = getattr(server, "weir_metrics", None)
 
 

@@ -1,35 +1,43 @@
 """The composition root: settings become services, services routes."""
 
+from collections.abc import Callable
 from zoneinfo import ZoneInfo
 
 from flask import Blueprint, Flask, Response, jsonify
 from gevent.threadpool import ThreadPool
 from pymongo.errors import PyMongoError
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from app.adapters.client_watch import SocketWatch
 from app.adapters.clock import SystemClock
 from app.adapters.metrics.vitals import key_states
 from app.adapters.model_file import load_models
 from app.adapters.mongo.connection import store_problem
+from app.adapters.mongo.dashboard_access import AdminAccounts, EndedSessions
 from app.adapters.mongo.reconciliation import Reconciliation
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.stats import StatsStore
 from app.adapters.mongo.users import UserStore
+from app.admin import Entrance, Page, dashboard_app
+from app.admin.overview import Instruments, overview_pages
 from app.api.admin import admin_blueprint
 from app.api.admin.auth import VerifyAdmin
+from app.api.admin.resources import resources_blueprint
 from app.api.client import client_blueprint
+from app.api.docs import docs_blueprint
 from app.api.health import health_blueprint
 from app.api.model_list import ModelList
+from app.api.openapi import openapi_document
 from app.api.operations import operations_blueprint
 from app.cli import register_commands
+from app.core.credentials import derived_secret
 from app.core.ports import StoreUnavailable
 from app.services import Services, build_services
 from app.settings import Settings, generated_secret
 
 EXTENSION = "weir"
 
-_PASSWORD_THREADS = 2
 _MAX_WAITING_LOGINS = 64
 
 
@@ -46,20 +54,26 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(client_blueprint(services.gateway, ModelList(services.models), clock, SocketWatch))
     app.register_blueprint(health_blueprint(clock, services.metrics))
     admin_token = generated_secret(settings.data_dir, "admin-token", settings.admin_token)
-    verify_admin = _admin_check(UserStore(services.database))
+    verify_admin = _admin_check(UserStore(services.database), services.password_threads)
     app.register_blueprint(_admin(settings, services, admin_token, verify_admin))
+    app.register_blueprint(
+        resources_blueprint(
+            services.administration,
+            admin_token=admin_token,
+            verify_admin=verify_admin,
+            new_request_id=clock.new_request_id,
+        )
+    )
     app.register_blueprint(_operations(services, admin_token, verify_admin))
+    app.register_blueprint(docs_blueprint(lambda: openapi_document(app)))
+    dashboard = _dashboard(settings, services, admin_token, verify_admin)
+    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/admin": dashboard})  # type: ignore[method-assign]
     app.register_error_handler(HTTPException, _http_error)
     register_commands(app, settings)
     return app
 
 
-def _admin_check(users: UserStore) -> VerifyAdmin:
-    # Deriving a password takes tenths of a second of CPU: in a thread it holds up no stream. Few threads of
-    # its own, since the hub's also sync the journal and look up names; and only values go in, since pymongo's
-    # connections belong to this thread's event loop.
-    threads = ThreadPool(_PASSWORD_THREADS)
-
+def _admin_check(users: UserStore, threads: ThreadPool) -> VerifyAdmin:
     def verify(name: str, password: str) -> bool | None:
         if len(threads) >= _MAX_WAITING_LOGINS:
             raise StoreUnavailable("too many logins at once")
@@ -75,22 +89,26 @@ def _admin_check(users: UserStore) -> VerifyAdmin:
 
 
 def _operations(services: Services, admin_token: str, verify_admin: VerifyAdmin) -> Blueprint:
-    backup_keys = services.backup_keys
-
-    def spare() -> int | None:
-        try:
-            return backup_keys.count_available()
-        except PyMongoError:
-            return None
-
     return operations_blueprint(
         keys=services.key_pool.snapshot,
         key_states=lambda keys: key_states(key.status for key in keys),
-        backup_keys=spare,
+        backup_keys=_spare_keys(services),
         reload=services.reloader.reload_everywhere,
         admin_token=admin_token,
         verify_admin=verify_admin,
     )
+
+
+def _spare_keys(services: Services) -> Callable[[], int | None]:
+    """How many backup keys there are; None while the store cannot say."""
+
+    def spare() -> int | None:
+        try:
+            return services.backup_keys.count_available()
+        except PyMongoError:
+            return None
+
+    return spare
 
 
 def _admin(settings: Settings, services: Services, admin_token: str, verify_admin: VerifyAdmin) -> Blueprint:
@@ -109,6 +127,26 @@ def _admin(settings: Settings, services: Services, admin_token: str, verify_admi
         ),
         health=services.metrics.health,
     )
+
+
+def _dashboard(settings: Settings, services: Services, admin_token: str, verify_admin: VerifyAdmin) -> Flask:
+    clock, tz = SystemClock(), ZoneInfo(settings.stats_timezone)
+    secret = generated_secret(settings.data_dir, "secret-key", settings.secret_key)
+    entrance = Entrance(
+        admin_token=admin_token,
+        session_key=derived_secret(secret, "weir dashboard sessions v1"),
+        verify_admin=verify_admin,
+        accounts=AdminAccounts(services.database),
+        ended=EndedSessions(services.database),
+        limiter=services.rate_limiter,
+    )
+    instruments = Instruments(
+        health=services.metrics.health,
+        keys=services.key_pool.snapshot,
+        spare_keys=_spare_keys(services),
+    )
+    overview = overview_pages(StatsStore(services.database), instruments, clock, tz)
+    return dashboard_app(entrance, [Page("Overview", "overview.overview", overview)], clock, tz)
 
 
 def _http_error(error: HTTPException) -> Response:

@@ -1,12 +1,18 @@
 """What can be known to be wrong before anything is started: checked by gunicorn's master, before it forks.
 
 Nothing here connects, resolves a name, starts a thread or leaves anything open for a fork to share.
+
+`python -m app.preflight COMMAND…` checks first and then becomes the command. gunicorn itself reads
+`WEB_CONCURRENCY` before it reads any configuration, and answers what is no number with a traceback.
 """
+
+import os
+import sys
 
 from app.adapters.model_file import load_models
 from app.adapters.mongo.connection import check_uri
 from app.adapters.rate_limiter import check_storage
-from app.settings import Settings, SettingsError
+from app.settings import Settings, SettingsError, drop_empty_variables
 
 
 def checked_settings() -> Settings:
@@ -27,3 +33,20 @@ def problem() -> str | None:
     except SettingsError as error:
         return str(error)
     return None
+
+
+def main(command: list[str]) -> None:
+    """Check, then become the command, if there is one; what is wrong ends the process with one line."""
+    reason = problem()
+    if reason is not None:
+        sys.exit(f"weir: {reason}")
+    if command:
+        drop_empty_variables()
+        try:
+            os.execvp(command[0], command)  # noqa: S606  no shell is the point
+        except OSError as error:
+            sys.exit(f"weir: {command[0]}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

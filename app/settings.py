@@ -20,6 +20,8 @@ from pydantic import (
     field_validator,
 )
 
+from app.core.client_limits import ClientLimits
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -96,6 +98,11 @@ class Settings(BaseModel):
     upstream_proxy_pool: Literal["on", "off"] = "on"
     upstream_proxy_fallback_direct: Literal["on", "off"] = "on"
     graceful_timeout_s: int = Field(120, ge=1, le=3600)
+    worker_connections: int = Field(4000, ge=20, le=100_000)
+    client_keepalive_s: float = Field(75.0, ge=1, le=3600)
+    client_head_timeout_s: float = Field(20.0, gt=0, le=600)
+    client_body_timeout_s: float = Field(30.0, gt=0, le=600)
+    client_write_timeout_s: float = Field(60.0, gt=0, le=3600)
 
     @field_validator("ohmygpt_api_keys", mode="before")
     @classmethod
@@ -117,6 +124,16 @@ class Settings(BaseModel):
         return self.max_body_mb * 1024 * 1024
 
     @property
+    def client_limits(self) -> ClientLimits:
+        """How long clients are waited for."""
+        return ClientLimits(
+            idle_s=self.client_keepalive_s,
+            head_s=self.client_head_timeout_s,
+            body_s=self.client_body_timeout_s,
+            write_s=self.client_write_timeout_s,
+        )
+
+    @property
     def log_retention_s(self) -> int:
         """How long a record stays in `request_logs`, in seconds; 0 keeps it for ever."""
         return self.log_retention_days * 86_400
@@ -134,6 +151,13 @@ class Settings(BaseModel):
             return cls(**values)
         except ValidationError as error:
             raise SettingsError(_one_line(error)) from None
+
+
+def drop_empty_variables() -> None:
+    """Take variables that are set to nothing out of the environment: other programs do not ignore them."""
+    for field in Settings.model_fields:
+        if not os.environ.get(field.upper(), "x").strip():  # noqa: TID251
+            del os.environ[field.upper()]  # noqa: TID251
 
 
 def _lookup(source: dict[str, str], name: str) -> str | None:

@@ -15,7 +15,7 @@ from random import Random
 
 from drill.levels import LEVELS
 from drill.processes import Upstream
-from drill.report import Console, Findings, as_json
+from drill.report import Console, Findings, NotTried, as_json
 from drill.scenarios import IN_SHORT, SCENARIOS
 from drill.stage import Drill
 
@@ -64,8 +64,7 @@ def _run(
             console.say(f"{name}: begins")
             findings = _findings_of(name, drill)
             all_findings.append(findings)
-            result = f"{findings.problem_count} problems" if findings.problem_count else "all agrees"
-            console.say(f"{name}: {result}, {findings.requests} requests, {findings.seconds:.0f} s")
+            console.say(f"{name}: {findings.result}, {findings.requests} requests, {findings.seconds:.0f} s")
 
 
 def _findings_of(name: str, drill: Drill) -> Findings:
@@ -73,6 +72,8 @@ def _findings_of(name: str, drill: Drill) -> Findings:
     began = time.monotonic()
     try:
         findings = SCENARIOS[name](drill)
+    except NotTried as reason:
+        findings = Findings(name, not_tried=str(reason))
     except Exception as error:  # noqa: BLE001  whatever it is, it belongs into the report
         findings = Findings(name)
         findings.problem("".join(traceback.format_exception(error)))

@@ -20,6 +20,7 @@ class Level:
     byte_step: int
     disturbed_s: float
     overspenders: int
+    chaos_s: float
 
 
 SHORT = Level(
@@ -33,6 +34,7 @@ SHORT = Level(
     byte_step=61,
     disturbed_s=4,
     overspenders=100,
+    chaos_s=8,
 )
 DEFAULT = Level(
     name="default",
@@ -45,6 +47,7 @@ DEFAULT = Level(
     byte_step=1,
     disturbed_s=12,
     overspenders=200,
+    chaos_s=30,
 )
 FULL = Level(
     name="full",
@@ -57,5 +60,6 @@ FULL = Level(
     byte_step=1,
     disturbed_s=60,
     overspenders=200,
+    chaos_s=60,
 )
 LEVELS = {level.name: level for level in (SHORT, DEFAULT, FULL)}

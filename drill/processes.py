@@ -189,10 +189,17 @@ class Weir:
             self._child.send(number)
 
     def answers(self) -> bool:
-        """Whether `GET /health` is answered."""
+        """Whether `GET /health` is answered with 200."""
+        return self._is_ok("/health")
+
+    def is_ready(self) -> bool:
+        """Whether `GET /ready` is answered with 200."""
+        return self._is_ok("/ready")
+
+    def _is_ok(self, path: str) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
-            connection.request("GET", "/health")
+            connection.request("GET", path)
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False

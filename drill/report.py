@@ -32,6 +32,14 @@ class Findings:
     figures: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     problem_count: int = 0
+    not_tried: str | None = None
+
+    @property
+    def result(self) -> str:
+        """In a word or two."""
+        if self.not_tried is not None:
+            return "not tried"
+        return f"{self.problem_count} problems" if self.problem_count else "ok"
 
     def problem(self, text: str) -> None:
         """Note a disagreement; only the first ones are kept in words."""
@@ -53,6 +61,10 @@ class Findings:
         self.problems += other.problems[: _MOST_PROBLEMS - len(self.problems)]
 
 
+class NotTried(Exception):
+    """A scenario that this machine does not allow; the text says why."""
+
+
 class Console:
     """Progress, line by line, on standard output."""
 
@@ -71,9 +83,7 @@ class Console:
         for row in rows:
             drained = "–" if row.drained_per_s is None else f"{row.drained_per_s:.0f}"
             cells = [str(getattr(row, name)) for name in _COLUMNS] + [drained, f"{row.seconds:.0f}"]
-            lines.append(
-                _row(row.scenario, cells, f"{row.problem_count} problems" if row.problem_count else "ok")
-            )
+            lines.append(_row(row.scenario, cells, row.result))
         for row in rows:
             lines += [f"{row.scenario}: {name} = {value}" for name, value in row.figures.items()]
         for row in rows:

@@ -39,7 +39,8 @@ class Entry:
 
     ``spent`` is what the whole answer costs, ``announced`` what the bytes sent so far said (None: nothing
     yet), ``chunks`` the events (or plain bodies) sent, ``end`` one of open, finished, cut, client_gone.
-    ``status`` is 0 until a status line was sent.
+    ``status`` is 0 until a status line was sent. ``began`` (the request had been read) and ``ended`` are
+    seconds of the epoch; ``ended`` is 0 while it is open.
     """
 
     seq: int
@@ -63,6 +64,8 @@ class Entry:
     spent: Tokens | None = None
     announced: Tokens | None = None
     end: str = OPEN
+    began: float = field(default_factory=time.time)
+    ended: float = 0.0
     epoch: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -136,7 +139,7 @@ class Tally:
     def settle(self, entry: Entry, end: str) -> None:
         """Close an entry and add it to the totals."""
         with self._changed:
-            entry.end = end
+            entry.end, entry.ended = end, time.time()
             if entry.epoch != self._epoch:
                 return  # begun before a reset: no longer part of these books
             self._ended += 1

@@ -94,7 +94,7 @@ class Backoff:
     """Capped exponential waiting with jitter: between half of the nominal delay and all of it."""
 
     first_s: float = 0.1
-    cap_s: float = 5.0
+    cap_s: float = 1.0
     closing_cap_s: float = 0.5
 
     def delay_s(self, failures: int, random: float, *, closing: bool) -> float:

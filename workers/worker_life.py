@@ -23,12 +23,14 @@ from app.adapters.journal.segment_log import SEGMENT_BYTES
 from app.adapters.metrics.directory import MetricsDirectory
 from app.adapters.metrics.worker_metrics import INTERVAL_S
 from app.adapters.mongo.connection import ensure_indexes, store_problem
+from app.adapters.mongo.dashboard_access import EndedSessions
 from app.adapters.mongo.key_states import KeyStateStore
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.stats import StatsStore
 from app.adapters.rate_limiter import SYNC_INTERVAL_S, SharedRateLimiter, ensure_expiry
 from app.core.ports import StoreUnavailable
+from app.management.administration import ensure_administration_indexes
 from app.services import Services, unreachable
 from app.settings import Settings
 from workers import lifecycle
@@ -157,6 +159,8 @@ class WorkerLife:
         self._until_done(RequestLogStore(database).ensure_indexes)
         self._until_done(StatsStore(database).ensure_indexes)
         self._until_done(KeyStateStore(database).ensure_indexes)
+        self._until_done(lambda: ensure_administration_indexes(database))
+        self._until_done(EndedSessions(database).ensure_indexes)
 
     def _until_done(self, work: Callable[[], None]) -> None:
         """Try until it is done or the worker stops, which also ends the try under way: quietly."""

@@ -77,8 +77,7 @@ class SocketWatch:
     def reset_on_close(self) -> None:
         """Have the server's closing of the connection arrive as a reset, not as an end."""
         if self._client is not None:
-            with suppress(OSError):  # closed already
-                self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+            reset_on_close(self._client)
 
     def _on_readable(self) -> None:
         if _waiting_bytes(self._socket) > 0:
@@ -109,6 +108,12 @@ class SocketWatch:
         if greenlet is not None:
             self._greenlet = None
             greenlet.throw(ClientGone())
+
+
+def reset_on_close(sock: Any) -> None:
+    """Have the closing of this socket arrive as a reset, what is unsent being dropped."""
+    with suppress(OSError):  # closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
 
 
 def _waiting_bytes(sock: Any) -> int:

@@ -22,6 +22,7 @@ from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, requote_uri
 
+from app.adapters.upstream_connections import StaleConnectionError
 from app.core.http1 import AnswerHead, BadAnswer, BodyReader, HeadReader
 
 READ_SIZE: Final = 64 * 1024
@@ -128,10 +129,11 @@ class Http1Adapter(BaseAdapter):
 class _Connection:
     """A socket, and whether it is still fit for a request."""
 
-    __slots__ = ("_poll", "socket")
+    __slots__ = ("_poll", "has_served", "socket")
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
+        self.has_served = False
         self._poll: Any = _real_poll()
         self._poll.register(sock.fileno(), select.POLLIN)
 
@@ -154,16 +156,23 @@ class _Connection:
         try:
             while data := self.socket.recv(READ_SIZE):
                 if (found := reader.feed(data)) is not None:
+                    self.has_served = True
                     return found
         except TimeoutError as error:
             raise requests.ReadTimeout(error) from None
         except OSError as error:
-            raise requests.ConnectionError(_aborted(broken or error)) from None
+            raise self._lost(reader, broken or error) from None
         except BadAnswer as error:
             raise requests.ConnectionError(_aborted(http.client.BadStatusLine(str(error)))) from None
         if not reader.is_untouched:
             raise requests.ConnectionError(_aborted(http.client.IncompleteRead(b"")))
-        raise requests.ConnectionError(_aborted(broken or http.client.RemoteDisconnected("no answer")))
+        raise self._lost(reader, broken or http.client.RemoteDisconnected("no answer"))
+
+    def _lost(self, reader: HeadReader, error: OSError) -> requests.ConnectionError:
+        """The connection broke before the head was whole: perhaps it had been closed before the request."""
+        if self.has_served and reader.is_untouched and isinstance(error, ConnectionError):
+            error = StaleConnectionError(*error.args)
+        return requests.ConnectionError(_aborted(error))
 
     def close(self) -> None:
         """Close it. Idempotent."""

@@ -46,6 +46,7 @@ class SharedRateLimiter:
         self._now = now
         self._window = 0
         self._counts: dict[str, _Count] = {}
+        self.failed_open = 0  # never: memory does not fail
 
     def hit(self, key_id: str, limit: int) -> RateDecision:
         """Count one request of this key against `limit` per minute."""

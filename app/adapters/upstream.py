@@ -15,6 +15,7 @@ from requests.structures import CaseInsensitiveDict
 from app.adapters.http1_adapter import READ_SIZE, AnswerBody, Http1Adapter
 from app.adapters.proxy_pool import ProxyPool, Route
 from app.adapters.proxy_transport import RouteFault
+from app.adapters.upstream_connections import StaleConnectionError
 from app.core.ports import ProviderKey, UpstreamFailure, UpstreamRequest
 
 FIRST_FINAL_STATUS = 200
@@ -68,6 +69,7 @@ class RequestsUpstream:
                     doubted.append((route.proxy_id, fault.reason))
                 continue
             except UpstreamFailure as failure:
+                failure.proxy_id = route.proxy_id
                 if route.proxy_id is not None or failure.kind != "unreachable":
                     _note_connected(proxies, route, doubted)
                 raise
@@ -165,22 +167,28 @@ def _told_as_failures() -> Iterator[None]:
     except requests.ReadTimeout as error:
         raise UpstreamFailure("timeout", _reason(error)) from None
     except requests.ConnectionError as error:
-        raise UpstreamFailure(_connection_failure(error), _reason(error)) from None
+        is_stale = isinstance(_broken(error), StaleConnectionError)
+        raise UpstreamFailure(_connection_failure(error), _reason(error), is_stale=is_stale) from None
     except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
         raise UpstreamFailure("garbled", _reason(error)) from None
 
 
 def _connection_failure(error: requests.ConnectionError) -> str:
     """Whether no connection came about, or one broke before or within the headers, or they were no HTTP."""
-    cause = error.args[0] if error.args else None
-    if not isinstance(cause, urllib3.exceptions.ProtocolError):
+    broken = _broken(error)
+    if broken is None:
         return "unreachable"
-    broken = cause.args[-1] if cause.args else None
     if isinstance(broken, http.client.IncompleteRead):
         return "truncated"
     # A peer that just hangs up is both kinds of error at once.
     is_garbled = isinstance(broken, http.client.HTTPException) and not isinstance(broken, ConnectionError)
     return "garbled" if is_garbled else "reset"
+
+
+def _broken(error: requests.ConnectionError) -> object | None:
+    """What broke the connection; None where there was none."""
+    cause = error.args[0] if error.args else None
+    return cause.args[-1] if isinstance(cause, urllib3.exceptions.ProtocolError) and cause.args else None
 
 
 def _reason(error: BaseException) -> str:

@@ -8,13 +8,14 @@ when it takes it out of the pool.)
 """
 
 import http.client
+import re
 import ssl
 from http import HTTPStatus
 from typing import Any
 
-from urllib3.connection import HTTPConnection
-
 from app.core.http1 import MAX_INTERIM_ANSWERS
+
+_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class _Answer(http.client.HTTPResponse):
@@ -24,7 +25,7 @@ class _Answer(http.client.HTTPResponse):
     it, or between the last byte and the loss of what was read beyond it. Tests would show a change of them.
     """
 
-    def __init__(self, connection: HTTPConnection, sock: Any, *args: Any, **options: Any) -> None:
+    def __init__(self, connection: Any, sock: Any, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
         self._upstream_connection = connection
         self._upstream_socket = sock
@@ -32,10 +33,18 @@ class _Answer(http.client.HTTPResponse):
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(MAX_INTERIM_ANSWERS + 1):
             version, status, reason = super()._read_status()  # type: ignore[misc]
+            self._upstream_connection.may_be_stale = False
             if status >= HTTPStatus.OK or status == HTTPStatus.SWITCHING_PROTOCOLS:
                 return version, status, reason
             http.client.parse_headers(self.fp)
         raise http.client.HTTPException("too many interim answers")
+
+    def begin(self) -> None:
+        """Read the head; raises for a length that could be read in two ways (RFC 9112 §6.3)."""
+        super().begin()
+        lengths = self.headers.get_all("content-length") if not self.chunked else None
+        if lengths and (len(set(lengths)) > 1 or not _LENGTH.fullmatch(lengths[0])):
+            raise http.client.HTTPException("an odd Content-Length")
 
     def _close_conn(self) -> None:
         # A status that is no number belongs to a proxy's answer to CONNECT, or to none at all.
@@ -61,9 +70,45 @@ class _Answer(http.client.HTTPResponse):
             return True  # broken or closed: not to be used again either
 
 
+class StaleConnectionError(ConnectionResetError):
+    """A connection that had served before was closed by the upstream before it answered again."""
+
+
 class CleanConnection:
-    """Makes a urllib3 connection read `_Answer`s: to be mixed in before its class."""
+    """Makes a urllib3 connection read `_Answer`s, and tell when it had grown stale in the pool.
+
+    To be mixed in before the connection's class.
+    """
+
+    may_be_stale = False
+    """Whether the connection has served, and no byte has come in answer to what was sent since."""
+
+    def connect(self) -> None:
+        """Connect; a connection is not stale before it has served."""
+        self.may_be_stale = False
+        super().connect()  # type: ignore[misc]
+
+    def request(self, *args: Any, **options: Any) -> None:
+        """Send a request."""
+        try:
+            super().request(*args, **options)  # type: ignore[misc]
+        except BrokenPipeError:
+            raise  # urllib3 looks whether an answer was given all the same
+        except ConnectionError as error:
+            raise self._told(error) from None
+
+    def getresponse(self) -> Any:
+        """Wait for the answer's headers."""
+        try:
+            response = super().getresponse()  # type: ignore[misc]
+        except ConnectionError as error:
+            raise self._told(error) from None
+        self.may_be_stale = True
+        return response
+
+    def _told(self, error: ConnectionError) -> ConnectionError:
+        return StaleConnectionError(*error.args) if self.may_be_stale else error
 
     def response_class(self, sock: Any, *args: Any, **options: Any) -> http.client.HTTPResponse:
         """What reads an answer; `http.client` calls it as it would call the class."""
-        return _Answer(self, sock, *args, **options)  # type: ignore[arg-type]
+        return _Answer(self, sock, *args, **options)

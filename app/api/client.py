@@ -139,12 +139,14 @@ class EnvironHeaders(Mapping[str, str]):
 
 
 def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
-    """The request body, at most `limit` + 1 bytes; a `Refusal` for one that is too large or breaks off."""
+    """The request body, at most `limit` + 1 bytes; a `Refusal` for one that is too large or does not come."""
     declared = environ.get("CONTENT_LENGTH") or ""
     if declared.isdigit() and int(declared) > limit:
         raise too_large(limit)
     try:
         data: bytes = environ["wsgi.input"].read(limit + 1)
+    except TimeoutError:
+        raise Refusal(errors.REQUEST_TIMEOUT, "The rest of the request body did not come.") from None
     except Exception:  # noqa: BLE001  each server has exceptions of its own for bad framing
         raise invalid_body("The request body broke off or is badly framed.") from None
     if declared.isdigit() and len(data) < int(declared):

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import NotRequired, Protocol
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, jsonify
+from typing_extensions import TypedDict
 
-from app.api.admin.auth import VerifyAdmin, refusal
+from app.api.admin.auth import VerifyAdmin, require_admin
+from app.api.answers import handle_errors
+from app.api.operation import Section
 
 UNPROCESSABLE = 422
 
@@ -55,6 +58,34 @@ class Reloaded(Protocol):
         """Upstream keys in use now."""
 
 
+class PoolKeyView(TypedDict):
+    """An upstream key of the pool."""
+
+    id: str
+    status: str
+    available: bool
+    last_error: NotRequired[str]
+    cooldown_until: NotRequired[str]
+
+
+class PoolView(TypedDict):
+    """The pool; `backup_keys_available` is null while the database cannot say."""
+
+    stats: dict[str, int]
+    backup_keys_available: int | None
+    keys: list[PoolKeyView]
+
+
+class ReloadView(TypedDict):
+    """What was read, or what was not and why."""
+
+    success: bool
+    message: str
+    models: int
+    ohmygpt_reloaded: bool
+    ohmygpt_keys: int
+
+
 def operations_blueprint(
     *,
     keys: Callable[[], Sequence[KeyView]],
@@ -66,10 +97,12 @@ def operations_blueprint(
 ) -> Blueprint:
     """`GET /keys/status` and `/reload`; `backup_keys` is None while the store cannot say."""
     routes = Blueprint("operations", __name__)
-    routes.before_request(lambda: refusal(request.authorization, admin_token, verify_admin))
-    routes.after_request(_not_stored)
+    describe = Section("Operations")
+    require_admin(routes, admin_token, verify_admin)
+    handle_errors(routes)
 
     @routes.get("/keys/status")
+    @describe("The pool of upstream keys, as this worker sees it", answers=PoolView)
     def key_status() -> Response:
         found = keys()
         return jsonify(
@@ -79,7 +112,11 @@ def operations_blueprint(
         )
 
     @routes.route("/reload", methods=["GET", "POST"])
+    @describe(
+        "Read keys, users and the model table anew", answers={200: ReloadView, UNPROCESSABLE: ReloadView}
+    )
     def reload_all() -> Response:
+        """In this worker at once, in the others of the host within seconds. 422: not all could be read."""
         done = reload()
         response = jsonify(
             success=done.success,
@@ -95,15 +132,10 @@ def operations_blueprint(
     return routes
 
 
-def _shown(key: KeyView) -> dict[str, Any]:
-    shown: dict[str, Any] = {"id": key.key_id, "status": key.status, "available": key.available}
+def _shown(key: KeyView) -> PoolKeyView:
+    shown: PoolKeyView = {"id": key.key_id, "status": key.status, "available": key.available}
     if key.last_error is not None:
         shown["last_error"] = key.last_error
     if key.cooldown_until is not None:
         shown["cooldown_until"] = key.cooldown_until.astimezone(UTC).isoformat().replace("+00:00", "Z")
     return shown
-
-
-def _not_stored(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
-    return response

@@ -1,6 +1,7 @@
 """Client keys and secrets: how they look, which header they come in, how much of one may be shown."""
 
 import hashlib
+import hmac
 import secrets
 import string
 from enum import Enum
@@ -66,6 +67,11 @@ def is_key_id(text: str) -> bool:
 def public_key_id(stored_id: str) -> str:
     """An id that can be shown: older deployments store client keys under the keys themselves."""
     return stored_id if is_key_id(stored_id) else hash_client_key(stored_id)
+
+
+def derived_secret(secret: str, purpose: str) -> str:
+    """A secret of its own for each purpose: one that leaks gives away neither `secret` nor the others."""
+    return hmac.digest(secret.encode(), purpose.encode(), hashlib.sha256).hex()
 
 
 def mask(secret: str) -> str:

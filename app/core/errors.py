@@ -41,6 +41,7 @@ CONFLICTING_CREDENTIALS = ErrorKind(
 UNKNOWN_CREDENTIAL = ErrorKind(401, "authentication_error", "invalid_api_key", "authentication_error")
 RATE_LIMITED = ErrorKind(429, "rate_limit_error", "rate_limit_exceeded", "rate_limit_error")
 INVALID_BODY = ErrorKind(400, "invalid_request_error", "invalid_request_error", "invalid_request_error")
+REQUEST_TIMEOUT = ErrorKind(408, "timeout_error", "request_timeout", "timeout_error")
 BODY_TOO_LARGE = ErrorKind(413, "invalid_request_error", "request_too_large", "request_too_large")
 UNSUPPORTED_ENCODING = ErrorKind(
     415, "invalid_request_error", "unsupported_encoding", "invalid_request_error"
@@ -63,7 +64,7 @@ INTERNAL = ErrorKind(500, "server_error", "internal_error", "api_error")
 PASSED_THROUGH: Mapping[int, ErrorKind] = {
     400: ErrorKind(400, "invalid_request_error", "invalid_request_error", "invalid_request_error"),
     404: ErrorKind(404, "not_found_error", "not_found", "not_found_error"),
-    408: ErrorKind(408, "timeout_error", "request_timeout", "timeout_error"),
+    408: REQUEST_TIMEOUT,
     409: ErrorKind(409, "conflict_error", "conflict", "conflict_error"),
     413: ErrorKind(413, "invalid_request_error", "request_too_large", "request_too_large"),
     415: ErrorKind(415, "invalid_request_error", "unsupported_media_type", "invalid_request_error"),

@@ -278,13 +278,13 @@ def _framing(status: int, headers: dict[str, str]) -> tuple[Framing, int]:
         return Framing.LENGTH, 0
     coding = headers.get("transfer-encoding")
     if coding is not None:
-        if {part.strip().lower() for part in coding.split(",")} != {"chunked"}:
+        if {part.strip(" \t").lower() for part in coding.split(",")} != {"chunked"}:
             raise BadAnswer("a transfer coding that was not asked for")
         return Framing.CHUNKED, 0
     text = headers.get("content-length")
     if text is None:
         return Framing.CLOSE, 0
-    lengths = {part.strip() for part in text.split(",")}
+    lengths = {part.strip(" \t") for part in text.split(",")}
     length = lengths.pop()
     if lengths or not (length.isascii() and length.isdigit()) or len(length) > _MAX_LENGTH_DIGITS:
         raise BadAnswer("a length that is none")

@@ -22,7 +22,10 @@ MAX_KEY_IDS: Final = 1000
 FORMATS: Final = frozenset(map(str, WireFormat))
 OUTCOMES: Final = frozenset(map(str, Outcome))
 REASONS: Final = frozenset(
-    ("missing_api_key", "conflicting_api_keys", "invalid_api_key", "store_unavailable", "internal_error")
+    (
+        *("missing_api_key", "conflicting_api_keys", "invalid_api_key", "store_unavailable"),
+        *("internal_error", "malformed_request", "request_timeout"),
+    )
 )
 TOKEN_KINDS: Final = ("input", "output", "cache_write", "cache_hit", "reasoning")
 KEY_STATES: Final = ("healthy", "rate_limited", "exhausted", "error")
@@ -131,6 +134,11 @@ CREDIT = MetricSpec(
     "or passed unverified with the store away",
     ("result",),
 )
+RATE_UNCHECKED = MetricSpec(
+    "weir_rate_limit_unchecked_total",
+    "counter",
+    "Requests let through unchecked because the storage of rate limits (RATE_LIMIT_STORAGE_URI) failed",
+)
 
 # What is now.
 
@@ -168,7 +176,7 @@ KEYS = MetricSpec("weir_upstream_keys", "gauge", "Keys of the pool by state", ("
 
 METRICS: Final = (
     REQUESTS, DURATION, FIRST_TOKEN, OVERHEAD, TOKENS, COST, ATTEMPTS, UNAUTHENTICATED,
-    RECOVERED, LOST, DEAD_LETTERS, WRITTEN, BATCHES, RETRIES, JOURNAL_ERRORS, CREDIT,
+    RECOVERED, LOST, DEAD_LETTERS, WRITTEN, BATCHES, RETRIES, JOURNAL_ERRORS, CREDIT, RATE_UNCHECKED,
     WORKERS, IN_FLIGHT, QUEUE, UNSETTLED, UNKEPT, OLDEST, WRITER_LAG, WRITER_FAILING,
     OPEN_REQUESTS, JOURNAL_BYTES, JOURNAL_MAX_BYTES, JOURNAL_FULL, STORE_UP, KEYS,
 )  # fmt: skip

@@ -68,7 +68,9 @@ class KeyPool(Protocol):
 
 
 class RateLimiter(Protocol):
-    """Requests per minute and client key."""
+    """Requests per minute and client key; `failed_open` counts those that passed unchecked."""
+
+    failed_open: int
 
     def hit(self, key_id: str, limit: int) -> "RateDecision":
         """Count one request; `limit` is in requests per minute."""
@@ -106,10 +108,11 @@ class RecordSink(Protocol):
 
 
 class UpstreamReply(Protocol):
-    """An upstream answer whose status and headers have arrived."""
+    """An upstream answer whose status and headers have arrived; `proxy_id` is the proxy it came through."""
 
     status: int
     headers: Mapping[str, str]
+    proxy_id: str | None
 
     def read(self) -> bytes:
         """Whatever has arrived, at least one byte, waiting for it; `b""` at the proper end.
@@ -140,12 +143,18 @@ class UpstreamRequest:
 
 
 class UpstreamFailure(Exception):
-    """The transport failed; `kind` says how: unreachable, no_proxy, reset, timeout, truncated or garbled."""
+    """The transport failed; `kind` says how: unreachable, no_proxy, reset, timeout, truncated or garbled.
 
-    def __init__(self, kind: str, detail: str) -> None:
+    `is_stale` says that the connection came from the pool and the upstream had given it up: a fresh one may
+    do. `proxy_id` is the outbound proxy it had gone through, if there was one.
+    """
+
+    def __init__(self, kind: str, detail: str, *, is_stale: bool = False) -> None:
         super().__init__(f"{kind}: {detail}")
         self.kind = kind
         self.detail = detail
+        self.is_stale = is_stale
+        self.proxy_id: str | None = None
 
 
 class StoreUnavailable(Exception):

@@ -34,12 +34,16 @@ class UsageSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One try at the upstream: the key, what came back (None: nothing), how long it took, in ms."""
+    """One try at the upstream: the key, what came back (None: nothing), how long it took, in ms.
+
+    `proxy_id` is the outbound proxy it went through, None for a direct one or where none connected.
+    """
 
     factory_key_id: str
     status_code: int | None
     latency_ms: int
     error: str | None = None
+    proxy_id: str | None = None
 
     def to_document(self) -> dict[str, Any]:
         """The shape kept in `request_logs.attempts`."""
@@ -50,6 +54,8 @@ class AttemptRecord:
         }
         if self.error is not None:
             document["error"] = self.error
+        if self.proxy_id is not None:
+            document["proxyId"] = self.proxy_id
         return document
 
 

@@ -159,6 +159,26 @@ class Totals:
         for attribute, name in SUM_FIELDS.items():
             setattr(self, attribute, getattr(self, attribute) + int(sums.get(name) or 0))
 
+    def merge(self, other: "Totals") -> None:
+        """Add what another one sums up."""
+        self._combine(other, 1)
+
+    def subtract(self, other: "Totals") -> None:
+        """Take away what is a part of this."""
+        self._combine(other, -1)
+
+    def copy(self) -> "Totals":
+        """The same, to be changed on its own."""
+        same = Totals()
+        same.merge(self)
+        return same
+
+    def _combine(self, other: "Totals", sign: int) -> None:
+        for attribute in SUM_FIELDS:
+            setattr(self, attribute, getattr(self, attribute) + sign * getattr(other, attribute))
+        for bucket, number in other.latency.items():
+            self.add_latency(bucket, sign * number)
+
     def add_latency(self, bucket: str, number: int) -> None:
         """Count durations of one histogram bucket."""
         self.latency[bucket] = self.latency.get(bucket, 0) + number

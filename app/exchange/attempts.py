@@ -48,7 +48,7 @@ class Setback:
     verdict: Verdict
     status: int | None
     body_text: str = ""
-    was_reset: bool = False
+    was_stale: bool = False
 
 
 class AttemptLoop:
@@ -81,8 +81,8 @@ class AttemptLoop:
             if isinstance(lease, NoKey):
                 if setback is None:
                     raise no_key_problem(lease, exchange.clock.utcnow())
-                # A pooled connection may have died unnoticed: without another key this one gets a new one.
-                if not setback.was_reset or is_second_chance:
+                # The upstream closed a pooled connection, not this request: the same key gets a fresh one.
+                if not setback.was_stale or is_second_chance:
                     break
                 is_second_chance = True
                 lease = self._keys.acquire(frozenset(tried - {last}))
@@ -128,11 +128,13 @@ class AttemptLoop:
         exchange.upstream_status = exchange.upstream_request_id = None  # of this attempt, not of the last one
         reply: UpstreamReply | None = None
         status: int | None = None
+        proxy_id: str | None = None
         error: str | None = "interrupted"
         finding = of_failure("interrupted")
         watch.waiting()
         try:
             reply = self._upstream.send(request, key)
+            proxy_id = reply.proxy_id
             status = exchange.upstream_status = reply.status
             exchange.upstream_request_id = _request_id(reply)
             if judge(status) is Verdict.RELAY and not _is_html(reply):
@@ -142,8 +144,8 @@ class AttemptLoop:
             setback, finding = self._refused(reply, status, key, clock.utcnow())
             error = setback.problem.error_type
         except UpstreamFailure as failure:
-            setback, finding = _failed(failure, reply is None), of_failure(failure.kind)
-            error = failure.kind
+            setback, finding = _failed(failure), of_failure(failure.kind)
+            error, proxy_id = failure.kind, proxy_id or failure.proxy_id
         except ClientGone:
             error = "client_abort"
             raise
@@ -153,7 +155,7 @@ class AttemptLoop:
         finally:
             watch.working()
             elapsed = round((clock.monotonic() - started) * 1000)
-            exchange.attempts.append(AttemptRecord(key.key_id, status, elapsed, error))
+            exchange.attempts.append(AttemptRecord(key.key_id, status, elapsed, error, proxy_id))
             self._keys.report(lease, finding, exchange.call.request_id)
             if error is not None:
                 if reply is not None:
@@ -214,11 +216,10 @@ _DEFAULT_MESSAGES = {
 }
 
 
-def _failed(failure: UpstreamFailure, is_early: bool) -> Setback:
+def _failed(failure: UpstreamFailure) -> Setback:
     kind, outcome, message, may_retry = TRANSPORT_FAILURES[failure.kind]
     verdict = Verdict.NEXT_KEY if may_retry else Verdict.FAIL
-    was_reset = is_early and failure.kind == "reset"
-    return Setback(UpstreamProblem(kind, message, outcome), verdict, None, was_reset=was_reset)
+    return Setback(UpstreamProblem(kind, message, outcome), verdict, None, was_stale=failure.is_stale)
 
 
 def _first_bytes(reply: UpstreamReply) -> bytes:

@@ -5,10 +5,13 @@ from collections.abc import Callable
 from drill.report import Findings
 from drill.scenarios.credit import overspending
 from drill.scenarios.cuts import cuts
+from drill.scenarios.full_disk import full_disk
+from drill.scenarios.key_chaos import key_chaos
 from drill.scenarios.kills import tree_kills, worker_kills
 from drill.scenarios.limits import journal_limit
 from drill.scenarios.outages import cold_start, outage, poison, slow_store
 from drill.scenarios.signals import signals
+from drill.scenarios.spare_keys import spare_keys
 from drill.stage import Drill
 
 Scenario = Callable[[Drill], Findings]
@@ -21,11 +24,14 @@ SCENARIOS: dict[str, Scenario] = {
     "poison": poison,
     "cold-start": cold_start,
     "journal-limit": journal_limit,
+    "full-disk": full_disk,
     "cuts": cuts,
     "signals": signals,
     "overspending": overspending,
+    "key-chaos": key_chaos,
+    "spare-keys": spare_keys,
 }
 """By the names that `--only` takes, in the order in which they run."""
 
-IN_SHORT = ("worker-kills", "tree-kills", "outage", "cuts")
+IN_SHORT = ("worker-kills", "tree-kills", "outage", "full-disk", "cuts")
 """What the short form runs."""

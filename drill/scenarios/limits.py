@@ -11,7 +11,7 @@ from drill.mix import CHAT, MESSAGES, make_request
 from drill.report import Findings
 from drill.stage import FIXED_KEY, Drill, Stage
 
-_ADMIN_TOKEN = "drill-admin-token"  # noqa: S105  of a product that lives for a minute
+ADMIN_TOKEN = "drill-admin-token"  # noqa: S105  of a product that lives for a minute
 _REQUESTS = 1500
 _AT_ONCE = 8
 
@@ -28,7 +28,7 @@ def _pass_losing(drill: Drill, findings: Findings) -> None:
     with drill.stage(
         "limit-pass",
         users=0,
-        ADMIN_TOKEN=_ADMIN_TOKEN,
+        ADMIN_TOKEN=ADMIN_TOKEN,
         WEB_CONCURRENCY="1",
         JOURNAL_MAX_MB="1",
         LOG_QUEUE_SIZE="100",
@@ -36,7 +36,7 @@ def _pass_losing(drill: Drill, findings: Findings) -> None:
     ) as stage:
         assert stage.store is not None  # noqa: S101  it is the drill's own
         stage.store.kill()
-        _send_many(stage, _REQUESTS)
+        send_many(stage, _REQUESTS)
         suffered = {name: count for name, count in stage.load.endings().items() if name != "whole"}
         findings.expect(not suffered, f"answers suffered from the full journal: {suffered}")
         stage.store.start()
@@ -44,7 +44,7 @@ def _pass_losing(drill: Drill, findings: Findings) -> None:
         gevent.sleep(1.0)  # records in memory only follow those of the journal
         records = read_records(stage.database)
         missing = len(stage.load) - len(records)
-        counted = _counted_losses(stage)
+        counted = counted_losses(stage)
         findings.requests, findings.records = len(stage.load), len(records)
         findings.whole, findings.lost = stage.load.endings()["whole"], missing
         findings.figures["lost by design, counted by the product"] = counted
@@ -54,6 +54,8 @@ def _pass_losing(drill: Drill, findings: Findings) -> None:
         findings.expect(known >= records.keys(), "there are records of requests that nobody sent")
         check_sums(findings, stage.database, stage.callers, records)
         stage.verify(findings)
+        stage.weir.stop()
+        findings.expect(stage.is_settled(), f"something is left in the journal: {stage.slots()}")
 
 
 def _refuse(drill: Drill, findings: Findings) -> None:
@@ -68,7 +70,7 @@ def _refuse(drill: Drill, findings: Findings) -> None:
     ) as stage:
         assert stage.store is not None  # noqa: S101  it is the drill's own
         stage.store.kill()
-        _send_many(stage, _REQUESTS)
+        send_many(stage, _REQUESTS)
         refused = [call for call in stage.load.calls if call.status == 503]
         part.expect(refused, "the limit was not reached")
         for call in refused:
@@ -83,7 +85,9 @@ def _refuse(drill: Drill, findings: Findings) -> None:
     findings.absorb(part)
 
 
-def _send_many(stage: Stage, count: int) -> None:
+def send_many(stage: Stage, count: int) -> None:
+    """So many requests with the fixed key, streams and plain ones of both formats, eight at once."""
+
     def some(first: int) -> None:
         for number in range(first, count, _AT_ONCE):
             path = CHAT if number % 2 else MESSAGES
@@ -93,11 +97,11 @@ def _send_many(stage: Stage, count: int) -> None:
     gevent.joinall([gevent.spawn(some, first) for first in range(_AT_ONCE)], raise_error=True)
 
 
-def _counted_losses(stage: Stage) -> int:
+def counted_losses(stage: Stage) -> int:
     """What the (only) worker itself says it has lost."""
     connection = http.client.HTTPConnection("127.0.0.1", stage.weir.port, timeout=30)
     try:
-        headers = {"Authorization": f"Bearer {_ADMIN_TOKEN}"}
+        headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
         connection.request("GET", "/api/admin/verify", headers=headers)
         report: dict[str, Any] = json.loads(connection.getresponse().read())
     finally:

@@ -200,6 +200,62 @@ def test_a_key_that_was_reset_and_dies_again_gets_another_spare_key(database) ->
     assert worker.usable() == {"s0", "s1"}
 
 
+def dies_daily(farm: Farm) -> None:
+    """The key's money comes back, which its daily trial finds out, and is gone again."""
+    (worker,) = farm.workers
+    farm.clock.pass_s(24 * 3600)
+    worker.ends("k0", OK)
+    farm.round()
+    assert "k0" in worker.usable()
+    farm.clock.pass_s(60)
+    worker.ends("k0", SPENT)
+    for _ in range(2):
+        farm.round()
+
+
+def test_a_key_that_dies_again_after_its_trial_has_its_stand_in_still(database) -> None:
+    farm = Farm(database, keys=1, backups=4)
+    (worker,) = farm.workers
+    worker.ends("k0", SPENT)
+    farm.round()
+    for _ in range(3):
+        dies_daily(farm)
+        assert worker.usable() == {"s0"}
+    # Nor is the stand-in's own death counted twice.
+    worker.ends("s0", SPENT)
+    farm.round()
+    dies_daily(farm)
+    assert "k0" not in worker.usable()
+    assert farm.spares.count_available() == 2
+
+
+@pytest.mark.parametrize("env", [(), ("sk-env-aaaaaaaa",)])
+def test_a_key_that_dies_again_gets_a_spare_key_when_its_stand_in_is_gone(database, env) -> None:
+    farm = Farm(database, keys=1, backups=3, env=env)
+    dead = "env-1" if env else "k0"
+    worker = farm.workers[0]
+    worker.ends(dead, SPENT)
+    farm.round()
+    worker.keys.delete("s0")
+    for _ in range(2):
+        farm.round()
+    assert dead not in worker.usable()
+    assert farm.spares.count_available() == 2  # who deletes a stand-in does not ask for another one
+    farm.clock.pass_s(24 * 3600)
+    worker.ends(dead, OK)
+    farm.round()
+    farm.clock.pass_s(60)
+    worker.ends(dead, SPENT)
+    others = [Worker(database, farm.clock, env, caretaker=KeyRotation(database, CIPHER)) for _ in range(3)]
+    for _ in range(2):
+        farm.round()
+        for other in others:
+            other.sync.refresh()
+    assert farm.spares.count_available() == 1
+    assert "s1" in worker.usable()
+    assert "s1" in others[0].usable()
+
+
 def test_a_spare_key_is_restored_once_it_has_left_the_pool(database) -> None:
     farm = Farm(database, keys=1, backups=1)
     farm.workers[0].ends("k0", SPENT)

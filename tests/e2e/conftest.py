@@ -1,9 +1,11 @@
 """The processes that end-to-end tests share, and a lab over them for every test."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from app.adapters.embedded_mongo import EmbeddedMongo
 from tests.support.lab import Lab
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.weir_process import WeirProcess
@@ -50,3 +52,12 @@ def hasty_lab(hasty_weir: WeirProcess, upstream: UpstreamProcess) -> Iterator[La
     opened = Lab(hasty_weir, upstream)
     yield opened
     opened.check_books()
+
+
+@pytest.fixture
+def own_mongo(tmp_path: Path) -> Iterator[EmbeddedMongo]:
+    """A MongoDB that outlives the proxy and that the test may stop and start: for it, somebody else's."""
+    server = EmbeddedMongo(tmp_path / "mongo")
+    server.start()
+    yield server
+    server.stop()

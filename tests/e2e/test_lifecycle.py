@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -165,15 +164,6 @@ def test_connections_that_wait_do_not_hold_up_a_stop(upstream: UpstreamProcess, 
             assert stream.read_rest().ending is Ending.FINAL_CHUNK
             assert stream.is_closed(), "kept after its answer"
             assert stop(weir) < SOON_S
-
-
-@pytest.fixture
-def own_mongo(tmp_path: Path) -> Iterator[EmbeddedMongo]:
-    """A MongoDB that outlives the proxy."""
-    server = EmbeddedMongo(tmp_path / "mongo")
-    server.start()
-    yield server
-    server.stop()
 
 
 def test_answers_cut_after_the_grace_period_are_booked_before_the_exit(

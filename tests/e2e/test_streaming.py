@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -222,15 +221,6 @@ def _accepts(weir: WeirProcess) -> bool:
             return True
     except ConnectionError:
         return False
-
-
-@pytest.fixture
-def own_mongo(tmp_path: Path) -> Iterator[EmbeddedMongo]:
-    """A MongoDB that the test may stop and start: for the proxy one that somebody else runs."""
-    server = EmbeddedMongo(tmp_path / "mongo")
-    server.start()
-    yield server
-    server.stop()
 
 
 def test_store_outage_does_not_touch_answers(

@@ -65,12 +65,15 @@ def test_a_running_proxy_follows_bindings_falls_back_and_recovers(
         socks.stop()
         played = [lab.stream(CHAT, "prompt=100,out=20") for _ in range(4)]
         assert [entry.record["outcome"] for entry in played] == ["ok"] * 4
+        assert [entry.record["attempts"][0]["proxyId"] for entry in played] == ["h"] * 4
         assert len(http.seen) > seen
         wait_until(lambda: status_of(weir, "s") == "unhealthy", what="the report")
 
         # So does the second: directly, then.
         http.stop()
-        check(lab.plain(MESSAGES, "prompt=100,out=20").record, "100/0/0/20")
+        direct = lab.plain(MESSAGES, "prompt=100,out=20").record
+        check(direct, "100/0/0/20")
+        assert "proxyId" not in direct["attempts"][0]
 
         # The first one is back, and found by the checks alone.
         socks.start()

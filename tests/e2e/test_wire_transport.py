@@ -10,7 +10,7 @@ import brotli
 import pytest
 import zstandard
 
-from simulator import Close, Data, End, Head, Script
+from simulator import Close, Data, End, Head, Script, Wait
 from tests.support import sse
 from tests.support.lab import CHAT, COUNT, MESSAGES, UNKNOWN, Lab, check
 from tests.support.raw_http import Ending, RawConnection
@@ -131,8 +131,13 @@ def test_coding_that_breaks_later(lab: Lab) -> None:
     """What has gone to the client cannot be taken back, but it must not look whole."""
     coder = zlib.compressobj(wbits=31)
     first = coder.compress(sse.chunk("hi")) + coder.flush(zlib.Z_SYNC_FLUSH)
-    head = Head(200, (EVENT_STREAM, ("Content-Encoding", "gzip")))
-    played = lab.stream(CHAT, Script.of(head, Data(first), Data(b"\xff" * 500), End()))
+    head, gate = Head(200, (EVENT_STREAM, ("Content-Encoding", "gzip"))), lab.gate()
+    script = Script.of(head, Data(first), Wait(gate), Data(b"\xff" * 500), End())
+    with lab.open(CHAT, lab.stream_body(CHAT, script)) as connection:
+        connection.read_head()
+        connection.read_bytes(len(first))
+        lab.upstream.open_gate(gate)
+        played = lab.played(connection.read_rest())
 
     assert played.body == first
     assert played.response.ending is Ending.CUT

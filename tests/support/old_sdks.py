@@ -10,8 +10,17 @@ from pathlib import Path
 from tests.support.processes import ROOT
 
 _VENV = ROOT / ".venv-old-sdks"
-_REQUIREMENTS = ROOT / "requirements-old-sdks.txt"
-_PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(_REQUIREMENTS))
+_REQUIREMENTS = ROOT / "requirements-old-sdks.lock"
+_PIP = (
+    "-m",
+    "pip",
+    "install",
+    "--quiet",
+    "--disable-pip-version-check",
+    "--require-hashes",
+    "-r",
+    str(_REQUIREMENTS),
+)
 
 
 def python_with_old_sdks() -> Path:

@@ -181,6 +181,11 @@ class Journal:
         opened = self._opens[request_id] = _Open(earlier.segment if earlier else None, payload)
         return not self.log.is_full and self._write_open(request_id, opened)
 
+    def holds_open(self, request_id: str) -> bool:
+        """Whether a request that has not ended has an OPEN on disk, so that it is found after a crash."""
+        opened = self._opens.get(request_id)
+        return opened is not None and opened.segment is not None
+
     def append_close(self, request_id: str, document: bytes) -> tuple[int, Place] | None:
         """Keep a request's record; returns its number and place, None when it could not be kept."""
         seq = self.slot.take_seq()
@@ -194,7 +199,8 @@ class Journal:
         return seq, place
 
     def void(self, request_id: str) -> None:
-        """A request that is open has its record in the store though its CLOSE could not be kept."""
+        """An open request is not to be found after a crash: its record is in the store, or lost and counted,
+        though its CLOSE could not be kept."""
         opened = self._opens.pop(request_id, None)
         if opened is not None and opened.segment is not None:
             opened.segment.opens.discard(request_id)

@@ -68,7 +68,7 @@ class JournaledQueue:
 
     It may be used from any greenlet of one process, with one consumer. Until `attach` gives it a journal it
     keeps records in memory. A record is lost only if the journal refuses it and memory is full of such
-    records; it is counted in `lost` then, and logged once per burst.
+    records; it is counted in `lost` then, forgotten by the journal, and logged once per burst.
     """
 
     def __init__(self, maxsize: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -204,10 +204,6 @@ class JournaledQueue:
                 self._journal.void(stray_id)
         self._journal.ack(seq)
 
-    def wake(self) -> None:
-        """Let a waiting `take` return at once with what there is."""
-        self._enough.set()
-
     def close(self) -> None:
         """The consumer is not to wait for more. Records still put are kept as before. Idempotent."""
         self._is_closed = True
@@ -263,9 +259,12 @@ class JournaledQueue:
         """The writer gives up: count what will not survive as lost, and return how many that is.
 
         Everything else stays in the journal and is booked by whoever takes the slot over, also what the
-        writer has in hand (which is known here, from the takes that were not acknowledged).
+        writer has in hand (which is known here, from the takes that were not acknowledged). Of a request
+        that is held open there only what was foreseen is left, as an interrupted one.
         """
-        lost = self.unkept
+        strays = [stray.request_id for stray in self._strays]
+        strays += [taken.stray_id for taken in self._taken if taken.stray_id is not None]
+        lost = sum(not self._is_held_open(request_id) for request_id in strays)
         left = len(self) + len(self._taken) - lost
         self._strays.clear()
         self._taken.clear()
@@ -316,10 +315,10 @@ class JournaledQueue:
         return True
 
     def _keep_stray(self, stray: _Stray) -> bool:
-        if self._is_released or (
-            len(self._memory) + len(self._strays) >= self._maxsize and not self._spill_memory()
-        ):
+        if self._is_released or not self._has_room(stray.request_id):
             self.lost += 1
+            if self._journal is not None:
+                self._journal.void(stray.request_id)
             if not self._in_burst:
                 self._in_burst = True
                 log.error("record %s is lost (%d so far): %r", stray.request_id, self.lost, self)
@@ -327,6 +326,19 @@ class JournaledQueue:
         self._strays.append(stray)
         self._note_arrival()
         return True
+
+    def _has_room(self, request_id: str) -> bool:
+        """Whether memory takes one more stray.
+
+        Requests that the journal holds as open are always taken: left out, they would come back as
+        interrupted. They are no more than were under way when it began to refuse.
+        """
+        if len(self._memory) + len(self._strays) < self._maxsize or self._spill_memory():
+            return True
+        return self._is_held_open(request_id)
+
+    def _is_held_open(self, request_id: str) -> bool:
+        return self._journal is not None and self._journal.holds_open(request_id)
 
     def _note_arrival(self) -> None:
         self._in_burst = False

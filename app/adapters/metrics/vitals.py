@@ -8,6 +8,7 @@ from app.adapters.credit_gate import GateCounts
 from app.adapters.journal import JournaledQueue
 from app.core import metric_names as names
 from app.core.metric_names import MetricSpec
+from app.core.ports import RateLimiter
 
 
 class WriterCounts(Protocol):
@@ -57,6 +58,7 @@ class Vitals:
     pool: Pool
     credit: GateCounts
     in_flight: Callable[[], int]
+    rate_limiter: RateLimiter
     writer: Writer | None = None
     is_store_up: bool = True
     is_draining: Callable[[], bool] = lambda: False
@@ -96,6 +98,7 @@ class Vitals:
         yield names.LOST, (), self.queue.lost
         for result in names.ADMISSIONS:
             yield names.CREDIT, (result,), getattr(self.credit, result)
+        yield names.RATE_UNCHECKED, (), self.rate_limiter.failed_open
         status = self.queue.status()
         if status is not None:
             yield names.JOURNAL_ERRORS, (), status.counts.write_errors

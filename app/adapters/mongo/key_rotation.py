@@ -4,6 +4,8 @@ A dead key asks for a spare one (`backupWanted`) in the very write that says it 
 for such keys; the claim is one atomic update of the spare key, and a unique index on whom it is for lets only
 one succeed. All steps after it can be repeated, so a claim whose maker died is finished by anybody (`tidy`).
 The dead key is kept, with `replacedBy`; an operator's reset ends that, and entitles it to another spare one.
+A key that came back by its daily trial and dies again has its stand-in still, and gets another only if that
+one has left the pool: a key whose money ends every day does not use a spare key every day.
 
 An outage of the upstream's authentication looks like the death of every key. So there is a budget, shared by
 all: `RotationPolicy`.
@@ -18,10 +20,11 @@ from typing import Any
 
 from bson import ObjectId
 from pymongo import ReturnDocument
+from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
-from app.adapters.key_cipher import PREFIX, KeyCipher
+from app.adapters.key_cipher import KeyCipher
 from app.adapters.mongo.key_states import (
     BACKUP_WANTED,
     DEAD,
@@ -32,7 +35,7 @@ from app.adapters.mongo.key_states import (
     KeyStateStore,
     state_update,
 )
-from app.adapters.mongo.provider_keys import decrypted
+from app.adapters.mongo.provider_keys import decrypted, encrypt_plain
 from app.core.key_states import KeyStatus, new_state
 
 Document = dict[str, Any]
@@ -106,12 +109,8 @@ class KeyRotation:
         unfinished = {"isUsed": True, "activated": {"$ne": True}, "usedForVersion": {"$exists": True}}
         for backup in self._backups.find(unfinished):
             self._finish(backup, now)
-        plain = {"apiKey": {"$type": "string", "$not": {"$regex": f"^{PREFIX}"}, "$ne": ""}}
         for collection in (self._keys, self._backups):
-            for document in collection.find(plain, {"apiKey": True}):
-                secret = document["apiKey"]
-                change = {"$set": {"apiKey": self._cipher.encrypt(secret)}}
-                collection.update_one({"_id": document["_id"], "apiKey": secret}, change)
+            encrypt_plain(collection, self._cipher, now)
 
     def allow(self) -> None:
         """An operator has looked: the budget begins anew."""
@@ -120,15 +119,40 @@ class KeyRotation:
     # -- claims -------------------------------------------------------------------------------------------
 
     def _asking(self) -> Iterator[_Dead]:
-        query = {
-            BACKUP_WANTED: True,
-            REPLACED_BY: {"$exists": False},
-            "status": {"$in": [str(status) for status in DEAD]},
-        }
+        query = {BACKUP_WANTED: True, "status": {"$in": [str(status) for status in DEAD]}}
         for collection in (self._keys, self._env):
             for document in collection.find(query).sort("stateSince", 1):
+                if REPLACED_BY in document and not self._reopened(collection, document):
+                    continue
                 store_id = str(document["_id"])
                 yield _Dead(store_id, str(document.get("keyId", store_id)), document["stateVersion"])
+
+    def _reopened(self, collection: Collection[Document], document: Document) -> bool:
+        """Whether a replaced key that died again may ask anew: under a version that has no claim yet.
+
+        The document is changed accordingly, here and in the store.
+        """
+        died_again = document["stateSince"] > document.get("retiredAt", document["stateSince"])
+        if not died_again or self._has_stand_in(document):
+            return False
+        known = {name: document[name] for name in ("_id", REPLACED_BY, "stateVersion")}
+        anew = {"$inc": {"stateVersion": 1}, "$unset": {REPLACED_BY: "", "retiredAt": ""}}
+        document["stateVersion"] += 1
+        return collection.update_one(known, anew).modified_count == 1
+
+    def _has_stand_in(self, document: Document) -> bool:
+        """Whether the key in its place, or the one in that one's place and so on, is in the pool.
+
+        A dead one counts too: it asks for a spare key itself.
+        """
+        for _ in range(_MAX_NAMES):
+            if REPLACED_BY not in document:
+                return True
+            found = self._keys.find_one({"_id": document[REPLACED_BY]}, {REPLACED_BY: True})
+            if found is None:
+                return False
+            document = found
+        return True
 
     def _usable_spares(self) -> Iterator[Document]:
         for spare in self._backups.find({"isUsed": {"$ne": True}}).sort([("createdAt", 1), ("_id", 1)]):

@@ -136,7 +136,7 @@ class Reconciliation:
             booked["createdAt"] = {"$gte": first}
         logs = self._db["request_logs"]
         result.compared = logs.count_documents(booked)
-        misplaced = {**booked, "$expr": {"$ne": ["$requestId", "$_id"]}}
+        misplaced = {**booked, "$expr": {"$ne": ["$requestId", {"$toString": "$_id"}]}}
         for found in logs.find(misplaced, {"requestId": 1}).limit(MAX_SHOWN):
             hint = "two records may stand for one request: compare them"
             where, request_id = f"record {found['_id']}", str(found.get("requestId"))

@@ -13,17 +13,27 @@ from pymongo.database import Database
 
 from app.adapters.mongo import rollups
 from app.adapters.mongo.request_logs import make_indexes, store_errors
+from app.adapters.mongo.sum_sources import Source, Sums
 from app.core.display import iso_utc
-from app.core.histogram import bucket_key
 from app.core.periods import ALL, period_start
-from app.core.records import NANO, Outcome
-from app.core.stats import SUM_FIELDS, Totals, model_table, usd
+from app.core.stats import Totals, model_table, usd
+from app.core.timeseries import (
+    AUTO,
+    GROUPS,
+    MINUTES,
+    Bucket,
+    Series,
+    Timeline,
+    Usage,
+    bucket_size,
+    largest,
+)
 
 Document = dict[str, Any]
 
 _HOUR = timedelta(hours=1)
 
-GROUPINGS = frozenset({"model", "userId", "userKeyId", "factoryKeyId", "apiFormat"})
+GROUPINGS = frozenset(GROUPS.values())
 """What sums can be made by."""
 
 
@@ -89,6 +99,55 @@ class StatsStore:
             "period": period,
         }
 
+    def usage(self, by: str, period: str, now: datetime, tz: tzinfo, *, limit: int = 100) -> Usage:
+        """Who used how much, the largest `limit` of them apart; `by` is a word of `GROUPS`.
+
+        `.rows` are pairs of a key (None: requests that have none) and its `Totals`, by cost, without
+        histograms; `.other` sums up the `.other_count` left out, `.total` everything.
+        """
+        return Usage.of(self.sums(period_start(period, now, tz), by=GROUPS[by]), limit)
+
+    def series(
+        self,
+        period: str,
+        now: datetime,
+        tz: tzinfo,
+        *,
+        by: str = "none",
+        bucket: str = AUTO,
+        rank_by: str = "requests",
+        top: int = 5,
+        with_latency: bool = False,
+    ) -> Series:
+        """The period over time, no bucket left out; `by` is one of `SERIES_GROUPS`, `bucket` of `BUCKETS`.
+
+        `.size` is the buckets' size; `.keys` the `top` models (users, …) with most of `rank_by` (one of
+        `METRICS`); every bucket has `.start`, and `Totals` as `.total`, `.parts[key]` (absent: nothing) and
+        `.other`. `with_latency` fills the histograms, which percentiles are made of. The first bucket holds
+        only what came after the period's start, so that the buckets add up to the period's sums. Raises
+        `UnknownChoiceError` for buckets that do not go with the period.
+        """
+        start = period_start(period, now, tz)
+        first = self._first_moment(now) if start is None else start
+        timeline = Timeline(bucket_size(bucket, period, first, now), first, now, tz)
+        sums: Sums = {}
+        with store_errors():
+            for source in self._sources(start, {}, from_records=timeline.size == MINUTES):
+                source.add_to(sums, GROUPS.get(by), timeline, with_latency=with_latency)
+        by_key: dict[str | None, Totals] = {}
+        for (key, _), totals in sums.items():
+            by_key.setdefault(key, Totals()).merge(totals)
+        keys = largest(by_key, rank_by, top)
+        buckets = {timeline.label_of(begin): Bucket(begin) for begin in timeline.starts()}
+        for (key, label), totals in sums.items():
+            # What is dated after now, by another machine's clock, has no bucket.
+            found = buckets.get(label)
+            if found is not None:
+                found.total.merge(totals)
+                if key in keys:
+                    found.parts[str(key)] = totals
+        return Series(timeline.size, keys, list(buckets.values()))
+
     def total(self, start: datetime | None, selection: Document | None = None) -> Totals:
         """The sums of everything since `start` (None: ever)."""
         return self.sums(start, by=None, selection=selection).get(None, Totals())
@@ -108,70 +167,49 @@ class StatsStore:
         """
         if by is not None and by not in GROUPINGS:
             raise ValueError(f"cannot sum by {by}")
-        key = None if by is None else f"${by}"
-        hours, records = _sources(start, selection or {})
-        totals: dict[str | None, Totals] = {}
+        sums: Sums = {}
         with store_errors():
-            for found in self._rollups.aggregate([{"$match": hours}, _hour_sums(key)]):
-                totals.setdefault(found["_id"], Totals()).add(found)
-            for found in self._logs.aggregate([{"$match": records}, _record_sums(key)]):
-                totals.setdefault(found["_id"], Totals()).add(found)
-            if with_latency:
-                self._add_latencies(totals, key, hours, records)
-        return totals
+            for source in self._sources(start, selection or {}):
+                source.add_to(sums, by, None, with_latency=with_latency)
+        return {key: totals for (key, _), totals in sums.items()}
 
-    def _add_latencies(
-        self, totals: dict[str | None, Totals], key: str | None, hours: Document, records: Document
-    ) -> None:
-        for found in self._rollups.aggregate([{"$match": hours}, *_hour_buckets(key)]):
-            totals[found["_id"].get("key")].add_latency(found["_id"]["bucket"], found["number"])
-        for found in self._logs.aggregate([{"$match": records}, *_record_durations(key)]):
-            bucket = bucket_key(int(found["_id"]["latencyMs"]))
-            totals[found["_id"].get("key")].add_latency(bucket, found["number"])
+    def _sources(
+        self, start: datetime | None, selection: Document, *, from_records: bool = False
+    ) -> list[Source]:
+        """Hourly sums and records that make up everything since `start`, each request exactly once."""
+        if from_records:
+            since = {**selection, "createdAt": {"$gte": start}}
+            return [Source(self._logs, since, "createdAt", is_records=True)]
+        if start is None:
+            earlier = {**selection, "outcome": None}
+            return [
+                Source(self._rollups, selection, "hour"),
+                Source(self._logs, earlier, "createdAt", is_records=True),
+            ]
+        start = start.astimezone(UTC)
+        hour = rollups.hour_of(start)
+        first_full_hour = hour if hour == start else hour + _HOUR
+        edge = {**selection, "createdAt": {"$gte": start, "$lt": first_full_hour}}
+        earlier = {**selection, "createdAt": {"$gte": first_full_hour}, "outcome": None}
+        return [
+            Source(self._rollups, {**selection, "hour": {"$gte": first_full_hour}}, "hour"),
+            Source(self._logs, edge, "createdAt", is_records=True),
+            Source(self._logs, earlier, "createdAt", is_records=True),
+        ]
 
+    def _first_moment(self, now: datetime) -> datetime:
+        """When the first request was that anything is known of; `now` when there was none."""
+        with store_errors():
+            hour = self._rollups.find_one({}, {"hour": 1}, sort=[("hour", 1)])
+            earlier = self._logs.find_one({"outcome": None}, {"createdAt": 1}, sort=[("createdAt", 1)])
+        moments = (hour and hour["hour"], earlier and earlier.get("createdAt"))
+        return min((moment for moment in moments if isinstance(moment, datetime)), default=now)
 
-def _sources(start: datetime | None, selection: Document) -> tuple[Document, Document]:
-    """Which hourly sums and which records make up everything since `start`, each record exactly once."""
-    if start is None:
-        return selection, {**selection, "outcome": None}
-    start = start.astimezone(UTC)
-    hour = rollups.hour_of(start)
-    first_full_hour = hour if hour == start else hour + _HOUR
-    edge = {"createdAt": {"$gte": start, "$lt": first_full_hour}}
-    earlier_software = {"createdAt": {"$gte": first_full_hour}, "outcome": None}
-    return (
-        {**selection, "hour": {"$gte": first_full_hour}},
-        {"$or": [{**selection, **edge}, {**selection, **earlier_software}]},
-    )
-
-
-def _number(field: str) -> Document:
-    return {"$cond": [{"$isNumber": field}, field, 0]}
-
-
-def _is_outcome(outcome: Outcome) -> Document:
-    return {"$eq": ["$outcome", str(outcome)]}
-
-
-def _sum_if(condition: Document | str, amount: Any = 1) -> Document:
-    return {"$sum": {"$cond": [condition, amount, 0]}}
-
-
-_IS_TIMED: Document = {"$and": [{"$ne": ["$outcome", str(Outcome.REJECTED)]}, {"$isNumber": "$latencyMs"}]}
-_HAS_FIRST_BYTE: Document = {"$and": [_IS_TIMED, {"$isNumber": "$ttftMs"}]}
-
-# Earlier software stored the cost in USD only.
-_COST = {
-    "$ifNull": [
-        "$costNanoUsd",
-        {"$toLong": {"$round": [{"$multiply": [_number("$creditsCost"), float(NANO)]}, 0]}},
-    ]
-}
 
 _USER_BALANCES: Document = {
     "_id": None,
     "total": {"$sum": 1},
-    "active": _sum_if({"$ne": ["$isActive", False]}),
+    "active": {"$sum": {"$cond": [{"$ne": ["$isActive", False]}, 1, 0]}},
     "creditsUsed": {"$sum": "$creditsUsed"},
     "credits": {"$sum": "$credits"},
     "refCredits": {"$sum": "$refCredits"},
@@ -180,42 +218,3 @@ _USER_BALANCES: Document = {
     "inputTokens": {"$sum": "$totalInputTokens"},
     "outputTokens": {"$sum": "$totalOutputTokens"},
 }
-
-
-def _hour_sums(key: str | None) -> Document:
-    sums = {name: {"$sum": f"${name}"} for name in SUM_FIELDS.values()}
-    return {"$group": {"_id": {"$ifNull": [key, None]}, **sums}}
-
-
-def _record_sums(key: str | None) -> Document:
-    tokens = ("inputTokens", "outputTokens", "cacheWriteTokens", "cacheHitTokens", "reasoningTokens")
-    return {
-        "$group": {
-            "_id": {"$ifNull": [key, None]},
-            "requests": {"$sum": 1},
-            "success": _sum_if("$isSuccess"),
-            "rejected": _sum_if(_is_outcome(Outcome.REJECTED)),
-            **{name: {"$sum": f"${name}"} for name in tokens},
-            "costNanoUsd": {"$sum": _COST},
-            "latencyCount": _sum_if(_IS_TIMED),
-            "latencySumMs": _sum_if(_IS_TIMED, "$latencyMs"),
-            "ttftCount": _sum_if(_HAS_FIRST_BYTE),
-            "ttftSumMs": _sum_if(_HAS_FIRST_BYTE, "$ttftMs"),
-        }
-    }
-
-
-def _hour_buckets(key: str | None) -> list[Document]:
-    return [
-        {"$project": {"key": {"$ifNull": [key, None]}, "bucket": {"$objectToArray": "$latency"}}},
-        {"$unwind": "$bucket"},
-        {"$group": {"_id": {"key": "$key", "bucket": "$bucket.k"}, "number": {"$sum": "$bucket.v"}}},
-    ]
-
-
-def _record_durations(key: str | None) -> list[Document]:
-    group = {"key": {"$ifNull": [key, None]}, "latencyMs": "$latencyMs"}
-    return [
-        {"$match": {"outcome": {"$ne": str(Outcome.REJECTED)}, "latencyMs": {"$type": "number"}}},
-        {"$group": {"_id": group, "number": {"$sum": 1}}},
-    ]

@@ -1,18 +1,18 @@
 """The routes of the admin API, each a few lines: parse, ask a store, render."""
 
-from collections.abc import Mapping
 from datetime import datetime, tzinfo
 from typing import Any, Protocol
 
 from flask import Blueprint, Response, jsonify, request
 
-from app.api.admin.auth import VerifyAdmin, refusal
+from app.api.admin.auth import VerifyAdmin, require_admin
 from app.api.admin.health import HealthReader, add_health_route
 from app.api.admin.verify import Verifier, add_verify_route
+from app.api.answers import error_answer, handle_errors
 from app.core.display import shown_record
-from app.core.log_filter import FilterError, LogFilter, PageCursor, parse_limit
-from app.core.periods import UnknownPeriodError, parse_period
-from app.core.ports import Clock, StoreUnavailable
+from app.core.log_filter import LogFilter, PageCursor, parse_limit
+from app.core.periods import parse_period
+from app.core.ports import Clock
 
 Document = dict[str, Any]
 
@@ -55,9 +55,8 @@ def admin_blueprint(
 ) -> Blueprint:
     """`/api/admin/…` over these stores; `tz` is where days start in statistics."""
     routes = Blueprint("admin_api", __name__, url_prefix="/api/admin")
-    routes.before_request(lambda: refusal(request.authorization, admin_token, verify_admin))
-    routes.after_request(_not_stored)
-    _handle_errors(routes)
+    require_admin(routes, admin_token, verify_admin)
+    handle_errors(routes)
 
     @routes.get("/model-stats")
     def model_stats() -> Response:
@@ -84,7 +83,7 @@ def admin_blueprint(
     def request_log(request_id: str) -> Response:
         document = logs.get(request_id)
         if document is None:
-            return _error(404, f"there is no record of a request {request_id[:80]}")
+            return error_answer(404, f"there is no record of a request {request_id[:80]}")
         return jsonify(shown_record(document))
 
     if verifier is not None:
@@ -92,31 +91,3 @@ def admin_blueprint(
     if health is not None:
         add_health_route(routes, health)
     return routes
-
-
-def _handle_errors(routes: Blueprint) -> None:
-    @routes.errorhandler(UnknownPeriodError)
-    def unknown_period(error: UnknownPeriodError) -> Response:
-        return _error(400, str(error), valid_periods=error.valid_periods)
-
-    @routes.errorhandler(FilterError)
-    def unusable_filter(error: FilterError) -> Response:
-        return _error(400, str(error), parameter=error.field)
-
-    @routes.errorhandler(StoreUnavailable)
-    def store_down(error: StoreUnavailable) -> Response:
-        response = _error(503, "the database cannot answer", hint=str(error))
-        response.headers["Retry-After"] = "5"
-        return response
-
-
-def _not_stored(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
-    return response
-
-
-def _error(status: int, message: str, **details: Any) -> Response:
-    content: Mapping[str, Any] = {"error": message, **details}
-    response = jsonify(content)
-    response.status_code = status
-    return response

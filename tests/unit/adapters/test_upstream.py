@@ -334,6 +334,36 @@ def test_a_connection_lost_before_the_headers_is_a_reset(
     assert failure_of(lambda: upstream.send(request(), KEY)) == "reset"
 
 
+@pytest.mark.parametrize("script", [resets(), sends_and_closes()])
+def test_a_connection_that_had_served_and_is_closed_without_a_word_was_stale(
+    server: ScriptedServer, upstream: RequestsUpstream, script: Script
+) -> None:
+    server.scripts += [sends(answer(b"one")), script, script]
+    first = upstream.send(request(), KEY)
+    assert b"".join(iter(first.read, b"")) == b"one"
+    first.close()
+    told = []
+    for _ in range(2):  # on the connection that had served, then on a fresh one
+        with pytest.raises(UpstreamFailure) as caught:
+            upstream.send(request(), KEY)
+        told.append((caught.value.kind, caught.value.is_stale))
+    assert told == [("reset", True), ("reset", False)]
+    assert server.connections == 2
+
+
+def test_a_connection_that_breaks_inside_an_answers_headers_was_not_stale(
+    server: ScriptedServer, upstream: RequestsUpstream
+) -> None:
+    server.scripts += [sends(answer(b"one")), resets(b"HTTP/1.1 200 OK\r\n")]
+    first = upstream.send(request(), KEY)
+    assert b"".join(iter(first.read, b"")) == b"one"
+    first.close()
+    with pytest.raises(UpstreamFailure) as caught:
+        upstream.send(request(), KEY)
+    assert (caught.value.kind, caught.value.is_stale) == ("reset", False)
+    assert server.connections == 1
+
+
 @pytest.mark.wire(60)
 def test_silence_before_the_headers_is_a_timeout(server: ScriptedServer, upstream: RequestsUpstream) -> None:
     server.scripts.append(sends())

@@ -130,11 +130,12 @@ def ask(upstream: RequestsUpstream, play: str = "") -> str | None:
     return reply.proxy_id
 
 
-def failure(do: Callable[[], object]) -> str:
+def failure(do: Callable[[], object], proxy_id: str | None = None) -> str:
     with pytest.raises(UpstreamFailure) as caught:
         do()
     assert "127.0.0.1" not in str(caught.value)
     assert not [secret for secret in SECRETS if secret in str(caught.value)]
+    assert caught.value.proxy_id == proxy_id
     return caught.value.kind
 
 
@@ -277,7 +278,7 @@ def test_a_failure_behind_the_proxy_is_the_upstreams_and_nothing_is_sent_twice(
     world.simulator.reset()
     world.simulator.behave("gpt-test", f"fault={fault}", times=1)
     upstream = world.upstream(tls=tls, allow_direct=True)
-    assert failure(lambda: ask(upstream)) == kind
+    assert failure(lambda: ask(upstream), "p1") == kind
     assert world.pool.health()["p1"].status is ProxyStatus.HEALTHY
     assert len(world.simulator.tally.wait_ended(1)) == 1
 

@@ -219,10 +219,14 @@ class Credit:
     ample = held = refused = unverified = 0
 
 
+class Limiter:
+    failed_open = 3
+
+
 def worker(directory: MetricsDirectory | None = None) -> tuple[WorkerMetrics, Queue]:
     metrics, queue = WorkerMetrics(lambda: {"gpt"}), Queue()
     parts: Any = (queue, Pool(), Credit())
-    metrics.watch(Vitals(*parts, lambda: metrics.recorder.in_flight))
+    metrics.watch(Vitals(*parts, lambda: metrics.recorder.in_flight, Limiter()))  # type: ignore[arg-type]
     if directory is not None:
         metrics.join(directory)
     return metrics, queue
@@ -240,6 +244,7 @@ def test_any_worker_answers_for_all_and_for_those_that_are_gone(tmp_path: Path) 
         shown = samples(metrics.snapshot())
         assert shown["weir_requests_total,openai,gpt,ok,200"] == 2
         assert shown["weir_lost_records_total"] == 4
+        assert shown["weir_rate_limit_unchecked_total"] == 6
         assert shown["weir_workers"] == 2
         assert shown["weir_queue_records"] == 6
         assert metrics.health()["lostRecords"] == 4

@@ -41,7 +41,7 @@ FULL = ExchangeRecord(
     latency_ms=100,
     ttft_ms=10,
     overhead_ms=1,
-    attempts=(AttemptRecord("a", None, 5, "unreachable"), AttemptRecord("env-1", 200, 95)),
+    attempts=(AttemptRecord("a", None, 5, "unreachable"), AttemptRecord("env-1", 200, 95, proxy_id="p")),
     bytes_out=321,
     client_retry_count=0,
 )
@@ -115,7 +115,7 @@ def test_a_document_says_what_the_record_says() -> None:
     assert document["clientRetryCount"] == 0
     assert document["attempts"] == [
         {"factoryKeyId": "a", "statusCode": None, "latencyMs": 5, "error": "unreachable"},
-        {"factoryKeyId": "env-1", "statusCode": 200, "latencyMs": 95},
+        {"factoryKeyId": "env-1", "statusCode": 200, "latencyMs": 95, "proxyId": "p"},
     ]
     assert type(document["outcome"]) is type(document["usageSource"]) is str
 

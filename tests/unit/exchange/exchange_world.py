@@ -238,6 +238,7 @@ class FakeReply:
     def __init__(self, status: int, headers: Mapping[str, str], *steps: Step) -> None:
         self.status = status
         self.headers = headers
+        self.proxy_id: str | None = None
         self._steps = list(steps)
         self.reads = 0
         self.closes = 0

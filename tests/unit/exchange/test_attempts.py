@@ -31,6 +31,20 @@ def keys_used(world: World) -> list[str]:
     return [key_id for _, key_id in world.upstream.sent]
 
 
+def test_each_attempt_names_the_proxy_it_went_through(world: World) -> None:
+    refused, broken, answered = error_reply(500), failure("reset"), ok()
+    refused.proxy_id, broken.proxy_id, answered.proxy_id = "p1", "p2", None
+    consume(world.forward(refused, broken, answered))
+    assert [attempt.proxy_id for attempt in world.record.attempts] == ["p1", "p2", None]
+
+
+def test_an_answer_that_breaks_off_names_its_proxy_too(world: World) -> None:
+    cut = json_reply(failure("truncated"))
+    cut.proxy_id = "p1"
+    consume(world.forward(cut, ok()))
+    assert [attempt.proxy_id for attempt in world.record.attempts] == ["p1", None]
+
+
 @pytest.mark.parametrize("status", [401, 402, 403, 429, 500, 502, 503, 504, 524, 529])
 def test_these_statuses_move_on_to_the_next_key(world: World, status: int) -> None:
     refused = error_reply(status)

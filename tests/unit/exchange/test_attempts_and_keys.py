@@ -23,6 +23,7 @@ from exchange_world import (
 )
 
 from app.core.key_choice import NoKey, Shortage
+from app.core.ports import UpstreamFailure
 from app.core.records import Outcome
 from app.core.request_body import Endpoint
 from app.core.upstream_outcome import KeyOutcome
@@ -34,6 +35,10 @@ BOTH = pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.MESSAGES])
 def spent(status: int, code: str, **headers: str) -> FakeReply:
     body = {"error": {"message": "You exceeded your current quota, see billing", "type": code, "code": code}}
     return json_reply(json.dumps(body).encode(), status=status, **headers)
+
+
+def stale() -> UpstreamFailure:
+    return UpstreamFailure("reset", "closed", is_stale=True)
 
 
 def ok() -> FakeReply:
@@ -153,7 +158,7 @@ def test_trouble_with_as_many_keys_as_may_be_tried_is_worth_another_try() -> Non
 
 def test_a_connection_that_died_unnoticed_costs_the_only_key_one_more_try() -> None:
     world = World(keys=("a",))
-    assert consume(world.forward(failure("reset"), ok())) == ANSWER
+    assert consume(world.forward(stale(), ok())) == ANSWER
     assert [(attempt.factory_key_id, attempt.error) for attempt in world.record.attempts] == [
         ("a", "reset"),
         ("a", None),
@@ -162,7 +167,7 @@ def test_a_connection_that_died_unnoticed_costs_the_only_key_one_more_try() -> N
 
 def test_there_is_one_such_try_only() -> None:
     world = World(keys=("a",))
-    answer = world.forward(failure("reset"), failure("reset"), ok())
+    answer = world.forward(stale(), stale(), ok())
     assert answer.status == 502
     assert len(world.record.attempts) == 2
     assert world.keys.leased == 0
@@ -170,21 +175,24 @@ def test_there_is_one_such_try_only() -> None:
 
 def test_other_keys_come_first_then() -> None:
     world = World(keys=("a", "b"))
-    assert consume(world.forward(failure("reset"), failure("reset"), ok())) == ANSWER
+    assert consume(world.forward(failure("reset"), stale(), ok())) == ANSWER
     assert [attempt.factory_key_id for attempt in world.record.attempts] == ["a", "b", "b"]
 
 
-def test_a_reset_key_that_is_gone_by_then_is_not_tried(world: World) -> None:
+def test_a_key_that_is_gone_by_then_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(keys=("a",))
-    reset = failure("reset")
-
-    class Emptied(FakeReply):
-        def read(self) -> bytes:
-            world.keys.obstacle = NoKey(Shortage.ERROR, {Shortage.ERROR: 1}, None)
-            raise reset
-
-    answer = world.forward(Emptied(200, {}))
+    gone = NoKey(Shortage.ERROR, {Shortage.ERROR: 1}, None)
+    monkeypatch.setattr(world.keys, "report", lambda *_: setattr(world.keys, "obstacle", gone))
+    answer = world.forward(stale(), ok())
     assert answer.status == 502
+    assert len(world.record.attempts) == 1
+
+
+def test_a_connection_that_was_new_gives_the_same_key_no_second_try() -> None:
+    world = World(keys=("a",))
+    answer = world.forward(failure("reset"), ok())
+    assert answer.status == 502
+    assert len(world.record.attempts) == 1
 
 
 @pytest.mark.parametrize("kind", ["reset", "truncated"])

@@ -171,6 +171,49 @@ def test_records_are_lost_only_when_disk_and_memory_are_full_and_counted(
     assert [record.seq for record in taken] == sorted({record.seq for record in taken})
 
 
+def test_a_lost_record_leaves_nothing_behind(disk: ModelDisk, clock: ModelClock) -> None:
+    process = Process(disk, clock, memory=1)
+    disk.room = 0
+    for name in "ab":
+        process.queue.open(opened(name))
+    assert put(process, *"ab") == [True, False]
+    disk.room = None
+    process.queue.tend()
+    status = process.queue.status()
+    assert status is not None
+    assert (status.lost, status.open_requests) == (1, 0)
+    assert ids(Process(disk, clock).take(10)) == ["a"]
+
+
+def test_requests_under_way_when_the_disk_fills_up_are_kept_beyond_what_memory_holds(
+    disk: ModelDisk, clock: ModelClock, books: ModelBooks
+) -> None:
+    process = Process(disk, clock, memory=1)
+    for name in "abc":
+        process.queue.open(opened(name))
+    disk.room = 0
+    assert put(process, *"abcd") == [True, True, True, False]
+    assert process.queue.lost == 1
+    process.drain(books)
+    assert sorted(books.outcomes) == ["a", "b", "c"]
+    disk.room = None
+    process.queue.tend()
+    assert Process(disk, clock).take(10) == []
+
+
+def test_what_is_given_up_is_lost_unless_its_request_is_open_on_disk(
+    disk: ModelDisk, clock: ModelClock
+) -> None:
+    process = Process(disk, clock)
+    process.queue.open(opened("a"))
+    disk.room = 0
+    put(process, "a", "b")
+    assert process.queue.abandon() == 1
+    disk.room = None
+    (found,) = Process(disk, clock).take(10)
+    assert (found.document["_id"], found.document["outcome"]) == ("a", "interrupted")
+
+
 def test_at_the_limit_records_go_to_memory_and_acknowledging_makes_room(
     disk: ModelDisk, clock: ModelClock, books: ModelBooks
 ) -> None:
@@ -209,30 +252,15 @@ def test_a_limit_smaller_than_a_segment_is_left_again_once_all_is_settled(
     assert books.outcomes["long"] == "interrupted"
 
 
+@pytest.mark.parametrize("is_foreseen", [False, True], ids=["opened", "foreseen"])
 def test_a_record_settled_without_the_journal_is_not_taken_for_interrupted(
-    disk: ModelDisk, clock: ModelClock, books: ModelBooks
+    disk: ModelDisk, clock: ModelClock, books: ModelBooks, is_foreseen: bool
 ) -> None:
     process = Process(disk, clock)
     process.queue.open(opened("r1"))
     disk.room = 0
-    put(process, "r1")
-    process.drain(books)
-    disk.room = None
-    process.queue.tend()
-    Process(disk, clock).drain(books)
-    assert books.charged == {"r1": 1}
-    assert books.outcomes == {"r1": "ok"}
-
-
-def test_a_record_settled_without_the_journal_stays_settled_though_more_of_it_was_foreseen(
-    disk: ModelDisk, clock: ModelClock, books: ModelBooks
-) -> None:
-    process = Process(disk, clock)
-    process.queue.open(opened("r1"))
-    disk.room = 0
-    assert not process.queue.foresee(
-        ExchangeRecord(*("r1", "user", "key", NOW, "openai", Outcome.INTERRUPTED, 200), cost_nano_usd=5)
-    )
+    foreseen = ExchangeRecord(*("r1", "user", "key", NOW, "openai", Outcome.INTERRUPTED, 200))
+    assert not (is_foreseen and process.queue.foresee(foreseen))
     put(process, "r1")
     process.drain(books)
     disk.room = None

@@ -1,0 +1,91 @@
+"""Answers all JSON routes share: errors in one shape, and what every answer says about caching."""
+
+from collections.abc import Sequence
+from typing import Any, NotRequired
+
+from flask import Blueprint, Response, jsonify
+from typing_extensions import TypedDict
+from werkzeug.exceptions import HTTPException
+
+from app.api.operation import BadRequest, Problem
+from app.core.log_filter import FilterError
+from app.core.periods import UnknownPeriodError
+from app.core.ports import StoreUnavailable
+from app.management.errors import Conflict, Missing, Unusable
+
+
+class ProblemView(TypedDict):
+    """One thing wrong with a request."""
+
+    parameter: str
+    message: str
+
+
+class ErrorView(TypedDict):
+    """Any refusal or failure, in words."""
+
+    error: str
+    hint: NotRequired[str]
+    parameter: NotRequired[str]
+    details: NotRequired[list[ProblemView]]
+    valid_periods: NotRequired[list[str]]
+
+
+def error_answer(status: int, message: str, **details: Any) -> Response:
+    """`{"error": message, …}` with this status."""
+    response = jsonify({"error": message, **details})
+    response.status_code = status
+    return response
+
+
+def handle_errors(routes: Blueprint) -> None:
+    """Answer what views raise in the one shape, and let no answer be stored by caches."""
+
+    @routes.errorhandler(BadRequest)
+    def bad_request(error: BadRequest) -> Response:
+        return _problems(error.problems, **error.extra)
+
+    @routes.errorhandler(UnknownPeriodError)
+    def unknown_period(error: UnknownPeriodError) -> Response:
+        return error_answer(400, str(error), parameter="period", valid_periods=error.valid_periods)
+
+    @routes.errorhandler(FilterError)
+    def unusable_filter(error: FilterError) -> Response:
+        return error_answer(400, str(error), parameter=error.field)
+
+    @routes.errorhandler(Missing)
+    def missing(error: Missing) -> Response:
+        return error_answer(404, str(error))
+
+    @routes.errorhandler(Conflict)
+    def conflict(error: Conflict) -> Response:
+        return error_answer(409, str(error))
+
+    @routes.errorhandler(Unusable)
+    def unusable(error: Unusable) -> Response:
+        if not error.lines:
+            return _problems((Problem(error.field, str(error)),))
+        bad = [{"parameter": f"line {number}", "message": reason} for number, reason in error.lines]
+        return error_answer(400, str(error), details=bad)
+
+    @routes.errorhandler(StoreUnavailable)
+    def store_down(error: StoreUnavailable) -> Response:
+        response = error_answer(503, "the database cannot answer", hint=str(error))
+        response.headers["Retry-After"] = "5"
+        return response
+
+    @routes.errorhandler(HTTPException)
+    def refused(error: HTTPException) -> Response:
+        return error_answer(error.code or 500, error.description or error.name)
+
+    @routes.after_request
+    def not_stored(response: Response) -> Response:
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+
+def _problems(problems: Sequence[Problem], **extra: Any) -> Response:
+    first = problems[0]
+    named = {"parameter": first.parameter} if first.parameter else {}
+    details = [{"parameter": problem.parameter, "message": problem.message} for problem in problems]
+    return error_answer(400, str(first), **named, details=details, **extra)

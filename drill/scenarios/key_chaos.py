@@ -1,0 +1,189 @@
+"""Upstream keys that fail in every way and at random, while one of them is always good."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+
+import gevent
+
+from app.adapters.mongo.key_states import KeyStateStore, env_store_id
+from app.core.key_states import Policy, reset
+from drill.load import Call
+from drill.report import Console, Findings
+from drill.stage import Drill, Stage
+from drill.wire import Ending
+
+Document = dict[str, Any]
+
+PROPAGATION_S = 2.0
+"""By then every worker has to leave a key alone that any of them was told to leave alone."""
+
+_WORKERS = 4
+_KEYS = 5
+_COOLDOWN_S = 4
+_BOOKS_S = 5.0
+_RESET_S = 1.0
+"""What was sent so shortly before an operator's reset may be answered, and believed, after it."""
+
+_TROUBLE = (
+    *(f"limited:{_COOLDOWN_S}",) * 3,
+    "exhausted",
+    "bad",
+    "banned",
+    "status:500",
+    "status:503",
+    "flaky:0.5",
+    "play:fault=no_answer",
+    "play:fault=reset_early",
+    "play:fault=html_502",
+    "play:fault=insufficient_quota",
+    "ok",
+    "ok",
+)
+
+
+def key_chaos(drill: Drill) -> Findings:
+    """No request fails, no key is asked while it cools down, and records name the keys that were asked."""
+    findings = Findings("key-chaos")
+    secrets = {f"env-{number}": f"sk-drill-chaos-{number:04}" for number in range(1, _KEYS + 1)}
+    with drill.stage(
+        "key-chaos",
+        WEB_CONCURRENCY=str(_WORKERS),
+        OHMYGPT_API_KEYS=",".join(secrets.values()),
+        UPSTREAM_MAX_ATTEMPTS=str(_KEYS),
+        LOG_LEVEL="error",
+    ) as stage:
+        chaos = _Chaos(stage, secrets, drill.random, drill.level.chaos_s)
+        try:
+            with stage.load.steadily(drill.level.rate, stage.mix.steady):
+                chaos.run(drill.console)
+        finally:
+            stage.upstream.keys(dict.fromkeys(secrets.values(), "ok"))
+        stage.close_books(findings)
+        for call in stage.load.calls:
+            is_good = call.status == 200 and call.ending is Ending.WHOLE
+            findings.expect(is_good, f"{call.request_id}: {call.status}, {call.ending.value}")
+        entries = stage.upstream.collect()
+        records = {record["_id"]: record for record in stage.database["request_logs"].find()}
+        check_keys(findings, stage.load.calls, entries, records, secrets)
+        names = {secret: key_id for key_id, secret in secrets.items()}
+        check_cooldowns(findings, entries, names, chaos.resets)
+    findings.figures["requests/s"] = round(findings.requests / drill.level.chaos_s, 1)
+    findings.figures["left out, too many in flight"] = stage.load.overrun
+    findings.figures["states changed"] = chaos.changes
+    return findings
+
+
+@dataclass
+class _Chaos:
+    """Changes the states of all keys but the good one and the next good one, and speaks for the operator."""
+
+    stage: Stage
+    secrets: Mapping[str, str]
+    random: Random
+    seconds: float
+    resets: list[tuple[str, float]] = field(default_factory=list)
+    changes: int = 0
+
+    def run(self, console: Console) -> None:
+        """Until the time is over; the good key changes every sixth part of it."""
+        names = sorted(self.secrets)
+        began = collected = time.monotonic()
+        turn_s = max(3.0, self.seconds / 6)
+        turn = 0
+        while (passed := time.monotonic() - began) < self.seconds:
+            if passed > (turn + 1) * turn_s:
+                # The next good key has been good, and known to be so, for a while.
+                turn += 1
+                self._forgive(names[(turn + 1) % len(names)])
+            spared = {names[turn % len(names)], names[(turn + 1) % len(names)]}
+            key_id = self.random.choice(sorted(self.secrets.keys() - spared))
+            if self.random.random() < 0.25:
+                self._forgive(key_id)
+            else:
+                self.stage.upstream.key(self.secrets[key_id], self.random.choice(_TROUBLE))
+            self.changes += 1
+            gevent.sleep(self.random.uniform(0.1, 0.4))
+            if time.monotonic() - collected > _BOOKS_S:
+                collected = time.monotonic()
+                self.stage.upstream.collect()
+                console.say(f"key-chaos: {len(self.stage.load)} requests, {self.changes} changes")
+
+    def _forgive(self, key_id: str) -> None:
+        """The key is good again, and an operator says so (as `flask keys reset` does)."""
+        secret = self.secrets[key_id]
+        self.stage.upstream.key(secret, "ok")
+        states = KeyStateStore(self.stage.database)
+        store_id, now = env_store_id(secret), datetime.now(UTC)
+        found = states.env_states([store_id]).get(store_id)
+        if found is not None:
+            state, _ = reset(found.restore(now, now, Policy()), now)
+            self.resets.append((key_id, now.timestamp()))
+            states.put(store_id, key_id, state, is_env=True)
+
+
+def check_keys(
+    findings: Findings,
+    calls: Iterable[Call],
+    entries: Iterable[Mapping[str, Any]],
+    records: Mapping[str, Document],
+    secrets: Mapping[str, str],
+) -> None:
+    """Every attempt was made with the key that its record names, and no key was tried twice."""
+    asked: dict[str, list[str]] = defaultdict(list)
+    for entry in entries:
+        asked[entry["body_sha256"]].append(entry["key"])
+    tries = 0
+    for call in calls:
+        record = records.get(call.request_id or "")
+        if record is None:
+            continue  # the books have said so
+        tried = [attempt["factoryKeyId"] for attempt in record["attempts"]]
+        tries += len(tried)
+        seen = asked[call.sha256]
+        findings.expect(
+            [secrets[key_id] for key_id in tried] == seen,
+            f"{call.request_id}: {tried}, the upstream saw {seen}",
+        )
+        findings.expect(record["factoryKeyId"] == tried[-1], f"{call.request_id}: {record['factoryKeyId']}")
+        findings.expect(len(set(tried)) == len(tried), f"{call.request_id}: {tried}")
+    findings.figures["attempts"] = tries
+
+
+def check_cooldowns(
+    findings: Findings,
+    entries: Sequence[Mapping[str, Any]],
+    names: Mapping[str, str],
+    resets: Iterable[tuple[str, float]],
+) -> None:
+    """No key is asked from `PROPAGATION_S` after a 429 until the cooldown it asked for is over.
+
+    By the upstream's own clock and books; an operator's reset ends a cooldown.
+    """
+    asked: dict[str, list[float]] = defaultdict(list)
+    limits: dict[str, list[float]] = defaultdict(list)
+    for entry in entries:
+        asked[names[entry["key"]]].append(entry["began"])
+        if entry["status"] == 429 and not entry["fault"]:
+            limits[names[entry["key"]]].append(entry["ended"])
+    reset_at: dict[str, list[float]] = defaultdict(list)
+    for key_id, at in resets:
+        reset_at[key_id].append(at)
+    cooldowns, slowest = 0, 0.0
+    for key_id, moments in limits.items():
+        for limited in moments:
+            end = limited + _COOLDOWN_S - 0.1
+            if any(limited - _RESET_S <= at <= end for at in reset_at[key_id]):
+                continue
+            cooldowns += 1
+            inside = [at - limited for at in asked[key_id] if limited < at < end]
+            slowest = max([slowest, *inside])
+            late = [after for after in inside if after > PROPAGATION_S]
+            findings.expect(not late, f"{key_id} was asked {late[:5]} s after it was limited")
+    findings.expect(cooldowns, "no key was limited")
+    findings.figures["limits watched to their end"] = cooldowns
+    findings.figures["last request after a limit, s"] = round(slowest, 2)

@@ -1,0 +1,138 @@
+"""Keys that die under hundreds of requests at once, on two hosts with four workers each."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import gevent
+
+from drill.load import Load
+from drill.mix import CHAT, MESSAGES, make_request
+from drill.processes import ProcessTrouble, Weir
+from drill.report import Findings
+from drill.stage import FIXED_KEY, Drill, Stage
+from drill.waiting import wait_until
+from drill.wire import Ending
+from simulator import Script, Sleep
+
+_WORKERS = 4
+_AT_ONCE = 200
+_SPARES = 5
+_KEYS = {f"main-{number}": f"sk-drill-main-{number:04}" for number in range(6)}
+_WAVES = (["main-0"], ["main-1", "main-2"])
+_DEATHS = {"main-0": "exhausted", "main-1": "exhausted", "main-2": "error"}
+_REFUSALS = {
+    "exhausted": (402, b'{"error":{"type":"insufficient_balance_error","message":"balance too low"}}'),
+    "error": (403, b'{"error":{"type":"account_disabled","message":"no"}}'),
+}
+_SLOWNESS_S = 2.5
+"""How long every answer takes, so that all requests of a burst are on their way at the same time."""
+_SLOWLY = f"chunks=3,out=9,first_ms={_SLOWNESS_S * 1000:.0f}"
+_PATIENCE_S = 60.0
+"""Spare keys are used at most once in ten seconds."""
+_AFTERMATH_S = 3.0
+"""Time in which a spare key too many would be used."""
+
+
+def spare_keys(drill: Drill) -> Findings:
+    """Exactly one spare key is used for each that dies, and no request fails."""
+    findings = Findings("spare-keys")
+    shared: dict[str, Any] = {
+        "OHMYGPT_API_KEYS": "",
+        "SECRET_KEY": "drill-secret-of-both-hosts",
+        "WEB_CONCURRENCY": str(_WORKERS),
+        "UPSTREAM_MAX_ATTEMPTS": "6",
+        "LOG_LEVEL": "error",
+    }
+    with drill.stage("spare-keys", users=0, is_started=False, **shared) as stage:
+        _import(stage, "keys", _KEYS)
+        _import(stage, "backup-keys", {f"spare-{n}": f"sk-drill-spare-{n:04}" for n in range(_SPARES)})
+        # Most of the first burst goes to the key that dies.
+        stage.database["ohmygpt_keys"].update_one({"_id": "main-0"}, {"$set": {"weight": 10}})
+        dead: list[str] = []
+        with _second_host(drill, stage) as second:
+            loads = (stage.load, Load(second.port))
+            for wave in _WAVES[: 1 if drill.level.name == "short" else None]:
+                dead += wave
+                _let_die(stage, loads, wave, len(dead))
+                _check_pool(stage, dead, findings)
+        stage.load.calls += loads[1].calls
+        failures = Counter(
+            entry["key"] for entry in stage.upstream.collect() if entry["status"] in (402, 403)
+        )
+        findings.figures["failures at once"] = {key_id: failures[_KEYS[key_id]] for key_id in dead}
+        findings.expect(failures[_KEYS["main-0"]] >= _AT_ONCE, f"only {failures} failures")
+        stage.close_books(findings)
+        for call in stage.load.calls:
+            is_good = call.status == 200 and call.ending is Ending.WHOLE
+            findings.expect(is_good, f"{call.request_id}: {call.status}, {call.ending.value}")
+        findings.figures["keys that died, spare keys used"] = (len(dead), len(_used(stage)))
+    return findings
+
+
+@contextmanager
+def _second_host(drill: Drill, stage: Stage) -> Iterator[Weir]:
+    """A gunicorn of its own with data of its own, beside the same database; both run."""
+    directory = drill.directory / "spare-keys" / "second-host"
+    directory.mkdir()
+    own = ("PORT", "DATA_DIR")
+    shared = {name: value for name, value in stage.weir.environment.items() if name not in own}
+    with Weir(directory, drill.upstream.url, shared) as second:
+        starting = [gevent.spawn(weir.start) for weir in (stage.weir, second)]
+        gevent.joinall(starting, raise_error=True)
+        yield second
+
+
+def _let_die(stage: Stage, loads: Sequence[Load], wave: Sequence[str], dead: int) -> None:
+    """Have these keys die under a burst; returns when so many spare keys are used, and some time later."""
+    for key_id in wave:
+        status, body = _REFUSALS[_DEATHS[key_id]]
+        script = Script.body(body, status=status)
+        slow = stage.upstream.script(key_id, Script((Sleep(_SLOWNESS_S), *script.steps)))
+        stage.upstream.key(_KEYS[key_id], f"play:{slow}")
+    _burst(loads, _SLOWLY)
+    wait_until(lambda: len(_used(stage)) >= dead, _PATIENCE_S, f"{dead} spare keys")
+    stage.console.say(f"spare-keys: {', '.join(wave)} dead and replaced")
+    gevent.sleep(_AFTERMATH_S)
+    _burst(loads, "out=9")
+
+
+def _burst(loads: Sequence[Load], play: str) -> None:
+    """So many requests on each host at the same moment."""
+    requests = [
+        (load, make_request(FIXED_KEY, (CHAT, MESSAGES)[n % 2], play, is_stream=n % 3 > 0))
+        for load in loads
+        for n in range(_AT_ONCE)
+    ]
+    asked = [gevent.spawn(load.send, request) for load, request in requests]
+    gevent.joinall(asked, raise_error=True)
+
+
+def _used(stage: Stage) -> list[dict[str, Any]]:
+    return list(stage.database["ohmygpt_backup_keys"].find({"isUsed": True}))
+
+
+def _check_pool(stage: Stage, dead: Sequence[str], findings: Findings) -> None:
+    """Each dead key is kept, with the one spare key that took its place; all others are good."""
+    used = {spare["usedFor"]: spare["_id"] for spare in _used(stage)}
+    findings.expect(
+        len(_used(stage)) == len(dead), f"{len(_used(stage))} spare keys for {len(dead)} dead ones"
+    )
+    findings.expect(sorted(used) == sorted(dead), f"spare keys were used for {sorted(used)}, dead are {dead}")
+    keys = {key["_id"]: key for key in stage.database["ohmygpt_keys"].find()}
+    findings.expect(keys.keys() == _KEYS.keys() | set(used.values()), f"the pool is {sorted(keys)}")
+    for key_id in dead:
+        key = keys.get(key_id, {})
+        found = (key.get("status"), key.get("replacedBy"))
+        findings.expect(found == (_DEATHS[key_id], used.get(key_id)), f"{key_id} is kept as {found}")
+    for key_id in keys.keys() - set(dead):
+        findings.expect(keys[key_id]["status"] == "healthy", f"{key_id} is {keys[key_id]['status']}")
+
+
+def _import(stage: Stage, command: str, keys: Mapping[str, str]) -> None:
+    path = stage.weir.data_dir.with_name(f"{command}.txt")
+    path.write_text("".join(f"{key_id}|{secret}\n" for key_id, secret in keys.items()))
+    status, output = stage.weir.flask(command, "import", str(path))
+    if status:
+        raise ProcessTrouble(f"flask {command} import: {output}")

@@ -1,0 +1,228 @@
+"""Declared routes: requests are checked against the declaration, and OpenAPI and the page tell it."""
+
+import re
+from decimal import Decimal
+from typing import Annotated
+
+import pytest
+from flask import Blueprint, Flask, Response, jsonify
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from app.api.answers import handle_errors
+from app.api.docs import docs_blueprint
+from app.api.openapi import openapi_document
+from app.api.operation import MAX_BODY_BYTES, OPEN, Body, Content, Query, Section
+from app.api.parameters import AdminPeriod, Cursor, Limit
+from app.core.periods import ADMIN_PERIODS
+
+describe = Section("Things")
+
+
+class ThingQuery(Query):
+    period: AdminPeriod = "all"
+    limit: Limit = 50
+    cursor: Cursor = None
+    start: str | None = Field(None, alias="from", description="Not earlier.")
+
+
+class ThingBody(Body):
+    name: Annotated[str, Field(min_length=1, max_length=5)]
+    amount: Decimal = Decimal(0)
+    is_on: bool = True
+
+
+class ThingView(TypedDict):
+    """A thing."""
+
+    name: str
+    parts: "list[PartView]"
+
+
+class PartView(TypedDict):
+    """A part of a thing."""
+
+    number: Annotated[int, Field(description="Which one.")]
+    of: str | None
+
+
+def thing_app() -> Flask:
+    app = Flask("test", static_folder=None)
+    routes = Blueprint("things", __name__, url_prefix="/api/admin")
+    handle_errors(routes)
+
+    @routes.get("/things/<thing_id>")
+    @describe("One thing", answers=ThingView, errors={404: "There is none."})
+    def thing(thing_id: str, query: ThingQuery) -> Response:
+        """With its parts."""
+        shown = {"id": thing_id, "period": query.period, "limit": query.limit, "from": query.start}
+        return jsonify(shown)
+
+    @routes.post("/things")
+    @describe("Make a thing", answers={201: ThingView})
+    def make_thing(body: ThingBody) -> tuple[Response, int]:
+        return jsonify(name=body.name, amount=str(body.amount)), 201
+
+    @routes.put("/text")
+    @describe("Take lines", answers={200: Content("text/csv", "Lines.")})
+    def take_text(body: str) -> Response:
+        return Response(body.upper(), content_type="text/csv")
+
+    @routes.get("/plain")
+    @describe("Takes nothing", answers=dict[str, int])
+    def plain() -> Response:
+        return jsonify({})
+
+    @routes.get("/open")
+    @Section("Probes", OPEN)("Anybody's", answers=dict[str, int])
+    def probe() -> Response:
+        return jsonify({})
+
+    app.register_blueprint(routes)
+    app.register_blueprint(docs_blueprint(lambda: openapi_document(app)))
+    return app
+
+
+@pytest.fixture
+def client():
+    return thing_app().test_client()
+
+
+def test_parameters_are_read_and_empty_ones_count_as_left_out(client):
+    assert client.get("/api/admin/things/a?period=24h&limit=7&from=x&cursor=").json == {
+        "id": "a",
+        "period": "24h",
+        "limit": 7,
+        "from": "x",
+    }
+    assert client.get("/api/admin/things/a?limit=&period=").json["limit"] == 50
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter", "says"),
+    [
+        ("limit=0", "limit", "greater than or equal to 1 (got '0')"),
+        ("limit=201", "limit", "less than or equal to 200"),
+        ("limit=many", "limit", "valid integer"),
+        ("limit=1&limit=2", "limit", "given more than once"),
+        ("period=week", "period", "unknown period 'week'"),
+        ("modl=gpt", "modl", "is not known; this takes period, limit, cursor, from"),
+        ("start=1", "start", "is not known"),
+    ],
+)
+def test_a_parameter_that_does_not_fit_is_named(client, query, parameter, says):
+    answer = client.get(f"/api/admin/things/a?{query}")
+    assert answer.status_code == 400
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.json["parameter"] == parameter
+    assert says in answer.json["error"]
+    assert answer.json["error"].startswith(f"{parameter}: ")
+    assert answer.json["details"][0]["parameter"] == parameter
+
+
+def test_an_unknown_period_names_the_valid_ones(client):
+    answer = client.get("/api/admin/things/a?period=week&limit=0")
+    assert answer.json["valid_periods"] == list(ADMIN_PERIODS)
+    assert [problem["parameter"] for problem in answer.json["details"]] == ["period", "limit"]
+
+
+def test_a_route_without_parameters_takes_none_but_a_probe_takes_any(client):
+    answer = client.get("/api/admin/plain?a=1")
+    assert (answer.status_code, answer.json["error"]) == (400, "a: is not known; this takes none")
+    assert client.get("/api/admin/open?a=1").status_code == 200
+
+
+def test_a_body_is_read_exactly(client):
+    answer = client.post(
+        "/api/admin/things", data='{"name":"x","amount":0.1}', content_type="application/json"
+    )
+    assert (answer.status_code, answer.json) == (201, {"name": "x", "amount": "0.1"})
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter", "says"),
+    [
+        ('{"name":"x"', None, "the body is not JSON"),
+        ("", None, "the body is not JSON"),
+        ("\xff", None, "the body is not JSON"),
+        ("[" * 5000, None, "the body is not JSON"),
+        ("[]", None, "the body takes a JSON object"),
+        ("{}", "name", "name: is required"),
+        ('{"name":7}', "name", "valid string"),
+        ('{"name":"secret"}', "name", "at most 5 characters"),
+        ('{"name":"x","amount":"secret"}', "amount", "amount: "),
+        ('{"name":"x","amount":NaN}', "amount", "amount: "),
+        ('{"name":"x","colour":"secret"}', "colour", "is not known; this takes name, amount, is_on"),
+    ],
+)
+def test_a_body_that_does_not_fit_is_refused_without_being_repeated(client, body, parameter, says):
+    answer = client.post("/api/admin/things", data=body.encode("latin-1"), content_type="application/json")
+    assert answer.status_code == 400
+    assert answer.json.get("parameter") == parameter
+    assert says in answer.json["error"]
+    assert "secret" not in answer.text
+
+
+def test_a_body_of_another_type_or_too_large_is_refused(client):
+    answer = client.post("/api/admin/things", data='{"name":"x"}', content_type="text/plain")
+    assert (answer.status_code, answer.json["error"]) == (
+        415,
+        "send the body as application/json, and say so in Content-Type",
+    )
+    large = client.put("/api/admin/text", data=b"x" * (MAX_BODY_BYTES + 1), content_type="text/plain")
+    assert large.status_code == 413
+    assert large.json["error"]
+
+
+def test_a_text_body(client):
+    assert client.put("/api/admin/text", data="ä\n", content_type="text/plain; charset=utf-8").text == "Ä\n"
+    answer = client.put("/api/admin/text", data=b"\xff", content_type="text/plain")
+    assert (answer.status_code, answer.json["error"]) == (400, "the body is not UTF-8 text")
+
+
+def test_the_description_follows_from_the_declarations(client):
+    spec = client.get("/api/admin/openapi.json").json
+    assert spec["openapi"].startswith("3.1")
+    one = spec["paths"]["/api/admin/things/{thing_id}"]["get"]
+    assert (one["summary"], one["description"], one["operationId"]) == (
+        "One thing",
+        "With its parts.",
+        "thing",
+    )
+    assert one["security"] == [{"adminToken": []}, {"adminUser": []}]
+    parameters = {parameter["name"]: parameter for parameter in one["parameters"]}
+    assert list(parameters) == ["thing_id", "period", "limit", "cursor", "from"]
+    assert parameters["period"]["schema"]["enum"] == list(ADMIN_PERIODS)
+    assert parameters["limit"]["schema"] == {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}
+    assert parameters["cursor"]["schema"] == {"type": "string"}
+    assert parameters["from"]["description"] == "Not earlier."
+    assert list(one["responses"]) == ["200", "400", "401", "403", "404", "503"]
+    schemas = spec["components"]["schemas"]
+    assert schemas["ThingView"]["properties"]["parts"]["items"] == {"$ref": "#/components/schemas/PartView"}
+    assert schemas["PartView"]["properties"]["number"]["description"] == "Which one."
+    made = spec["paths"]["/api/admin/things"]["post"]
+    assert made["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/ThingBody")
+    assert schemas["ThingBody"]["required"] == ["name"]
+    assert {"413", "415"} < set(made["responses"])
+    assert list(spec["paths"]["/api/admin/text"]["put"]["requestBody"]["content"]) == ["text/plain"]
+    assert list(spec["paths"]["/api/admin/text"]["put"]["responses"]["200"]["content"]) == ["text/csv"]
+    assert spec["paths"]["/api/admin/open"]["get"]["security"] == []
+
+
+def test_the_page_shows_every_operation_and_needs_nothing_from_elsewhere(client):
+    answer = client.get("/api/docs")
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "script" not in answer.text
+    assert " style=" not in answer.text
+    links = re.findall(r'(?:href|src)="([^"]*)"', answer.text)
+    assert all(link.startswith(("#", "/")) for link in links)
+    targets = set(re.findall(r'id="([^"]*)"', answer.text))
+    assert {link[1:] for link in links if link.startswith("#")} <= targets
+    for link in links:
+        if link.startswith("/"):
+            with client.get(link) as found:
+                assert found.status_code == 200
+    for said in ("One thing", "/api/admin/things/{thing_id}", "With its parts.", "Which one.", "ThingBody"):
+        assert said in answer.text

@@ -1,0 +1,163 @@
+"""The dashboard over a real database, its stores and their failures, without a server."""
+
+import re
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
+
+from flask import Flask
+from flask.testing import FlaskClient
+from pymongo.database import Database
+from werkzeug.test import TestResponse
+
+from app.adapters.mongo.dashboard_access import AdminAccounts, EndedSessions
+from app.adapters.mongo.stats import StatsStore
+from app.adapters.mongo.users import UserStore, hash_password
+from app.adapters.rate_limiter import SharedRateLimiter
+from app.admin import Entrance, Page, dashboard_app
+from app.admin.overview import Instruments, overview_pages
+from app.core.ports import StoreUnavailable
+
+TOKEN = "the-admin-tökén-of-the-tests"
+PASSWORD = "correct horse battery"
+NOON = datetime(2026, 11, 23, 12, 20, 30, tzinfo=UTC)
+
+HEALTHY: dict[str, Any] = {
+    "lostRecords": 0, "deadLetters": 0, "writtenRecords": 12345, "journalDepth": 0, "queueDepth": 0,
+    "oldestUnsentSeconds": 0, "unkeptRecords": 0, "journalBytes": 4096, "journalMaxBytes": 4 * 2**30,
+    "journalFull": 0, "openRequests": 0, "inFlight": 3, "storeUp": 1, "workers": [{"pid": 1}],
+}  # fmt: skip
+
+
+class SetClock:
+    """Stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def utcnow(self) -> datetime:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now.timestamp()
+
+    def new_request_id(self) -> str:
+        return "x"
+
+    def forward(self, **parts: float) -> None:
+        self.now += timedelta(**parts)
+
+
+class Away:
+    """Stands for any store that cannot answer."""
+
+    def __getattr__(self, name: str) -> Any:
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise StoreUnavailable("connection refused")
+
+        return refuse
+
+
+class DashboardWorld:
+    """A dashboard and everything around it. Change what you like before `app()`."""
+
+    def __init__(self, database: Database[Any]) -> None:
+        self.database = database
+        self.users = UserStore(database)
+        self.clock = SetClock()
+        self.tz: tzinfo = UTC
+        self.token = TOKEN
+        self.session_key = "signs sessions"
+        self.accounts: Any = AdminAccounts(database)
+        self.ended: Any = EndedSessions(database)
+        self.stats: Any = StatsStore(database)
+        self.limiter = SharedRateLimiter("w1", lambda: self.clock.now.timestamp())
+        self.health: dict[str, Any] = dict(HEALTHY)
+        self.keys: list[Any] = []
+        self.spare_keys: int | None = 2
+
+    def add_user(self, name: str, role: str = "admin", password: str = PASSWORD) -> None:
+        """A user who can log in, or not."""
+        self.users.add(name, now=NOON, role=role, password=hash_password(password))
+
+    def verify_admin(self, name: str, password: str) -> bool | None:
+        """As the composition root does it, without its threads."""
+        if not self.users.verify_password(name, password):
+            return None
+        user = self.users.get(name)
+        return user is not None and user.role == "admin"
+
+    def app(self) -> Flask:
+        """The application; it sees later changes of users, clock and health."""
+        entrance = Entrance(
+            admin_token=self.token,
+            session_key=self.session_key,
+            verify_admin=self.verify_admin,
+            accounts=self.accounts,
+            ended=self.ended,
+            limiter=self.limiter,
+        )
+        instruments = Instruments(
+            health=lambda: self.health, keys=lambda: self.keys, spare_keys=lambda: self.spare_keys
+        )
+        overview = overview_pages(self.stats, instruments, self.clock, self.tz)
+        return dashboard_app(entrance, [Page("Overview", "overview.overview", overview)], self.clock, self.tz)
+
+    def browser(self) -> "Browser":
+        """Somebody who has never been here."""
+        return Browser(self.app().test_client())
+
+    def admin(self) -> "Browser":
+        """Somebody who has logged in with the token."""
+        browser = self.browser()
+        assert browser.log_in(token=self.token).status_code == 303
+        return browser
+
+
+class Browser:
+    """Follows the dashboard's forms the way a browser does, below `/admin`."""
+
+    def __init__(self, client: FlaskClient) -> None:
+        self.client = client
+
+    def get(self, path: str, **more: Any) -> TestResponse:
+        """A page; `path` is below `/admin`."""
+        response = self.client.get(path, base_url="http://weir.test/admin", **more)
+        response.get_data()
+        response.close()  # files of our own are sent open
+        return response
+
+    def post(self, path: str, token_from: str = "/login", **fields: str) -> TestResponse:
+        """Send a form as the page `token_from` would."""
+        return self.bare_post(path, csrf_token=self.csrf_token(token_from), **fields)
+
+    def bare_post(self, path: str, **fields: str) -> TestResponse:
+        """Send a form without its token."""
+        return self.client.post(path, data=fields, base_url="http://weir.test/admin")
+
+    def csrf_token(self, path: str) -> str:
+        """The token in a page's first form."""
+        found = re.search(
+            r'name="csrf_token"[^>]* value="([^"]+)"', self.get(path, follow_redirects=True).text
+        )
+        assert found is not None, path
+        return found[1]
+
+    def log_in(self, **fields: str) -> TestResponse:
+        """Send the login form."""
+        return self.post("/login", **fields)
+
+    @property
+    def is_in(self) -> bool:
+        """Whether the overview is shown."""
+        return self.get("/").status_code == 200
+
+    def cookie(self) -> str:
+        """The session's cookie."""
+        found = self.client.get_cookie("weir_admin", "weir.test", "/admin")
+        assert found is not None
+        return found.value
+
+    def with_cookie(self, value: str) -> "Browser":
+        """Put another session's cookie in."""
+        self.client.set_cookie("weir_admin", value, domain="weir.test", path="/admin")
+        return self
