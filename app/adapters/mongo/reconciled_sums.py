@@ -104,6 +104,10 @@ class HourPairs:
             found[hour, model, user, key, upstream_key, api_format] = _sums(row)
         return found
 
+    def pending_hint(self, _group: Group) -> str | None:
+        """Nothing here is known to differ for now."""
+        return None
+
     @staticmethod
     def differences(group: Group, look: Look) -> list[Difference]:
         """What does not agree, in words."""
@@ -265,6 +269,10 @@ class CounterPairs:
             derived[row["_id"]] = {name: value for name, value in _sums(row).items() if name in names}
             first_hours[row["_id"]] = row["firstHour"]
         return derived, first_hours
+
+    def pending_hint(self, _key: str) -> str | None:
+        """Nothing here is known to differ for now."""
+        return None
 
     def differences(self, key: str, look: Look) -> list[Difference]:
         """What does not agree, in words; money is in nano-dollars."""
