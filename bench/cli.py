@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench import machine, report
+from bench.chart import draw
 from bench.native import BenchTrouble, LoadUpstream, compile_programs
 from bench.peers import LiteLLM, Portkey
 from bench.run import FIGURES, MEMORY, Bench, Results
@@ -52,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.write(report.table(document))
     for path in {arguments.json, arguments.add_to} - {None}:
         report.write(document, path)
+    if arguments.history:
+        report.remember(document, arguments.history)
+        draw(document, arguments.history.with_suffix(".svg"))
     problems = report.problems(document)
     for problem in problems:
         sys.stdout.write(f"✗ {problem}\n")
@@ -83,9 +87,9 @@ def _run(arguments: argparse.Namespace, directory: Path, stack: ExitStack) -> Re
 
 def _measured(arguments: argparse.Namespace, bench: Bench) -> Bench:
     level = LEVELS[arguments.level]
+    bench.measure([FIGURES[name] for name in arguments.figures if name in FIGURES], level)
     if MEMORY in arguments.figures:
         bench.measure_memory()
-    bench.measure([FIGURES[name] for name in arguments.figures if name in FIGURES], level)
     bench.close_books()
     return bench
 
@@ -128,7 +132,7 @@ def _list_of(names: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    figures = (MEMORY, *FIGURES)
+    figures = (*FIGURES, MEMORY)
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measures this proxy, with everything on, beside nginx, LiteLLM and Portkey.",
@@ -144,6 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument(
         "--add-to", type=Path, metavar="FILE", help="add the figures to those of an earlier part of a run"
+    )
+    parser.add_argument(
+        "--history", type=Path, metavar="FILE", help="append a line to it, and draw its last run beside it"
     )
     parser.add_argument("--keep", action="store_true", help="keep the data directory")
     return parser

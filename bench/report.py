@@ -142,6 +142,14 @@ def write(document: Document, path: Path) -> None:
     path.write_text(json.dumps(_rounded(document), indent=1, ensure_ascii=False) + "\n")
 
 
+def remember(document: Document, path: Path) -> None:
+    """Append the run, without its single rounds, to a file with a run on each line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = {name: value for name, value in document.items() if name != "rounds"}
+    with path.open("a") as file:
+        file.write(json.dumps(_rounded(line), ensure_ascii=False) + "\n")
+
+
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 4)

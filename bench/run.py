@@ -104,6 +104,11 @@ class Bench:
             with HeldStreams(self._programs, target.aim, idle(_IDLE_STREAMS), self._load_core):
                 time.sleep(_REST_S)
                 during = _memory(target)
+            if target.keeps_books:
+                # Cut by the client, and recorded as such.
+                book = self.results.books.setdefault(target.name, Book())
+                book.sent += _IDLE_STREAMS
+                self._wait_booked(target, book)
             rows[target.name] = {
                 "memory_mib": before / _MIB,
                 "kib_per_stream": (during - before) / _IDLE_STREAMS / _KIB,
@@ -128,6 +133,8 @@ class Bench:
         kept = self.results.rounds.setdefault(figure.name, {}).setdefault(target.name, [])
         kept.append(row)
         self._say(f"{figure.name} {number + 1}/{level.rounds}: {target.name}: {_told(row)}")
+        if not _is_usable(row):
+            self._failures[figure.name, target.name] = "most of its answers were no answers"
 
     def _too_slow(self, figure: Figure, target: Target) -> str:
         mastered = self.results.figures.get("burst", {}).get(target.name, {}).get("chunks_per_s")
@@ -146,6 +153,8 @@ class Bench:
         load_s = reading.load_cpu_s + cpu_seconds(self._upstream.pids) - upstream_before
         busy_s = cpu_seconds(pids) - before
         figures = reading.figures
+        if figures["error"]:
+            self._say(f"{figure.name}: {target.name}: {figures['failed']} failed, first: {figures['error']}")
         if target.keeps_books:
             book = self.results.books.setdefault(target.name, Book())
             book.sent += figures["answered"]
@@ -201,6 +210,10 @@ def _row(figures: dict[str, Any], shape: Shape, cpu_s: float, store_cpu_s: float
 def _percentiles(figures: dict[str, Any], source: str, name: str) -> Row:
     samples = figures[source]
     return {f"{name}_{share}_ms": samples[share] for share in ("p50", "p99") if share in samples}
+
+
+def _is_usable(row: Row) -> bool:
+    return bool(row.get("requests_per_s") or row.get("chunks_per_s"))
 
 
 def _memory(target: Target) -> float:

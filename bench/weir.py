@@ -64,6 +64,7 @@ class WeirTarget(Target):
                 "RATE_LIMIT_RPM": _NO_LIMIT,
                 "WEB_CONCURRENCY": "1",
                 "JOURNAL_SYNC": "group",
+                "ABORT_DRAIN_S": "1",
                 "OHMYGPT_API_KEYS": ",".join(f"sk-bench-upstream-{number}" for number in range(4)),
             }
             | self._settings
