@@ -7,7 +7,7 @@ DRILL ?= default
 BENCH ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check lint fmt types arch clean drill bench bench-peers lock audit hooks screenshots
+.PHONY: help demo run test check lint fmt types arch clean drill bench bench-peers volume lock audit hooks screenshots
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
 
@@ -50,6 +50,9 @@ bench-peers: ## install LiteLLM and Portkey for the benchmark, into a directory 
 	@.venv-bench-peers/litellm/bin/pip install --quiet --disable-pip-version-check 'litellm[proxy]==1.106.2'
 	@mkdir -p .venv-bench-peers/portkey
 	@cd .venv-bench-peers/portkey && npm install --silent --no-fund --no-audit @portkey-ai/gateway
+
+volume: $(VENV)/.dev ## statistics and pages of a million records, measured (minutes)
+	@$(BIN)/python -m tests.support.a_million
 
 lint: $(VENV)/.dev ## ruff and codespell
 	@$(BIN)/ruff check .
