@@ -21,6 +21,7 @@ from app.adapters.mongo.stats import StatsStore
 from app.adapters.mongo.users import UserStore
 from app.admin import Entrance, Page, dashboard_app
 from app.admin.overview import Instruments, overview_pages
+from app.admin.resources import resource_pages
 from app.api.admin import admin_blueprint
 from app.api.admin.auth import VerifyAdmin
 from app.api.admin.resources import resources_blueprint
@@ -146,7 +147,9 @@ def _dashboard(settings: Settings, services: Services, admin_token: str, verify_
         spare_keys=_spare_keys(services),
     )
     overview = overview_pages(StatsStore(services.database), instruments, clock, tz)
-    return dashboard_app(entrance, [Page("Overview", "overview.overview", overview)], clock, tz)
+    resources = resource_pages(services.administration, RequestLogStore(services.database))
+    pages = [Page("Overview", "overview.overview", overview), *resources]
+    return dashboard_app(entrance, pages, clock, tz)
 
 
 def _http_error(error: HTTPException) -> Response:
