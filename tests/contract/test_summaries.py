@@ -270,7 +270,7 @@ def test_two_at_once_and_bookings_in_between_leave_nothing_wrong(database):
 
 
 def work_of_statistics(db):
-    """How many documents and index entries the server looks at for each statistic; never a whole collection."""
+    """How many documents and index entries the server looks at for each; never a whole collection."""
     stats, now = StatsStore(db), NOON
     asked = {
         "models": lambda: stats.model_stats("30d", now, UTC),
