@@ -90,7 +90,7 @@ class BindingStore:
         for document in self._bindings.find({"ohmygptKeyId": key_id}):
             pair = _pair(str(document.get("proxyId", "")), heir_id)
             kept = {name: document[name] for name in ("priority", "isActive") if name in document}
-            made = {"_id": f"{pair['proxyId']}|{heir_id}", **kept, "createdAt": now}
+            made: Document = {"_id": f"{pair['proxyId']}|{heir_id}", **kept, "createdAt": now}
             with suppress(DuplicateKeyError):  # made by another worker in this very moment
                 self._bindings.update_one(pair, {"$setOnInsert": made}, upsert=True)
 
