@@ -36,6 +36,7 @@ from app.api.operations import operations_blueprint
 from app.api.user import user_blueprint
 from app.cli import register_commands
 from app.core.credentials import derived_secret
+from app.core.current_request import request_id
 from app.core.ports import StoreUnavailable
 from app.core.stats import usd
 from app.services import Services, build_services
@@ -56,6 +57,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = services
+    # A connection that is kept is served by one greenlet: the last request's id must not stay.
+    app.before_request(lambda: request_id.set(None) and None)
     app.register_blueprint(client_blueprint(services.gateway, ModelList(services.models), clock, SocketWatch))
     app.register_blueprint(health_blueprint(clock, services.metrics))
     admin_token = generated_secret(settings.data_dir, "admin-token", settings.admin_token)
