@@ -23,6 +23,7 @@ from app.adapters.mongo.users import UserStore
 from app.admin import Entrance, Page, dashboard_app
 from app.admin.log import log_pages
 from app.admin.overview import Instruments, overview_pages
+from app.admin.resources import resource_pages
 from app.api.admin import admin_blueprint
 from app.api.admin.auth import VerifyAdmin
 from app.api.admin.resources import resources_blueprint
@@ -192,8 +193,12 @@ def _dashboard(settings: Settings, services: Services, admin_token: str, verify_
         offload=ThreadPool(1).apply,
     )
     overview = overview_pages(StatsStore(services.database), instruments, clock, tz)
-    log = log_pages(RequestLogStore(services.database), services.models, clock, tz, exports={})
-    pages = [Page("Overview", "overview.overview", overview), Page("Log", "log.log", log)]
+    logs = RequestLogStore(services.database)
+    pages = [
+        Page("Overview", "overview.overview", overview),
+        Page("Log", "log.log", log_pages(logs, services.models, clock, tz, exports={})),
+        *resource_pages(services.administration, logs),
+    ]
     return dashboard_app(entrance, pages, clock, tz)
 
 

@@ -52,7 +52,7 @@ def usd(nano_usd: int | None) -> str:
     digits = 2
     if amount and amount < 1:
         digits = max(2, min(9, _SIGNIFICANT - 1 - amount.adjusted()))
-    text = f"{amount.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP):,}"
+    text = f"{amount.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP):,f}"
     whole, _, cents = text.partition(".")
     cents = cents[:2] + cents[2:].rstrip("0")
     return f"{'-' if nano_usd < 0 else ''}${whole}.{cents}"
