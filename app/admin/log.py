@@ -102,7 +102,7 @@ def log_pages(
             abort(400)
         return exports[chosen](selection, chosen)
 
-    @routes.get("/log/<request_id>")
+    @routes.get("/log/<path:request_id>")
     def record(request_id: str) -> Response:
         document = logs.get(request_id)
         if document is None:
