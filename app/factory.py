@@ -25,6 +25,7 @@ from app.admin.log import log_pages
 from app.admin.overview import Instruments, overview_pages
 from app.api.admin import admin_blueprint
 from app.api.admin.auth import VerifyAdmin
+from app.api.admin.request_logs import export_response
 from app.api.admin.resources import resources_blueprint
 from app.api.client import client_blueprint
 from app.api.docs import docs_blueprint
@@ -188,7 +189,7 @@ def _dashboard(settings: Settings, services: Services, admin_token: str, verify_
         offload=ThreadPool(1).apply,
     )
     overview = overview_pages(StatsStore(services.database), instruments, clock, tz)
-    log = log_pages(RequestLogStore(services.database), services.models, clock, tz, exports={})
+    log = log_pages(RequestLogStore(services.database), services.models, export_response, clock, tz)
     pages = [Page("Overview", "overview.overview", overview), Page("Log", "log.log", log)]
     return dashboard_app(entrance, pages, clock, tz)
 

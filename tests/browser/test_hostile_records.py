@@ -1,6 +1,7 @@
 """Whatever a record holds, the pages show it as text."""
 
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import expect
@@ -94,13 +95,13 @@ def test_the_overview_shows_hostile_names_as_text(admin, records):
     expect(page.locator("#models tbody")).to_contain_text("<svg onload")
 
 
-@pytest.mark.parametrize("text", HOSTILE[:2])
-def test_what_is_asked_for_comes_back_as_text(admin, text):
+@pytest.mark.parametrize(
+    "place", ["/log?q=", "/log?status=", "/log?from=", "/log?cursor=", "/login?next=", "/?period="]
+)
+def test_what_is_asked_for_comes_back_as_text(admin, place):
     page = admin.page
-    for path in ("/admin/log", "/admin/login", "/admin/"):
-        for name in ("q", "status", "next", "period", "cursor", "from"):
-            page.goto(f"{path}?{name}=" + page.evaluate("encodeURIComponent", text))
-            assert is_unharmed(admin)
+    page.goto(f"/admin{place}" + quote("".join(HOSTILE[:3]).replace("\0", ""), safe=""))
+    assert is_unharmed(admin)
     admin.told = [line for line in admin.told if "400" not in line and "404" not in line]
 
 
@@ -117,7 +118,7 @@ def test_the_policy_would_stop_a_script_that_got_through(admin):
             document.body.append(image);
         }"""
     )
-    page.wait_for_function("document.querySelector('img').complete")
+    page.locator("img").evaluate("image => image.decode().catch(() => null)")
     assert page.evaluate("window.pwned") is None
     assert any("Content Security Policy" in line for line in admin.told)
     admin.told.clear()
