@@ -6,7 +6,7 @@ ARGS ?=
 DRILL ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check lint fmt types arch clean drill lock audit hooks screenshots
+.PHONY: help demo run test check lint fmt types arch clean drill volume lock audit hooks screenshots
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
 
@@ -40,6 +40,9 @@ check: $(VENV)/.dev lint types arch test ## what CI runs: lint, types, architect
 
 drill: $(VENV)/.runtime ## kill -9, outages and full disks under load, all books compared (DRILL=short|default|full)
 	@$(BIN)/python -m drill --level $(DRILL) $(ARGS)
+
+volume: $(VENV)/.dev ## statistics and pages of a million records, measured (minutes)
+	@$(BIN)/python -m tests.support.a_million
 
 lint: $(VENV)/.dev ## ruff and codespell
 	@$(BIN)/ruff check .
