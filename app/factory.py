@@ -27,7 +27,7 @@ from app.api.admin import admin_blueprint
 from app.api.admin.auth import VerifyAdmin
 from app.api.admin.request_logs import export_response
 from app.api.admin.resources import resources_blueprint
-from app.api.client import client_blueprint
+from app.api.client import client_blueprint, shortcut
 from app.api.docs import docs_blueprint
 from app.api.health import health_blueprint
 from app.api.model_list import ModelList
@@ -73,7 +73,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(_operations(services, admin_token, verify_admin))
     app.register_blueprint(docs_blueprint(lambda: openapi_document(app)))
     dashboard = _dashboard(settings, services, admin_token, verify_admin)
-    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/admin": dashboard})  # type: ignore[method-assign]
+    rest = DispatcherMiddleware(app.wsgi_app, {"/admin": dashboard})
+    app.wsgi_app = shortcut(rest, services.gateway, clock, SocketWatch)  # type: ignore[assignment,method-assign]
     app.register_error_handler(HTTPException, _http_error)
     register_commands(app, settings)
     return app
