@@ -26,6 +26,7 @@ from app.admin.overview import Instruments, overview_pages
 from app.admin.resources import resource_pages
 from app.api.admin import admin_blueprint
 from app.api.admin.auth import VerifyAdmin
+from app.api.admin.request_logs import export_response
 from app.api.admin.resources import resources_blueprint
 from app.api.client import client_blueprint, shortcut
 from app.api.docs import docs_blueprint
@@ -196,7 +197,7 @@ def _dashboard(settings: Settings, services: Services, admin_token: str, verify_
     logs = RequestLogStore(services.database)
     pages = [
         Page("Overview", "overview.overview", overview),
-        Page("Log", "log.log", log_pages(logs, services.models, clock, tz, exports={})),
+        Page("Log", "log.log", log_pages(logs, services.models, export_response, clock, tz)),
         *resource_pages(services.administration, logs),
     ]
     return dashboard_app(entrance, pages, clock, tz)
