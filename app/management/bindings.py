@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Repair:
-    """What a repair found: bindings looked at, moved to a key's replacement, deleted; `details` in words."""
+    """What a repair found: bindings looked at, passed on to a key's replacement, deleted; `details` in words."""
 
     checked: int = 0
     repaired: int = 0
@@ -90,7 +90,10 @@ class BindingAdmin:
 
     @asks_store
     def repair(self, actor: Actor) -> Repair:
-        """Move bindings of replaced keys to the keys in their place; delete those that lead nowhere."""
+        """Bind keys as the ones they replaced are bound; delete bindings that lead nowhere.
+
+        A replaced key keeps its own: after a reset it serves again.
+        """
         with self._audit.action(actor, "bindings.repair", "bindings"):
             proxies = {proxy.proxy_id for proxy in self._proxies.list()}
             keys = {key.key_id: key.replaced_by for key in self._keys.list()}
@@ -107,24 +110,25 @@ class BindingAdmin:
                 elif successor is None:
                     why = "there is no such key"
                 else:
-                    self._move(found, successor)
-                    done.repaired += 1
-                    done.details.append(f"{where}: moved to key {successor}, which replaced it")
+                    if self._pass_on(found, successor):
+                        done.repaired += 1
+                        done.details.append(f"{where}: passed on to key {successor}, which replaced it")
                     continue
                 self._store.delete(binding.proxy_id, binding.key_id)
                 done.deleted += 1
                 done.details.append(f"{where}: deleted, {why}")
             return done
 
-    def _move(self, found: StoredBinding, key_id: str) -> None:
+    def _pass_on(self, found: StoredBinding, key_id: str) -> bool:
+        """Bind another key in the same way; False if it is bound to that proxy already."""
         binding = found.binding
         try:
             self._store.add(binding.proxy_id, key_id, now=now_ms(), priority=binding.priority)
-            if not found.is_active:
-                self._store.update(binding.proxy_id, key_id, now=now_ms(), is_active=False)
         except AlreadyExistsError:
-            pass  # it is bound already
-        self._store.delete(binding.proxy_id, binding.key_id)
+            return False
+        if not found.is_active:
+            self._store.update(binding.proxy_id, key_id, now=now_ms(), is_active=False)
+        return True
 
 
 def _successor(keys: dict[str, str | None], key_id: str) -> str | None:

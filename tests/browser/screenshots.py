@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import requests
 from playwright.sync_api import Browser
 
 from app.adapters.mongo.settlement import Settlement
@@ -49,6 +50,26 @@ def add_history(site: Site) -> None:
     settlement.apply([SequencedRecord(number, document) for number, document in enumerate(copies, 1)])
 
 
+def furnish(site: Site) -> None:
+    """What an administrator makes, so that no page is empty."""
+    user = site.users[0].name
+    for path, body in (
+        ("ohmygpt/keys", {"id": "key-berlin", "apiKey": "sk-upstream-berlin-0123456789"}),
+        ("ohmygpt/backup-keys", {"id": "spare-1", "apiKey": "sk-upstream-spare-0123456789"}),
+        ("proxies", {"id": "proxy-1", "name": "Berlin", "type": "http", "host": "10.0.0.7", "port": 3128}),
+        ("ohmygpt/bindings", {"proxyId": "proxy-1", "ohmygptKeyId": "key-berlin"}),
+        ("keys", {"name": user, "notes": "the frontend"}),
+        (f"users/{user}/credits/add", {"amount": 25, "reason": "invoice 4711"}),
+    ):
+        answer = requests.post(
+            f"{site.weir.url}/api/admin/{path}",
+            json=body,
+            headers={"Authorization": f"Bearer {site.token}"},
+            timeout=30,
+        )
+        answer.raise_for_status()
+
+
 def pages(site: Site) -> dict[str, str]:
     """What is shown, by the picture's name."""
     retried = next(record for record in site.weir.records() if len(record["attempts"]) > 1)
@@ -56,6 +77,12 @@ def pages(site: Site) -> dict[str, str]:
         "overview": "/admin/?period=24h",
         "log": "/admin/log",
         "record": f"/admin/log/{retried['_id']}",
+        "users": "/admin/users",
+        "user": f"/admin/users/{site.users[0].name}",
+        "client-keys": "/admin/client-keys",
+        "upstream": "/admin/upstream",
+        "proxies": "/admin/proxies",
+        "audit": "/admin/audit",
     }
 
 
@@ -86,6 +113,7 @@ def main() -> int:
         site = Site(Path(data), upstream)
         with site.weir:
             site.prepare()
+            furnish(site)
             add_history(site)
             complaints = shoot(site, browser, directory)
     print("\n".join(complaints) or f"drawn into {directory}")

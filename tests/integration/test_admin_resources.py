@@ -547,9 +547,13 @@ def test_bindings_are_repaired(admin, database):
     assert done["message"] == "4 checked, 1 repaired, 2 deleted"
     assert len(done["details"]) == 3
     rows = admin.get("/ohmygpt/bindings")["bindings"]
-    assert [(row["ohmygptKeyId"], row["priority"]) for row in rows] == [("new", 2), ("well", 2)]
+    assert [(row["ohmygptKeyId"], row["priority"]) for row in rows] == [
+        ("dead", 2),
+        ("new", 2),
+        ("well", 2),
+    ]
     again = admin("POST", "/ohmygpt/repair-bindings").json
-    assert (again["checked"], again["repaired"], again["deleted"]) == (2, 0, 0)
+    assert (again["checked"], again["repaired"], again["deleted"]) == (3, 0, 0)
 
 
 # The audit log

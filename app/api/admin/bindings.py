@@ -167,7 +167,7 @@ def add_binding_routes(routes: Blueprint, administration: Administration) -> Non
     @routes.post("/ohmygpt/repair-bindings")
     @describe("Repair the bindings", answers=RepairView)
     def repair_bindings() -> Response:
-        """Bindings of replaced keys go to the keys in their place; those that lead nowhere are deleted."""
+        """Keys are bound as the ones they replaced are; bindings that lead nowhere are deleted."""
         done = bindings.repair(current_actor())
         message = f"{done.checked} checked, {done.repaired} repaired, {done.deleted} deleted"
         return jsonify(
