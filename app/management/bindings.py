@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Repair:
-    """What a repair found: bindings looked at, passed on to a key's replacement, deleted; `details` in words."""
+    """What a repair found: bindings looked at, passed on to a new key, deleted; `details` in words."""
 
     checked: int = 0
     repaired: int = 0
