@@ -24,6 +24,7 @@ from app.admin.overview import Instruments, overview_pages
 from app.api.admin import admin_blueprint
 from app.api.admin.auth import VerifyAdmin
 from app.api.client import client_blueprint
+from app.api.cross_origin import share_with_origins
 from app.api.docs import docs_blueprint
 from app.api.health import health_blueprint
 from app.api.model_list import ModelList
@@ -51,7 +52,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = services
-    app.register_blueprint(client_blueprint(services.gateway, ModelList(services.models), clock, SocketWatch))
+    client = client_blueprint(services.gateway, ModelList(services.models), clock, SocketWatch)
+    if settings.cors_origins:
+        share_with_origins(client, frozenset(settings.cors_origins))
+    app.register_blueprint(client)
     app.register_blueprint(health_blueprint(clock, services.metrics))
     admin_token = generated_secret(settings.data_dir, "admin-token", settings.admin_token)
     verify_admin = _admin_check(UserStore(services.database))
