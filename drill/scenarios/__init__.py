@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 from drill.report import Findings
 from drill.scenarios.credit import overspending
+from drill.scenarios.crowds import slow_clients, strangers
 from drill.scenarios.cuts import cuts
 from drill.scenarios.full_disk import full_disk
 from drill.scenarios.key_chaos import key_chaos
 from drill.scenarios.kills import tree_kills, worker_kills
 from drill.scenarios.limits import journal_limit
 from drill.scenarios.outages import cold_start, outage, poison, slow_store
-from drill.scenarios.signals import signals
+from drill.scenarios.signals import reloads, signals
 from drill.scenarios.spare_keys import spare_keys
 from drill.stage import Drill
 
@@ -27,6 +28,9 @@ SCENARIOS: dict[str, Scenario] = {
     "full-disk": full_disk,
     "cuts": cuts,
     "signals": signals,
+    "reloads": reloads,
+    "slow-clients": slow_clients,
+    "strangers": strangers,
     "overspending": overspending,
     "key-chaos": key_chaos,
     "spare-keys": spare_keys,

@@ -141,7 +141,10 @@ def play_round(weir: WeirProcess, lab: Lab, canaries: Canaries, key: str, number
     request(weir, path, lab.body(path, Script.body(error, status=status), messages=prompt), **auth)
     weir.forgive_keys()
 
-    broken = [*(sse.chunk(make("text", "")) for _ in range(5)), b"data: {broken " + make("chunk", "").encode() + b"\n\n"]
+    broken = [
+        *(sse.chunk(make("text", "")) for _ in range(5)),
+        b"data: {broken " + make("chunk", "").encode() + b"\n\n",
+    ]
     script = Script.sse(broken, end=bool(number % 3))
     with RawConnection(weir.url) as connection:
         connection.request("POST", CHAT, auth, lab.stream_body(CHAT, script))
@@ -174,7 +177,9 @@ def read_pages(weir: WeirProcess) -> dict[str, bytes]:
         for path, item in json.loads(ask(weir, "/api/admin/openapi.json")[1])["paths"].items()
         if "get" in item and "{" not in path
     ]
-    known = {f"/api/admin/{name}" for name in ("model-stats", "metrics", "user-stats", "request-logs", "health")}
+    known = {
+        f"/api/admin/{name}" for name in ("model-stats", "metrics", "user-stats", "request-logs", "health")
+    }
     assert "/metrics" in paths
     return {path: ask(weir, path)[1].encode() for path in {*paths, *known, "/admin/login", "/api/docs"}}
 
