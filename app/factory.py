@@ -23,6 +23,7 @@ from app.admin import Entrance, Page, dashboard_app
 from app.admin.overview import Instruments, overview_pages
 from app.api.admin import admin_blueprint
 from app.api.admin.auth import VerifyAdmin
+from app.api.admin.resources import resources_blueprint
 from app.api.client import client_blueprint
 from app.api.cross_origin import share_with_origins
 from app.api.docs import docs_blueprint
@@ -38,7 +39,6 @@ from app.settings import Settings, generated_secret
 
 EXTENSION = "weir"
 
-_PASSWORD_THREADS = 2
 _MAX_WAITING_LOGINS = 64
 
 
@@ -58,8 +58,16 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(client)
     app.register_blueprint(health_blueprint(clock, services.metrics))
     admin_token = generated_secret(settings.data_dir, "admin-token", settings.admin_token)
-    verify_admin = _admin_check(UserStore(services.database))
+    verify_admin = _admin_check(UserStore(services.database), services.password_threads)
     app.register_blueprint(_admin(settings, services, admin_token, verify_admin))
+    app.register_blueprint(
+        resources_blueprint(
+            services.administration,
+            admin_token=admin_token,
+            verify_admin=verify_admin,
+            new_request_id=clock.new_request_id,
+        )
+    )
     app.register_blueprint(_operations(services, admin_token, verify_admin))
     app.register_blueprint(docs_blueprint(lambda: openapi_document(app)))
     dashboard = _dashboard(settings, services, admin_token, verify_admin)
@@ -69,12 +77,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _admin_check(users: UserStore) -> VerifyAdmin:
-    # Deriving a password takes tenths of a second of CPU: in a thread it holds up no stream. Few threads of
-    # its own, since the hub's also sync the journal and look up names; and only values go in, since pymongo's
-    # connections belong to this thread's event loop.
-    threads = ThreadPool(_PASSWORD_THREADS)
-
+def _admin_check(users: UserStore, threads: ThreadPool) -> VerifyAdmin:
     def verify(name: str, password: str) -> bool | None:
         if len(threads) >= _MAX_WAITING_LOGINS:
             raise StoreUnavailable("too many logins at once")

@@ -8,6 +8,7 @@ from typing import Any
 
 import gevent
 import pymongo
+from gevent.threadpool import ThreadPool
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
@@ -30,7 +31,7 @@ from app.adapters.mongo.key_states import KeyStateStore
 from app.adapters.mongo.provider_keys import ProviderKeyStore
 from app.adapters.mongo.proxies import ProxyStore
 from app.adapters.mongo.proxy_bindings import BindingStore
-from app.adapters.mongo.users import UserStore
+from app.adapters.mongo.users import UserStore, hash_password
 from app.adapters.proxy_check import ProxyChecker
 from app.adapters.proxy_pool import ProxyPool
 from app.adapters.rate_limiter import SharedRateLimiter, StorageRateLimiter
@@ -41,9 +42,11 @@ from app.core.pricing import ModelTable
 from app.exchange.admission import Admission
 from app.exchange.attempts import AttemptLoop
 from app.exchange.handler import Gateway
+from app.management.administration import Administration, Changes, build_administration
 from app.settings import Settings, generated_secret
 
 _PING_TIMEOUT_S = 2.0
+_PASSWORD_THREADS = 2
 
 
 @dataclass(slots=True)
@@ -66,6 +69,8 @@ class Services:
     metrics: WorkerMetrics
     reloader: Reloader
     backup_keys: BackupKeyStore
+    password_threads: ThreadPool
+    administration: Administration
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,10 @@ def build_services(settings: Settings, load_models: Callable[[], ModelTable], cl
     metrics.watch(vitals)
     proxies = _outbound_proxies(settings, database, cipher)
     upstream = _upstream(settings, proxies)
+    # Deriving a password takes tenths of a second of CPU: in a thread it holds up no stream. Few threads of
+    # its own, since the hub's also sync the journal and look up names; and only values go in, since pymongo's
+    # connections belong to this thread's event loop.
+    password_threads = ThreadPool(_PASSWORD_THREADS)
     admission = _admission(settings, clock, models, directory, credit, rate_limiter)
     attempts = AttemptLoop(
         keys=key_pool,
@@ -125,6 +134,14 @@ def build_services(settings: Settings, load_models: Callable[[], ModelTable], cl
         metrics=metrics,
         reloader=_reloader(settings, models, load_models, key_pool, key_sync, directory, database),
         backup_keys=BackupKeyStore(database, cipher),
+        password_threads=password_threads,
+        administration=build_administration(
+            settings,
+            database,
+            cipher,
+            Changes(directory.invalidate_user, directory.invalidate_key_id, key_sync.refresh),
+            derive=lambda password: password_threads.apply(hash_password, (password,)),
+        ),
     )
 
 

@@ -4,12 +4,14 @@ import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import uniform
 from typing import Any, Self
 
 import gevent
 from gevent.event import Event
 from pymongo.errors import PyMongoError
 
+from app.adapters.clock import SystemClock
 from app.adapters.journal import (
     Adopted,
     Journal,
@@ -28,8 +30,10 @@ from app.adapters.mongo.key_states import KeyStateStore
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.stats import StatsStore
+from app.adapters.mongo.summaries import SummaryMaker
 from app.adapters.rate_limiter import SYNC_INTERVAL_S, SharedRateLimiter, ensure_expiry
 from app.core.ports import StoreUnavailable
+from app.management.administration import ensure_administration_indexes
 from app.services import Services, unreachable
 from app.settings import Settings
 from workers import lifecycle
@@ -39,6 +43,9 @@ from workers.log_writer import LogWriter
 _HALT_S = 1.0
 _INDEX_RETRY_S = 5.0
 _STORE_WATCH_S = 2.0
+_SUMMING_S = 30.0, 90.0
+"""Any time between: workers that look at different times do not do each other's work."""
+_BETWEEN_SUMS_S = 0.05
 
 logger = logging.getLogger("weir.worker")
 
@@ -86,6 +93,7 @@ class WorkerLife:
         gevent.spawn(queue.run, life.stopping, settings.log_flush_ms / 1000)
         life.help(life._adopt_orphans)
         life.help(life._prepare_store)
+        life.help(life._sum_up)
         services.key_sync.refresh()
         if is_first and services.key_pool.is_empty():
             logger.warning(
@@ -158,7 +166,22 @@ class WorkerLife:
         self._until_done(RequestLogStore(database).ensure_indexes)
         self._until_done(StatsStore(database).ensure_indexes)
         self._until_done(KeyStateStore(database).ensure_indexes)
+        self._until_done(lambda: ensure_administration_indexes(database))
         self._until_done(EndedSessions(database).ensure_indexes)
+
+    def _sum_up(self) -> None:
+        """Make summaries of hours that have ended; leaves the store time for others in between."""
+        maker, clock = SummaryMaker(self.services.database), SystemClock()
+        is_failing = False
+        while not self.stopping.wait(uniform(*_SUMMING_S)):  # noqa: S311
+            try:
+                while maker.step(clock.utcnow()) and not self.stopping.wait(_BETWEEN_SUMS_S):
+                    pass
+                is_failing = False
+            except PyMongoError as error:
+                if not is_failing:
+                    logger.warning("summaries are not made for now: %s", store_problem(error))
+                is_failing = True
 
     def _until_done(self, work: Callable[[], None]) -> None:
         """Try until it is done or the worker stops, which also ends the try under way: quietly."""

@@ -6,6 +6,12 @@ from datetime import UTC, datetime
 import uuid_utils
 
 
+def now_ms() -> datetime:
+    """The moment, in UTC, to the millisecond as MongoDB keeps it."""
+    moment = datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
 class SystemClock:
     """The real clock."""
 

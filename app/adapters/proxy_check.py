@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 from gevent.pool import Pool
 from pymongo.errors import PyMongoError
 
+from app.adapters.clock import now_ms
 from app.adapters.mongo.connection import store_problem
 from app.adapters.mongo.proxies import ProxyStore
-from app.adapters.proxy_pool import ProxyPool, StopEvent, now_ms
+from app.adapters.proxy_pool import ProxyPool, StopEvent
 from app.adapters.proxy_transport import ProxyAdapter, RouteFault
 
 TICK_S = 1.0

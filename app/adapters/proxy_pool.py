@@ -7,11 +7,12 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Protocol
 
 from pymongo.errors import PyMongoError
 
+from app.adapters.clock import now_ms
 from app.adapters.mongo.connection import store_problem
 from app.adapters.mongo.proxies import StoredProxy
 from app.adapters.mongo.proxy_bindings import StoredBinding
@@ -81,12 +82,6 @@ class _View:
     proxies: Mapping[str, _PooledProxy] = field(default_factory=dict)
     bindings: tuple[Binding, ...] = ()
     tiers: dict[str, Tiers] = field(default_factory=dict)
-
-
-def now_ms() -> datetime:
-    """To the millisecond, as the store keeps it: what was written and read back must not look older."""
-    moment = datetime.now(UTC)
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 class ProxyPool:

@@ -1,5 +1,6 @@
 """Answers all JSON routes share: errors in one shape, and what every answer says about caching."""
 
+from collections.abc import Sequence
 from typing import Any, NotRequired
 
 from flask import Blueprint, Response, jsonify
@@ -10,6 +11,7 @@ from app.api.operation import BadRequest, Problem
 from app.core.log_filter import FilterError
 from app.core.periods import UnknownPeriodError
 from app.core.ports import StoreUnavailable
+from app.management.errors import Conflict, Missing, Unusable
 
 
 class ProblemView(TypedDict):
@@ -51,6 +53,21 @@ def handle_errors(routes: Blueprint) -> None:
     def unusable_filter(error: FilterError) -> Response:
         return error_answer(400, str(error), parameter=error.field)
 
+    @routes.errorhandler(Missing)
+    def missing(error: Missing) -> Response:
+        return error_answer(404, str(error))
+
+    @routes.errorhandler(Conflict)
+    def conflict(error: Conflict) -> Response:
+        return error_answer(409, str(error))
+
+    @routes.errorhandler(Unusable)
+    def unusable(error: Unusable) -> Response:
+        if not error.lines:
+            return _problems((Problem(error.field, str(error)),))
+        bad = [{"parameter": f"line {number}", "message": reason} for number, reason in error.lines]
+        return error_answer(400, str(error), details=bad)
+
     @routes.errorhandler(StoreUnavailable)
     def store_down(error: StoreUnavailable) -> Response:
         response = error_answer(503, "the database cannot answer", hint=str(error))
@@ -67,7 +84,7 @@ def handle_errors(routes: Blueprint) -> None:
         return response
 
 
-def _problems(problems: tuple[Problem, ...], **extra: Any) -> Response:
+def _problems(problems: Sequence[Problem], **extra: Any) -> Response:
     first = problems[0]
     named = {"parameter": first.parameter} if first.parameter else {}
     details = [{"parameter": problem.parameter, "message": problem.message} for problem in problems]

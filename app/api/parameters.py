@@ -29,6 +29,9 @@ UserPeriod = Annotated[
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="How many to show at most.")]
 LIMIT_DEFAULT = DEFAULT_LIMIT
 
+Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""Something to search for or to select by."""
+
 Cursor = Annotated[
     str | None, Field(description="`nextCursor` of the page before; left out, the first page is shown.")
 ]

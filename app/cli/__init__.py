@@ -22,6 +22,7 @@ _COMMANDS = {
     "stats": "Statistics.",
     "journal": "What is on disk and not yet in MongoDB.",
     "verify": "Check that journal, records, sums and credits agree.",
+    "migrate": "Move a database of earlier software over.",
     "doctor": "Check the installation and say what to do.",
 }
 

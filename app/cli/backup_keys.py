@@ -4,11 +4,11 @@ from typing import IO, Any
 
 import click
 
-from app.adapters.mongo.backup_keys import BackupKey, BackupKeyStore
-from app.cli.base import Group, cipher_of, current_settings, fail, json_option, now
+from app.adapters.mongo.backup_keys import BackupKey
+from app.cli.base import Group, current_settings, json_option, shell_actor
 from app.cli.output import print_json, print_table
 from app.cli.secret_input import read_secret, read_text
-from app.cli.store import open_store
+from app.cli.store import open_administration
 
 
 @click.group("backup-keys", cls=Group)
@@ -24,11 +24,8 @@ def add_key(key_id: str, api_key_stdin: bool, as_json: bool) -> None:
     """Add a spare key under ID; it is asked for, or read from standard input."""
     settings = current_settings()
     secret = read_secret("key", "--api-key-stdin", from_stdin=api_key_stdin)
-    with open_store(settings) as db:
-        try:
-            key = BackupKeyStore(db, cipher_of(settings)).add(key_id, secret.strip(), now=now())
-        except ValueError as error:
-            fail(str(error))
+    with open_administration(settings) as administration:
+        key = administration.backup_keys.add(shell_actor(), key_id, secret.strip())
     if as_json:
         print_json(_row(key))
     else:
@@ -42,8 +39,8 @@ def import_keys(file: IO[str], as_json: bool) -> None:
     """Add the keys in FILE (`id|key` lines; - is standard input): all of them, or none."""
     settings = current_settings()
     text = read_text(file)
-    with open_store(settings) as db:
-        ids = BackupKeyStore(db, cipher_of(settings)).import_lines(text, now=now())
+    with open_administration(settings) as administration:
+        ids = administration.backup_keys.import_lines(shell_actor(), text)
     if as_json:
         print_json({"imported": len(ids), "ids": ids})
     else:
@@ -54,9 +51,8 @@ def import_keys(file: IO[str], as_json: bool) -> None:
 @json_option
 def list_keys(as_json: bool) -> None:
     """List the spare keys."""
-    settings = current_settings()
-    with open_store(settings) as db:
-        keys = list(BackupKeyStore(db, cipher_of(settings)).list())
+    with open_administration(current_settings()) as administration:
+        keys = administration.backup_keys.list()
     used = sum(key.is_used for key in keys)
     if as_json:
         rows = [_row(key) for key in keys]
@@ -74,14 +70,8 @@ def list_keys(as_json: bool) -> None:
 @json_option
 def restore_key(key_id: str, as_json: bool) -> None:
     """Make spare key ID available again."""
-    settings = current_settings()
-    with open_store(settings) as db:
-        try:
-            key = BackupKeyStore(db, cipher_of(settings)).restore(key_id)
-        except ValueError as error:
-            fail(str(error))
-    if key is None:
-        fail(_unknown(key_id))
+    with open_administration(current_settings()) as administration:
+        key = administration.backup_keys.restore(shell_actor(), key_id)
     if as_json:
         print_json(_row(key))
     else:
@@ -93,18 +83,12 @@ def restore_key(key_id: str, as_json: bool) -> None:
 @json_option
 def delete_key(key_id: str, as_json: bool) -> None:
     """Remove spare key ID."""
-    settings = current_settings()
-    with open_store(settings) as db:
-        if not BackupKeyStore(db, cipher_of(settings)).delete(key_id):
-            fail(_unknown(key_id))
+    with open_administration(current_settings()) as administration:
+        administration.backup_keys.delete(shell_actor(), key_id)
     if as_json:
         print_json({"id": key_id, "deleted": True})
     else:
         click.echo(f"{key_id} is deleted.")
-
-
-def _unknown(key_id: str) -> str:
-    return f"there is no backup key {key_id}; flask backup-keys list shows the ids"
 
 
 def _row(key: BackupKey) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What all commands share: their errors, their options, the moment they run at."""
 
-from datetime import UTC, datetime
+import os
+import pwd
 from typing import Any, NoReturn
 
 import click
@@ -9,10 +10,10 @@ from pymongo.errors import PyMongoError
 from app.adapters.embedded_mongo import EmbeddedMongoError
 from app.adapters.key_cipher import KeyCipher
 from app.adapters.mongo.connection import store_problem
-from app.adapters.mongo.provider_keys import KeyFileError
-from app.adapters.mongo.users import AlreadyExistsError
 from app.cli import SETTINGS
 from app.core.ports import StoreUnavailable
+from app.management.audit import Actor
+from app.management.errors import Refusal, Unusable
 from app.settings import Settings, SettingsError, generated_secret
 
 
@@ -23,14 +24,14 @@ class Group(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except (SettingsError, StoreUnavailable, EmbeddedMongoError, AlreadyExistsError) as error:
+        except (SettingsError, StoreUnavailable, EmbeddedMongoError) as error:
             fail(str(error))
         except PyMongoError as error:
             fail(f"MongoDB: {store_problem(error)}")
-        except KeyFileError as error:
-            for number, reason in error.problems:
+        except Refusal as error:
+            for number, reason in error.lines if isinstance(error, Unusable) else ():
                 click.echo(f"line {number}: {reason}", err=True)
-            fail(f"nothing was imported: {len(error.problems)} of the lines cannot be used")
+            fail(str(error))
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 raise  # the reader of a pipe has gone: click ends quietly
@@ -51,10 +52,13 @@ def current_settings() -> Settings:
     return settings
 
 
-def now() -> datetime:
-    """The current time, to the millisecond as MongoDB keeps it."""
-    moment = datetime.now(UTC)
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+def shell_actor() -> Actor:
+    """Whoever runs the command, for the audit log."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = f"uid {os.getuid()}"
+    return Actor(name, "cli")
 
 
 def cipher_of(settings: Settings) -> KeyCipher:

@@ -3,15 +3,11 @@
 from typing import Any
 
 import click
-from pymongo.database import Database
 
-from app.adapters.mongo.provider_keys import ENV_ID_PREFIX, ProviderKeyStore
-from app.adapters.mongo.proxies import ProxyStore
-from app.adapters.mongo.proxy_bindings import PRIORITIES, BindingStore, StoredBinding
-from app.cli.base import Group, cipher_of, current_settings, fail, json_option, now
+from app.adapters.mongo.proxy_bindings import PRIORITIES, StoredBinding
+from app.cli.base import Group, current_settings, json_option, shell_actor
 from app.cli.output import print_json, print_table
-from app.cli.store import open_store
-from app.settings import Settings
+from app.cli.store import open_administration
 
 _LOWEST, _HIGHEST = PRIORITIES.start, PRIORITIES.stop - 1
 
@@ -34,10 +30,8 @@ def command() -> None:
 @json_option
 def add_binding(proxy_id: str, key_id: str, priority: int, as_json: bool) -> None:
     """Have key KEY go through proxy PROXY; running workers follow within seconds."""
-    settings = current_settings()
-    with open_store(settings) as db:
-        _check_pair(db, settings, proxy_id, key_id)
-        binding = BindingStore(db).add(proxy_id, key_id, now=now(), priority=priority)
+    with open_administration(current_settings()) as administration:
+        binding = administration.bindings.add(shell_actor(), proxy_id, key_id, priority)
     if as_json:
         print_json(_row(binding))
     else:
@@ -48,8 +42,8 @@ def add_binding(proxy_id: str, key_id: str, priority: int, as_json: bool) -> Non
 @json_option
 def list_bindings(as_json: bool) -> None:
     """List the bindings by key, in the order in which they are used."""
-    with open_store(current_settings()) as db:
-        bindings = list(BindingStore(db).list())
+    with open_administration(current_settings()) as administration:
+        bindings = administration.bindings.list()
     if as_json:
         print_json({"bindings": [_row(binding) for binding in bindings]})
         return
@@ -75,23 +69,12 @@ def list_bindings(as_json: bool) -> None:
 @json_option
 def delete_binding(proxy_id: str, key_id: str, as_json: bool) -> None:
     """Unbind key KEY from proxy PROXY."""
-    with open_store(current_settings()) as db:
-        if not BindingStore(db).delete(proxy_id, key_id):
-            fail(f"key {key_id} is not bound to proxy {proxy_id}; flask bindings list shows what is")
+    with open_administration(current_settings()) as administration:
+        administration.bindings.delete(shell_actor(), proxy_id, key_id)
     if as_json:
         print_json({"proxyId": proxy_id, "ohmygptKeyId": key_id, "deleted": True})
     else:
         click.echo(f"Key {key_id} is not bound to proxy {proxy_id} any more.")
-
-
-def _check_pair(db: Database[dict[str, Any]], settings: Settings, proxy_id: str, key_id: str) -> None:
-    """A binding with a slip of the pen in it would never be used, and nobody would notice."""
-    cipher = cipher_of(settings)
-    if ProxyStore(db, cipher).get(proxy_id) is None:
-        fail(f"there is no proxy {proxy_id}; flask proxies list shows the ids")
-    configured = {f"{ENV_ID_PREFIX}{number}" for number in range(1, len(settings.ohmygpt_api_keys) + 1)}
-    if key_id not in configured and ProviderKeyStore(db, cipher).get(key_id) is None:
-        fail(f"there is no key {key_id}; flask keys list shows the ids")
 
 
 def _row(stored: StoredBinding) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import click
 
 from app.adapters.mongo.client_keys import ClientKey, ClientKeyStore, NewClientKey
 from app.adapters.mongo.users import UserStore
-from app.cli.base import Group, current_settings, fail, json_option, now
+from app.cli.base import Group, current_settings, fail, json_option, shell_actor
 from app.cli.output import print_json, print_table
-from app.cli.store import open_store
+from app.cli.store import open_administration, open_store
 
 
 @click.group("client-keys", cls=Group)
@@ -23,10 +23,8 @@ def command() -> None:
 @json_option
 def add_key(name: str, rpm: int | None, notes: str | None, as_json: bool) -> None:
     """Make another client key for user NAME; it is printed once."""
-    with open_store(current_settings()) as db:
-        if UserStore(db).get(name) is None:
-            fail(f"there is no user {name}")
-        key = ClientKeyStore(db).add(name, now=now(), rpm=rpm, notes=notes)
+    with open_administration(current_settings()) as administration:
+        key = administration.client_keys.add(shell_actor(), name, rpm=rpm, notes=notes)
     if as_json:
         print_json({"username": name, "apiKey": key.secret, "keyId": key.key_id})
     else:
@@ -69,10 +67,8 @@ def list_keys(name: str | None, as_json: bool) -> None:
 @json_option
 def revoke_key(key_id: str, as_json: bool) -> None:
     """Stop accepting the client key KEYID, for good."""
-    with open_store(current_settings()) as db:
-        key = ClientKeyStore(db).revoke(key_id, now=now())
-    if key is None:
-        fail("there is no client key with this id; flask client-keys list shows the ids")
+    with open_administration(current_settings()) as administration:
+        key = administration.client_keys.revoke(shell_actor(), key_id)
     if as_json:
         print_json({"keyId": key.key_id, "username": key.username, "isActive": False})
     else:

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import click
 from pymongo.errors import PyMongoError
 
+from app.adapters.clock import now_ms
 from app.adapters.embedded_mongo import EmbeddedMongoError
 from app.adapters.key_pool import SharedKeyPool
 from app.adapters.mongo.connection import store_problem
 from app.adapters.proxy_pool import ProxyPool
 from app.cli import checks
-from app.cli.base import current_settings, json_option, now
+from app.cli.base import current_settings, json_option
 from app.cli.checks import Check, State
 from app.cli.output import print_json, shown
 from app.cli.store import open_store
@@ -64,13 +65,13 @@ def _look_into_store(settings: Settings) -> tuple[list[Check], SharedKeyPool, Pr
             found = list(checks.check_store(db, settings))
             is_up = all(check.state is not State.FAILED for check in found)
             usable = db if is_up else None
-            pool, proxies = checks.read_pool(usable, settings, now()), checks.read_proxies(usable, settings)
-            return found, pool, proxies
+            pool = checks.read_pool(usable, settings, now_ms())
+            return found, pool, checks.read_proxies(usable, settings)
     except PyMongoError as error:
         reason = store_problem(error)
     except (EmbeddedMongoError, SettingsError, OSError) as error:
         reason = str(error)
-    return [checks.failed_store(reason, settings)], checks.read_pool(None, settings, now()), None
+    return [checks.failed_store(reason, settings)], checks.read_pool(None, settings, now_ms()), None
 
 
 def _print(check: Check) -> None:

@@ -4,15 +4,11 @@ from typing import IO, Any
 
 import click
 
-from app.adapters.mongo.key_rotation import KeyRotation
-from app.adapters.mongo.key_states import KeyEvent, KeyStateStore, StoredState, env_store_id
-from app.adapters.mongo.provider_keys import ENV_ID_PREFIX, ProviderKeyStore, StoredProviderKey
-from app.cli.base import Group, cipher_of, current_settings, fail, json_option, now
+from app.adapters.mongo.provider_keys import StoredProviderKey
+from app.cli.base import Group, current_settings, json_option, shell_actor
 from app.cli.output import print_json, print_table
 from app.cli.secret_input import read_secret, read_text
-from app.cli.store import open_store
-from app.core.key_states import Policy, reset
-from app.settings import Settings
+from app.cli.store import open_administration
 
 
 @click.group("keys", cls=Group)
@@ -28,11 +24,8 @@ def add_key(key_id: str, api_key_stdin: bool, as_json: bool) -> None:
     """Add a key to the pool under ID; it is asked for, or read from standard input."""
     settings = current_settings()
     secret = read_secret("key", "--api-key-stdin", from_stdin=api_key_stdin)
-    with open_store(settings) as db:
-        try:
-            key = ProviderKeyStore(db, cipher_of(settings)).add(key_id, secret.strip(), now=now())
-        except ValueError as error:
-            fail(str(error))
+    with open_administration(settings) as administration:
+        key = administration.keys.add(shell_actor(), key_id, secret.strip())
     if as_json:
         print_json(_row(key))
     else:
@@ -46,8 +39,8 @@ def import_keys(file: IO[str], as_json: bool) -> None:
     """Add the keys in FILE (`id|key` lines; - is standard input): all of them, or none."""
     settings = current_settings()
     text = read_text(file)
-    with open_store(settings) as db:
-        ids = ProviderKeyStore(db, cipher_of(settings)).import_lines(text, now=now())
+    with open_administration(settings) as administration:
+        ids = administration.keys.import_lines(shell_actor(), text)
     if as_json:
         print_json({"imported": len(ids), "ids": ids})
     else:
@@ -58,9 +51,8 @@ def import_keys(file: IO[str], as_json: bool) -> None:
 @json_option
 def list_keys(as_json: bool) -> None:
     """List the pool, with OHMYGPT_API_KEYS first."""
-    settings = current_settings()
-    with open_store(settings) as db:
-        keys = _env_keys(settings, KeyStateStore(db)) + list(ProviderKeyStore(db, cipher_of(settings)).list())
+    with open_administration(current_settings()) as administration:
+        keys = administration.keys.list()
     if as_json:
         print_json({"keys": [_row(key) for key in keys]})
         return
@@ -88,16 +80,8 @@ def list_keys(as_json: bool) -> None:
 @json_option
 def reset_key(key_id: str, as_json: bool) -> None:
     """Make key ID healthy again, on all workers and hosts, whatever they know of it."""
-    settings = current_settings()
-    with open_store(settings) as db:
-        if key_id.startswith(ENV_ID_PREFIX):
-            key = _reset_env_key(settings, KeyStateStore(db), key_id)
-        else:
-            key = ProviderKeyStore(db, cipher_of(settings)).reset(key_id, now=now())
-        if key is not None:
-            KeyRotation(db, cipher_of(settings)).allow()
-    if key is None:
-        fail(_unknown(key_id))
+    with open_administration(current_settings()) as administration:
+        key = administration.keys.reset(shell_actor(), key_id)
     if as_json:
         print_json(_row(key))
     else:
@@ -110,8 +94,8 @@ def reset_key(key_id: str, as_json: bool) -> None:
 @json_option
 def list_events(key_id: str | None, limit: int, as_json: bool) -> None:
     """List what happened to key ID, or to all, newest first: when, from which status to which, and why."""
-    with open_store(current_settings()) as db:
-        events = KeyStateStore(db).events(key_id, limit)
+    with open_administration(current_settings()) as administration:
+        events, _ = administration.keys.events(key_id, limit)
     if as_json:
         rows = [
             {
@@ -138,55 +122,18 @@ def list_events(key_id: str | None, limit: int, as_json: bool) -> None:
 @json_option
 def delete_key(key_id: str, as_json: bool) -> None:
     """Remove key ID from the pool."""
-    settings = current_settings()
-    with open_store(settings) as db:
-        if not ProviderKeyStore(db, cipher_of(settings)).delete(key_id):
-            fail(_unknown(key_id))
+    with open_administration(current_settings()) as administration:
+        administration.keys.delete(shell_actor(), key_id)
     if as_json:
         print_json({"id": key_id, "deleted": True})
     else:
         click.echo(f"{key_id} is deleted; running workers drop it within seconds.")
 
 
-def _env_keys(settings: Settings, states: KeyStateStore) -> list[StoredProviderKey]:
-    secrets = [key.get_secret_value() for key in settings.ohmygpt_api_keys]
-    known = states.env_states(env_store_id(secret) for secret in secrets)
-    keys = []
-    for number, secret in enumerate(secrets, 1):
-        state = known.get(env_store_id(secret), StoredState())
-        keys.append(
-            StoredProviderKey(
-                f"{ENV_ID_PREFIX}{number}",
-                secret,
-                state.status,
-                last_error=state.last_error,
-                cooldown_until=state.until,
-                state=state,
-            )
-        )
-    return keys
-
-
-def _reset_env_key(settings: Settings, states: KeyStateStore, key_id: str) -> StoredProviderKey | None:
-    found = {key.key_id: key for key in _env_keys(settings, states)}.get(key_id)
-    if found is None or found.secret is None:
-        return None
-    state, event = reset(found.state.restore(now(), now(), Policy()), now())
-    states.put(env_store_id(found.secret), key_id, state, is_env=True)
-    states.add_events([KeyEvent.of(key_id, event)])
-    return {key.key_id: key for key in _env_keys(settings, states)}[key_id]
-
-
 def _shown_status(key: StoredProviderKey) -> str:
     if key.replaced_by is not None:
         return f"{key.status}, replaced by {key.replaced_by}"
     return f"{key.status}, suspected" if key.state.suspected_by else key.status
-
-
-def _unknown(key_id: str) -> str:
-    if key_id.startswith(ENV_ID_PREFIX):
-        return f"{key_id} comes from OHMYGPT_API_KEYS: change it there"
-    return f"there is no key {key_id}; flask keys list shows the ids"
 
 
 def _row(key: StoredProviderKey) -> dict[str, Any]:

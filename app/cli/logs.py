@@ -7,9 +7,10 @@ from time import sleep
 import click
 from pymongo.errors import PyMongoError
 
+from app.adapters.clock import now_ms
 from app.adapters.mongo.connection import store_problem
 from app.adapters.mongo.request_logs import RequestLogStore
-from app.cli.base import Group, current_settings, now
+from app.cli.base import Group, current_settings
 from app.cli.log_follower import Document, LogFollower
 from app.cli.log_lines import csv_lines, jsonl_lines, person_line
 from app.cli.store import open_store
@@ -72,8 +73,8 @@ def export(
             model=model,
             user=user,
             outcome=outcome,
-            start=parse_moment("--since", since, now()) if since else None,
-            end=parse_moment("--until", until, now()) if until else None,
+            start=parse_moment("--since", since, now_ms()) if since else None,
+            end=parse_moment("--until", until, now_ms()) if until else None,
         )
     except FilterError as error:
         raise click.UsageError(str(error)) from None

@@ -3,16 +3,14 @@
 from typing import Any
 
 import click
-from pymongo.database import Database
 
-from app.adapters.mongo.proxies import ProxyStore, StoredProxy
-from app.adapters.proxy_transport import ProxyAdapter, RouteFault
-from app.cli.base import Group, cipher_of, current_settings, fail, json_option, now
+from app.adapters.mongo.proxies import StoredProxy
+from app.cli.base import Group, current_settings, json_option, shell_actor
 from app.cli.output import print_json, print_table
 from app.cli.secret_input import read_secret
-from app.cli.store import open_store
-from app.core.proxy_choice import Health, ProxyEndpoint, ProxyKind, failed, succeeded
-from app.settings import Settings
+from app.cli.store import open_administration
+from app.core.proxy_choice import ProxyKind
+from app.management.proxies import ProxyChange
 
 _KIND = click.Choice([kind.value for kind in ProxyKind])
 
@@ -41,14 +39,9 @@ def add_proxy(
     password = None
     if username is not None:
         password = read_secret("password", "--password-stdin", from_stdin=password_stdin)
-    endpoint = ProxyEndpoint(
-        ProxyKind(where["kind"]), where["host"].strip("[]"), where["port"], username, password
-    )
-    with open_store(settings) as db:
-        try:
-            proxy = _store(db, settings).add(proxy_id, endpoint, now=now(), name=name)
-        except ValueError as error:
-            fail(str(error))
+    wanted = ProxyChange(name, where["kind"], where["host"], where["port"], username, password)
+    with open_administration(settings) as administration:
+        proxy = administration.proxies.add(shell_actor(), proxy_id, wanted)
     if as_json:
         print_json(_row(proxy))
     else:
@@ -59,9 +52,8 @@ def add_proxy(
 @json_option
 def list_proxies(as_json: bool) -> None:
     """List the proxies and how they fare."""
-    settings = current_settings()
-    with open_store(settings) as db:
-        proxies = list(_store(db, settings).list())
+    with open_administration(current_settings()) as administration:
+        proxies = administration.proxies.list()
     if as_json:
         print_json({"proxies": [_row(proxy) for proxy in proxies]})
         return
@@ -85,21 +77,20 @@ def list_proxies(as_json: bool) -> None:
 @click.pass_context
 def check_proxies(ctx: click.Context, proxy_id: str | None, as_json: bool) -> None:
     """Reach the upstream through proxy ID, or through each; exit status 1 if one does not get there."""
-    settings = current_settings()
-    with open_store(settings) as db:
-        store = _store(db, settings)
+    with open_administration(current_settings()) as administration:
+        store = administration.proxies
         if proxy_id is None:
             proxies = [proxy for proxy in store.list() if proxy.is_active]
         else:
-            proxies = [_known(store.get(proxy_id), proxy_id)]
+            proxies = [store.get(proxy_id)]
         checked = []
         for proxy in proxies:
-            checked.append((proxy, _checked(store, proxy, settings)))
+            checked.append(store.check(proxy))
             if not as_json:
-                _print_check(*checked[-1])
-    is_sound = all(health.is_usable for _, health in checked)
+                _print_check(checked[-1])
+    is_sound = all(proxy.health.is_usable for proxy in checked)
     if as_json:
-        print_json({"ok": is_sound, "proxies": [_row(proxy, health) for proxy, health in checked]})
+        print_json({"ok": is_sound, "proxies": [_row(proxy) for proxy in checked]})
     elif not checked:
         click.echo("There is no active proxy.")
     if not is_sound:
@@ -127,11 +118,8 @@ def disable_proxy(proxy_id: str, as_json: bool) -> None:
 @json_option
 def delete_proxy(proxy_id: str, as_json: bool) -> None:
     """Delete proxy ID and its bindings."""
-    settings = current_settings()
-    with open_store(settings) as db:
-        unbound = _store(db, settings).delete(proxy_id)
-    if unbound is None:
-        fail(_unknown(proxy_id))
+    with open_administration(current_settings()) as administration:
+        unbound = administration.proxies.delete(shell_actor(), proxy_id)
     if as_json:
         print_json({"id": proxy_id, "deleted": True, "bindingsDeleted": unbound})
     else:
@@ -139,54 +127,25 @@ def delete_proxy(proxy_id: str, as_json: bool) -> None:
 
 
 def _set_active(proxy_id: str, is_active: bool, as_json: bool) -> None:
-    settings = current_settings()
-    with open_store(settings) as db:
-        found = _store(db, settings).update(proxy_id, now=now(), is_active=is_active)
-    proxy = _known(found, proxy_id)
+    with open_administration(current_settings()) as administration:
+        change = ProxyChange(is_active=is_active)
+        proxy = administration.proxies.change(shell_actor(), proxy_id, change)
     if as_json:
         print_json(_row(proxy))
     else:
         click.echo(f"{proxy_id} is {'enabled' if is_active else 'disabled'}.")
 
 
-def _checked(store: ProxyStore, proxy: StoredProxy, settings: Settings) -> Health:
-    """The proxy's health after a look at it just now, which is stored."""
-    if proxy.endpoint is None:
-        return failed(proxy.health, now(), proxy.problem or "it cannot be used")
-    adapter = ProxyAdapter(proxy.endpoint)
-    try:
-        timeout_s = settings.upstream_connect_timeout_s
-        health = succeeded(proxy.health, now(), adapter.check(settings.ohmygpt_base_url, timeout_s=timeout_s))
-    except RouteFault as fault:
-        health = failed(proxy.health, now(), fault.reason)
-    finally:
-        adapter.close()
-    if health is not proxy.health:
-        store.set_health(proxy.proxy_id, health)
-    return health
-
-
-def _print_check(proxy: StoredProxy, health: Health) -> None:
+def _print_check(proxy: StoredProxy) -> None:
+    health = proxy.health
     if health.is_usable:
         click.echo(f"{click.style('✓', fg='green', bold=True)} {proxy.proxy_id}: {health.latency_ms} ms")
     else:
         click.echo(f"{click.style('✗', fg='red', bold=True)} {proxy.proxy_id}: {health.last_error}")
 
 
-def _store(db: Database[dict[str, Any]], settings: Settings) -> ProxyStore:
-    return ProxyStore(db, cipher_of(settings))
-
-
-def _known(proxy: StoredProxy | None, proxy_id: str) -> StoredProxy:
-    return proxy if proxy is not None else fail(_unknown(proxy_id))
-
-
-def _unknown(proxy_id: str) -> str:
-    return f"there is no proxy {proxy_id}; flask proxies list shows the ids"
-
-
-def _row(proxy: StoredProxy, health: Health | None = None) -> dict[str, Any]:
-    health = health or proxy.health
+def _row(proxy: StoredProxy) -> dict[str, Any]:
+    health = proxy.health
     return {
         "id": proxy.proxy_id,
         "name": proxy.name,

@@ -4,8 +4,9 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from app.adapters.clock import now_ms
 from app.adapters.mongo.stats import StatsStore
-from app.cli.base import Group, current_settings, json_option, now
+from app.cli.base import Group, current_settings, json_option
 from app.cli.output import print_json, print_table
 from app.cli.store import open_store
 from app.core.periods import ADMIN_PERIODS
@@ -23,7 +24,7 @@ def model_stats(period: str, as_json: bool) -> None:
     """Requests, tokens, cost and latency of every model; `today` begins at midnight in STATS_TIMEZONE."""
     settings = current_settings()
     with open_store(settings) as db:
-        rows = StatsStore(db).model_stats(period, now(), ZoneInfo(settings.stats_timezone))
+        rows = StatsStore(db).model_stats(period, now_ms(), ZoneInfo(settings.stats_timezone))
     if as_json:
         print_json({"models": rows, "period": period})
         return

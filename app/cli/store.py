@@ -8,6 +8,8 @@ from pymongo.database import Database
 
 from app.adapters.embedded_mongo import acquire
 from app.adapters.mongo.connection import connect
+from app.cli.base import cipher_of
+from app.management.administration import Administration, build_administration
 from app.settings import Settings
 
 
@@ -23,6 +25,13 @@ def open_store(settings: Settings) -> Iterator[Database[dict[str, Any]]]:
         return
     with acquire(settings.data_dir, settings.mongod_bin) as handle, _connected(handle.uri, settings) as db:
         yield db
+
+
+@contextmanager
+def open_administration(settings: Settings) -> Iterator[Administration]:
+    """The actions of administrators over that database."""
+    with open_store(settings) as db:
+        yield build_administration(settings, db, cipher_of(settings))
 
 
 @contextmanager

@@ -1,23 +1,22 @@
 """`flask users …`: users and their credit."""
 
-import re
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import click
 
-from app.adapters.directory import ENV_ID
 from app.adapters.mongo.client_keys import ClientKeyStore
 from app.adapters.mongo.connection import ensure_indexes
 from app.adapters.mongo.users import User, UserStore
-from app.cli.base import Group, current_settings, fail, json_option, now
+from app.cli.base import Group, cipher_of, current_settings, fail, json_option, shell_actor
 from app.cli.client_keys import key_row, print_key_once
 from app.cli.output import print_json, print_table, shown, usd
 from app.cli.secret_input import read_secret
-from app.cli.store import open_store
+from app.cli.store import open_administration, open_store
 from app.core.records import NANO
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+from app.management.administration import build_administration
+from app.management.errors import Unusable
+from app.management.users import CreditChange, NewUser, check_username
 
 
 class Amount(click.ParamType[Decimal]):
@@ -39,10 +38,10 @@ class Amount(click.ParamType[Decimal]):
 
 
 def _user_name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise click.BadParameter("takes 1 to 64 letters, digits and . _ @ + -, a letter or digit first")
-    if value == ENV_ID:
-        raise click.BadParameter(f"{ENV_ID} is what requests with PROXY_API_KEY are logged under")
+    try:
+        check_username(value)
+    except Unusable as error:
+        raise click.BadParameter(str(error)) from None
     return value
 
 
@@ -69,12 +68,10 @@ def add_user(
     with open_store(settings) as db:
         ensure_indexes(db, settings.log_retention_s)
         try:
-            user = UserStore(db).add(
-                name, now=now(), credits_usd=amount, role=role, rpm=rpm, password=password
-            )
-        except ValueError as error:
-            raise click.UsageError(f"--credits {error}") from None
-        key = ClientKeyStore(db).add(name, now=now())
+            users = build_administration(settings, db, cipher_of(settings)).users
+            user, key = users.add(shell_actor(), NewUser(name, amount, role, rpm, password))
+        except Unusable as error:
+            raise click.UsageError(f"--{error.field} {error}") from None
     if as_json:
         print_json(
             {
@@ -143,13 +140,15 @@ def show_user(name: str, as_json: bool) -> None:
 @command.command("credit", context_settings={"ignore_unknown_options": True})
 @click.argument("name")
 @click.argument("amount", type=Amount())
+@click.option("--reason", help="Why, for the ledger.")
 @json_option
-def credit_user(name: str, amount: Decimal, as_json: bool) -> None:
+def credit_user(name: str, amount: Decimal, reason: str | None, as_json: bool) -> None:
     """Add AMOUNT (USD, may be negative) to the credit of user NAME."""
-    with open_store(current_settings()) as db:
+    with open_administration(current_settings()) as administration:
         try:
-            user = _known(UserStore(db).credit(name, amount), name)
-        except ValueError as error:
+            change = CreditChange(amount, reason=reason)
+            user = administration.users.credit(shell_actor(), name, change).user
+        except Unusable as error:
             raise click.UsageError(f"AMOUNT {error}") from None
     if as_json:
         print_json({"username": name, "added": float(amount), "credits": user.credits_nano / NANO})
@@ -165,8 +164,8 @@ def set_password(name: str, password_stdin: bool, as_json: bool) -> None:
     """Set the password of user NAME."""
     settings = current_settings()
     password = read_secret("password", "--password-stdin", from_stdin=password_stdin, confirm=True)
-    with open_store(settings) as db:
-        _known(UserStore(db).set_password(name, password), name)
+    with open_administration(settings) as administration:
+        administration.users.set_password(shell_actor(), name, password)
     if as_json:
         print_json({"username": name})
     else:
@@ -190,8 +189,8 @@ def enable_user(name: str, as_json: bool) -> None:
 
 
 def _set_active(name: str, active: bool, as_json: bool) -> None:
-    with open_store(current_settings()) as db:
-        _known(UserStore(db).set_active(name, active), name)
+    with open_administration(current_settings()) as administration:
+        administration.users.set_active(shell_actor(), name, active)
     if as_json:
         print_json({"username": name, "isActive": active})
     else:

@@ -6,10 +6,11 @@ from datetime import datetime
 import click
 from pymongo.errors import PyMongoError
 
+from app.adapters.clock import now_ms
 from app.adapters.embedded_mongo import EmbeddedMongoError
 from app.adapters.mongo.connection import store_problem
 from app.adapters.mongo.reconciliation import Reconciliation
-from app.cli.base import current_settings, fail, json_option, now
+from app.cli.base import current_settings, fail, json_option
 from app.cli.output import print_json, print_table, shown
 from app.cli.store import open_store
 from app.core.display import iso_utc
@@ -32,7 +33,7 @@ def command(ctx: click.Context, since: str | None, as_json: bool) -> None:
     Works beside running proxies. Exit status 1 if something differs; what is not booked yet is pending,
     which is no difference. docs/verify.md says what is compared and what to do.
     """
-    at = now()
+    at = now_ms()
     try:
         start = parse_moment("--since", since, at) if since else None
     except FilterError as error:

@@ -151,7 +151,7 @@ class PageCursor:
         except (ValueError, TypeError, RecursionError, binascii.Error):
             raise FilterError("cursor", "is not one that was handed out as nextCursor") from None
         checks: tuple[Callable[[], bool], ...] = (
-            lambda: type(created_ms) is int and abs(created_ms) < 2**47,
+            lambda: type(created_ms) is int and 0 <= created_ms < 2**47,
             lambda: isinstance(record_id, str) and record_id.isprintable(),
             lambda: isinstance(is_native_id, bool),
             lambda: not is_native_id or re.fullmatch(r"[0-9a-f]{24}", record_id) is not None,

@@ -176,12 +176,13 @@ class Totals:
     def _combine(self, other: "Totals", sign: int) -> None:
         for attribute in SUM_FIELDS:
             setattr(self, attribute, getattr(self, attribute) + sign * getattr(other, attribute))
-        for bucket, number in other.latency.items():
-            self.add_latency(bucket, sign * number)
+        self.add_latencies(other.latency, sign)
 
-    def add_latency(self, bucket: str, number: int) -> None:
-        """Count durations of one histogram bucket."""
-        self.latency[bucket] = self.latency.get(bucket, 0) + number
+    def add_latencies(self, counts: Mapping[str, int], sign: int = 1) -> None:
+        """Add a histogram of durations, or take it away."""
+        histogram = self.latency
+        for bucket, number in counts.items():
+            histogram[bucket] = histogram.get(bucket, 0) + sign * number
 
     @property
     def errors(self) -> int:

@@ -21,6 +21,7 @@ COLLECTIONS = (
     "ohmygpt_keys",
     "request_rollups",
     "request_logs_dead",
+    "request_summaries",
 )
 
 
@@ -114,9 +115,11 @@ def state(db: Database[Any]) -> dict[str, list[dict[str, Any]]]:
     snapshot = {}
     for name in COLLECTIONS:
         documents = list(db[name].find().sort("_id", 1))
-        if name == "request_logs_dead":
-            for document in documents:
+        for document in documents:
+            if name == "request_logs_dead":
                 del document["createdAt"]
+            # How often it has changed is no matter, as long as it says the same.
+            document.pop("version", None)
         snapshot[name] = documents
     return snapshot
 
@@ -175,6 +178,9 @@ class _FaultyCollection:
 
     def bulk_write(self, updates: Sequence[Any], ordered: bool) -> Any:
         return self._faults.call(lambda some: self._collection.bulk_write(some, ordered=ordered), updates)
+
+    def update_one(self, query: Any, update: Any, **options: Any) -> Any:
+        return self._faults.call(lambda _: self._collection.update_one(query, update, **options), [])
 
     def find(self, query: Any, projection: Any) -> Any:
         return self._faults.call(lambda _: list(self._collection.find(query, projection)), [])

@@ -8,10 +8,11 @@ from bson.int64 import Int64
 from settlement_world import closed_database, deep
 
 from app.adapters.mongo.settlement import Settlement
-from app.adapters.mongo.users import UserStore
+from app.adapters.mongo.users import GRANTED
 from app.core.ports import StoreUnavailable
 from app.core.reconcile import MAX_SHOWN, State
 from app.core.records import SequencedRecord
+from tests.support.credit import give
 from tests.support.reconciliation_world import (
     NOON,
     NOW,
@@ -107,7 +108,7 @@ def test_counters_that_were_reset_are_not_compared(world: World) -> None:
 
 def test_credit_granted_to_users_of_other_software_starts_no_running_total(database) -> None:
     database.usersNew.insert_one({"_id": "old", "credits": 1.0, "creditsUsed": 0.5})
-    UserStore(database).credit("old", Decimal(3))
+    give(database, "old", Decimal(3))
     assert "creditsGrantedNanoUsd" not in database.usersNew.find_one()
     assert differing(verify(database)) == set()
 
@@ -200,7 +201,8 @@ def test_a_changed_counter_of_an_upstream_key_is_found(world: World) -> None:
 
 
 def test_a_negative_balance_is_found(world: World) -> None:
-    UserStore(world.db).credit("poor", Decimal(-1))
+    taken = {"credits": -1, GRANTED: -1_000_000_000}
+    world.db.usersNew.update_one({"_id": "poor"}, {"$inc": taken})
     results = verify(world.db)
     assert differing(results) == {"balances"}
     found = only(results, "balances", "credits is negative")

@@ -12,10 +12,10 @@ from pymongo.errors import BulkWriteError, OperationFailure
 from settlement_world import NOON, closed_database, deep, mixed, reset, seed, sequenced, state
 
 from app.adapters.mongo.settlement import Settlement
-from app.adapters.mongo.users import UserStore
 from app.core.histogram import bucket_key
 from app.core.ports import StoreUnavailable
 from app.core.records import NANO, Outcome, SequencedRecord
+from tests.support.credit import give
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_ten_thousand_random_charges_are_exact_to_the_nano_dollar(database):
             for name, (c, r, _, _) in expected.items()
         ]
     )
-    settlement, users = Settlement(database, "w1"), UserStore(database)
+    settlement = Settlement(database, "w1")
     seq = operations = 0
     while operations < 10_000:
         batch = []
@@ -113,7 +113,7 @@ def test_ten_thousand_random_charges_are_exact_to_the_nano_dollar(database):
         operations += len(batch)
         lucky = random.choice(names)
         top_up = random.randrange(NANO)
-        users.credit(lucky, Decimal(top_up) / NANO)
+        give(database, lucky, Decimal(top_up) / NANO)
         expected[lucky][0] += top_up
 
     overdrawn = 0

@@ -1,5 +1,6 @@
 """Exactly once: a fault at any database call, then a replay in any batches, ends in the same state."""
 
+from datetime import timedelta
 from random import Random
 
 import pytest
@@ -13,6 +14,13 @@ from tests.support.plain_queue import LogQueue
 from workers.log_writer import BatchPolicy, LogWriter
 
 POISON = deep(185)
+
+LATER = NOON + timedelta(minutes=90)
+"""The first of the two hours of these records has ended: it has to be marked."""
+
+
+def books(db):
+    return Settlement(db, "w1", now=lambda: LATER)
 
 
 def batches():
@@ -68,7 +76,7 @@ REPLAYS = {
 def fault_free(db):
     reset(db)
     faults = FaultyDatabase(db, lambda _: None)
-    settlement = Settlement(faults, "w1")
+    settlement = books(faults)
     apply_all(settlement)
     return state(db), faults.calls
 
@@ -76,14 +84,15 @@ def fault_free(db):
 @pytest.mark.parametrize("fault", ["before", "after", "half"])
 def test_a_fault_at_any_call_and_a_replay_change_nothing(database, fault):
     expected, calls = fault_free(database)
-    assert calls >= 18
+    assert calls >= 20
+    assert expected["request_summaries"] == [{"_id": "state", "late": {"2026112312": True}}]
     replays = list(REPLAYS.values())
     for call in range(1, calls + 1):
         # Which replay goes with which call does not matter, as long as every call sees two of them.
         for replay in (replays[call % 4], replays[(call + 1) % 4]):
             reset(database)
             crash(database, fault, call)
-            settlement = Settlement(database, "w1")
+            settlement = books(database)
             for batch in replay(*batches()):
                 settlement.apply(batch)
             assert state(database) == expected, f"{fault} call {call}"
@@ -91,7 +100,7 @@ def test_a_fault_at_any_call_and_a_replay_change_nothing(database, fault):
 
 def crash(database, fault, call):
     """Book until the fault, as a process would that is then gone."""
-    settlement = Settlement(FaultyDatabase(database, lambda n: fault if n == call else None), "w1")
+    settlement = books(FaultyDatabase(database, lambda n: fault if n == call else None))
     with pytest.raises(StoreUnavailable):
         apply_all(settlement)
 
@@ -106,7 +115,7 @@ def test_a_command_that_arrives_after_its_retry_changes_nothing(database):
     for call in range(1, calls + 1):
         reset(database)
         faults = FaultyDatabase(database, lambda n, call=call: "late" if n == call else None)
-        apply_until_booked(Settlement(faults, "w1"))
+        apply_until_booked(books(faults))
         faults.run_late()
         assert state(database) == expected, f"call {call}"
 
@@ -129,7 +138,7 @@ def settle_with_late_arrival(database, held_call, arrival):
         return "late" if number == held_call else None
 
     faults = FaultyDatabase(database, plan)
-    apply_until_booked(Settlement(faults, "w1"))
+    apply_until_booked(books(faults))
     faults.run_late()
 
 
@@ -147,13 +156,13 @@ def test_the_writer_books_everything_once_over_a_flapping_store(database):
     seed(database)
     reset(database)
     records = [with_hold(item) if item.seq % 2 else item for item in mixed(300, seed=5)]
-    Settlement(database, "w1").apply(records)
+    books(database).apply(records)
     expected = state(database)
     reset(database)
 
     random = Random(7)
     faults = FaultyDatabase(database, lambda _: random.choice((None, None, None, "before", "after", "half")))
-    writer = LogWriter(LogQueue(1), Settlement(faults, "w1"), policy=BatchPolicy(size=40), clock=lambda: 0.0)
+    writer = LogWriter(LogQueue(1), books(faults), policy=BatchPolicy(size=40), clock=lambda: 0.0)
     now = 0.0
     for record in records:
         writer.submit(record)

@@ -201,7 +201,7 @@ def test_user_stats(database, stats):
     assert (day["total_credits_used"], day["total_input_tokens"], day["total_credits"]) == (2.0, 100, 102.0)
 
 
-def test_sums_by_other_fields_and_of_a_selection(database, stats):
+def test_sums_by_other_fields_and_of_a_user(database, stats):
     records = made(80)
     book(database, records)
     for start in (None, NOW - timedelta(days=3)):
@@ -210,7 +210,7 @@ def test_sums_by_other_fields_and_of_a_selection(database, stats):
         for name in ("ann", "bob"):
             number = sum(d["userId"] == name for d in documents)
             assert by_user[name].requests == number
-            assert stats.total(start, {"userId": name}).requests == number
+            assert stats.total(start, user=name).requests == number
     with pytest.raises(ValueError, match="cannot sum by"):
         stats.sums(None, by="$where")
 

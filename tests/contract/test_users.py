@@ -4,11 +4,9 @@ from decimal import Decimal
 
 import pytest
 from bson import Decimal128
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from app.adapters.mongo.connection import NEVER_S, connect, ensure_indexes, server_version
-from app.adapters.mongo.users import AlreadyExistsError, UserStore, nano_usd
+from app.adapters.mongo.users import AlreadyExistsError, UserStore, hash_password, nano_usd
 from app.settings import SettingsError
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -46,37 +44,9 @@ def test_a_name_is_taken_once(users: UserStore) -> None:
 
 def test_an_unknown_user_is_none_everywhere(users: UserStore) -> None:
     assert users.get("nobody") is None
-    assert users.credit("nobody", Decimal(1)) is None
     assert users.set_active("nobody", False) is None
-    assert users.set_password("nobody", "x") is None
+    assert users.set_password("nobody", hash_password("x")) is None
     assert users.verify_password("nobody", "x") is False
-
-
-@pytest.mark.parametrize("amount", ["0.0000000001", "1000001", "NaN", "Infinity"])
-def test_amounts_that_cannot_be_kept_exactly_are_refused(users: UserStore, amount: str) -> None:
-    users.add("alice", now=NOW)
-    with pytest.raises(ValueError, match="takes an amount in USD"):
-        users.credit("alice", Decimal(amount))
-
-
-AMOUNTS = st.lists(
-    st.decimals(min_value=-1000, max_value=100_000, places=9, allow_nan=False), min_size=1, max_size=12
-)
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(amounts=AMOUNTS)
-def test_credit_is_exact_to_the_nano_dollar(users: UserStore, database, amounts: list[Decimal]) -> None:
-    database.usersNew.delete_many({})
-    users.add("alice", now=NOW, credits_usd=amounts[0])
-    for amount in amounts[1:]:
-        users.credit("alice", amount)
-    assert users.get("alice").credits_nano == int(sum(amounts) * 10**9)
-
-
-def test_credit_starts_from_nothing_where_the_field_is_missing(users: UserStore, database) -> None:
-    database.usersNew.insert_one({"_id": "old"})
-    assert users.credit("old", Decimal("0.1")).credits_nano == 100_000_000
 
 
 def test_a_disabled_user_can_be_enabled_again(users: UserStore) -> None:
@@ -87,10 +57,10 @@ def test_a_disabled_user_can_be_enabled_again(users: UserStore) -> None:
 
 
 def test_passwords_are_verified_and_replaced(users: UserStore) -> None:
-    users.add("alice", now=NOW, password="first")
+    users.add("alice", now=NOW, password=hash_password("first"))
     assert users.verify_password("alice", "first")
     assert not users.verify_password("alice", "second")
-    users.set_password("alice", "second")
+    users.set_password("alice", hash_password("second"))
     assert users.verify_password("alice", "second")
     users.set_active("alice", False)
     assert not users.verify_password("alice", "second")

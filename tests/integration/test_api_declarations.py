@@ -106,7 +106,7 @@ def test_parameters_are_read_and_empty_ones_count_as_left_out(client):
         ("limit=many", "limit", "valid integer"),
         ("limit=1&limit=2", "limit", "given more than once"),
         ("period=week", "period", "unknown period 'week'"),
-        ("modle=gpt", "modle", "is not known; this takes period, limit, cursor, from"),
+        ("modl=gpt", "modl", "is not known; this takes period, limit, cursor, from"),
         ("start=1", "start", "is not known"),
     ],
 )

@@ -284,7 +284,7 @@ def test_what_happened_to_keys_is_listed(run: Run, database) -> None:
 def test_a_spare_key_that_serves_is_not_restored(run: Run, database) -> None:
     ok(run("backup-keys", "add", "s1", "--api-key-stdin", stdin=UPSTREAM_KEY))
     database.ohmygpt_keys.insert_one({"_id": "s1", "fromBackup": "s1"})
-    assert "flask keys delete" in failed(run("backup-keys", "restore", "s1"))
+    assert "delete it there first" in failed(run("backup-keys", "restore", "s1"))
 
 
 def test_spare_keys_are_added_restored_and_deleted(run: Run, database) -> None:

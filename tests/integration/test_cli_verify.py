@@ -87,7 +87,7 @@ def test_json_has_stable_names(run: Run, world: World) -> None:
     assert set(report) == {"checkedAt", "consistent", "differenceCount", "pendingCount", "checks"}
     assert report["consistent"] is False
     assert [check["name"] for check in report["checks"]] == [
-        *("journal", "records", "hourly_sums", "users", "client_keys", "upstream_keys"),
+        *("journal", "records", "hourly_sums", "summaries", "users", "client_keys", "upstream_keys"),
         *("balances", "dead_letters", "lost_records"),
     ]
     hours = report["checks"][2]

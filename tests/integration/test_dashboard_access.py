@@ -4,6 +4,7 @@ from itertools import count
 
 import pytest
 
+from app.adapters.mongo.users import hash_password
 from app.admin.login import TRIES_PER_ADDRESS, TRIES_PER_NAME
 from tests.support.dashboard import PASSWORD, TOKEN, Away, DashboardWorld
 
@@ -87,7 +88,10 @@ def test_a_user_who_is_no_admin_is_told_so_and_stays_out(world):
             lambda world: world.database["usersNew"].update_one({"_id": "root"}, {"$set": {"role": "user"}}),
             id="demoted",
         ),
-        pytest.param(lambda world: world.users.set_password("root", "another one"), id="another password"),
+        pytest.param(
+            lambda world: world.users.set_password("root", hash_password("another one")),
+            id="another password",
+        ),
         pytest.param(lambda world: world.database["usersNew"].delete_one({"_id": "root"}), id="deleted"),
     ],
 )

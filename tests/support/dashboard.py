@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from app.adapters.mongo.dashboard_access import AdminAccounts, EndedSessions
 from app.adapters.mongo.stats import StatsStore
-from app.adapters.mongo.users import UserStore
+from app.adapters.mongo.users import UserStore, hash_password
 from app.adapters.rate_limiter import SharedRateLimiter
 from app.admin import Entrance, Page, dashboard_app
 from app.admin.overview import Instruments, overview_pages
@@ -77,7 +77,7 @@ class DashboardWorld:
 
     def add_user(self, name: str, role: str = "admin", password: str = PASSWORD) -> None:
         """A user who can log in, or not."""
-        self.users.add(name, now=NOON, role=role, password=password)
+        self.users.add(name, now=NOON, role=role, password=hash_password(password))
 
     def verify_admin(self, name: str, password: str) -> bool | None:
         """As the composition root does it, without its threads."""

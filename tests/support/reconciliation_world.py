@@ -19,6 +19,7 @@ from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.users import UserStore
 from app.core.reconcile import CheckResult, Difference
 from app.core.records import NANO, ExchangeRecord, Outcome, SequencedRecord, UsageSource
+from tests.support.credit import give
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 NOW = NOON + timedelta(hours=3)
@@ -39,8 +40,8 @@ class World:
         for name, credit in (("ann", "10"), ("bob", "5.5"), ("poor", "0.01")):
             users.add(name, now=NOON, credits_usd=Decimal(credit))
             world.client_keys[name] = keys.add(name, now=NOON).key_id
-        users.credit("ann", Decimal("0.000000001"))
-        users.credit("bob", Decimal("-0.5"))
+        give(db, "ann", Decimal("0.000000001"))
+        give(db, "bob", Decimal("-0.5"))
         pool = ProviderKeyStore(db, KeyCipher("test"))
         pool.add("pool-1", "sk-upstream-0123456789", now=NOON)
         pool.add("pool-2", "sk-upstream-9876543210", now=NOON)

@@ -22,6 +22,9 @@ PERMISSIVE = re.compile(
     r"\b(MIT|MIT-0|BSD|BSD-[23]-Clause|Apache|Apache-2\.0|ISC|PSF-2\.0|ZPL-2\.1|MPL-2\.0|MPL 2\.0)\b"
 )
 
+UNMODIFIED_LIBRARIES = {"pygal": "LGPL"}
+"""Under a licence that asks for nothing as long as they are used as they are, and can be replaced."""
+
 
 def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -60,13 +63,15 @@ def licence_of(name: str) -> str:
     return " ".join(filter(None, [found.get("License-Expression"), field, *classifiers]))
 
 
-def test_what_is_shipped_has_a_permissive_licence() -> None:
+def test_what_is_shipped_has_a_licence_that_fits() -> None:
     others = {}
     for name, _ in sorted(pins(ROOT / "requirements.lock")):
         try:
             licence = licence_of(name)
         except PackageNotFoundError:
             continue  # for another platform
+        if UNMODIFIED_LIBRARIES.get(name, "-") in licence:
+            continue
         if not PERMISSIVE.search(licence) or re.search(r"\b[AL]?GPL", licence):
             others[name] = licence
     assert others == {}

@@ -84,7 +84,7 @@ class BackupKeyStore:
         """
         serving = self._pool.find_one({FROM_BACKUP: key_id}, {"_id": True})
         if serving is not None:
-            raise ValueError(f"{key_id} serves in the pool as {serving['_id']}: flask keys delete it first")
+            raise ValueError(f"{key_id} serves in the pool as {serving['_id']}: delete it there first")
         fields = ("usedFor", "usedForVersion", "usedAt")
         update = {"$set": {"isUsed": False, "activated": False}, "$unset": dict.fromkeys(fields, "")}
         self._keys.update_one({"_id": key_id}, update)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pymongo import ReturnDocument
 from pymongo.database import Database
 
 from app.adapters.mongo.users import optional_date, optional_int, optional_rpm
@@ -32,6 +33,10 @@ class ClientKey:
     expires_at: datetime | None = None
     created_at: datetime | None = None
     last_used_at: datetime | None = None
+    revoked_at: datetime | None = None
+    updated_at: datetime | None = None
+    reset_at: datetime | None = None
+    tier: str | None = None
     requests_count: int = 0
     tokens_used: int = 0
     notes: str | None = None
@@ -57,6 +62,10 @@ class ClientKey:
             expires_at=optional_date(document.get("expiresAt")),
             created_at=document.get("createdAt"),
             last_used_at=document.get("lastUsedAt"),
+            revoked_at=optional_date(document.get("revokedAt")),
+            updated_at=optional_date(document.get("updatedAt")),
+            reset_at=optional_date(document.get("resetAt")),
+            tier=tier if isinstance(tier := document.get("tier"), str) else None,
             requests_count=optional_int(document.get("requestsCount")) or 0,
             tokens_used=optional_int(document.get("tokensUsed")) or 0,
             notes=document.get("notes"),
@@ -117,6 +126,21 @@ class ClientKeyStore:
         """The key with this id, as shown or as stored."""
         document = self._keys.find_one({"_id": key_id}) or self._find_older(key_id)
         return ClientKey.from_document(document) if document else None
+
+    def get_shown(self, key_id: str) -> ClientKey | None:
+        """The key with this id as shown. A key that is its own id is not found by itself: it is a secret."""
+        return self.get(key_id) if is_key_id(key_id) else None
+
+    def set_fields(self, stored_id: str, fields: Document) -> ClientKey | None:
+        """Set fields of a key's document; None when there is no such key."""
+        document = self._keys.find_one_and_update(
+            {"_id": stored_id}, {"$set": fields}, return_document=ReturnDocument.AFTER
+        )
+        return ClientKey.from_document(document) if document else None
+
+    def delete(self, stored_id: str) -> bool:
+        """Remove a key's document; False when there is none."""
+        return self._keys.delete_one({"_id": stored_id}).deleted_count == 1
 
     def list(self, username: str | None = None) -> Iterator[ClientKey]:
         """All keys, or one user's; oldest first."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -32,8 +33,7 @@ _DEFAULTS: dict[str, Any] = {
     "journal": True,
 }
 
-# The indexes of the deployments whose data this product takes over.
-_INDEXES: tuple[tuple[str, tuple[tuple[str, int], ...], dict[str, Any]], ...] = (
+INDEXES: tuple[tuple[str, tuple[tuple[str, int], ...], dict[str, Any]], ...] = (
     ("request_logs", (("userId", ASCENDING),), {}),
     ("request_logs", (("friendKeyId", ASCENDING),), {}),
     ("request_logs", (("userId", ASCENDING), ("createdAt", DESCENDING)), {}),
@@ -50,6 +50,7 @@ _INDEXES: tuple[tuple[str, tuple[tuple[str, int], ...], dict[str, Any]], ...] = 
     ("proxy_health_logs", (("proxyId", ASCENDING), ("checkedAt", DESCENDING)), {}),
     ("proxy_health_logs", (("checkedAt", ASCENDING),), {"expireAfterSeconds": 7 * 86_400}),
 )
+"""The indexes of the deployments whose data this product takes over: collection, keys, options."""
 
 
 def connect(uri: str, db_name: str, *, app_name: str = "weir", **options: Any) -> Database[Document]:
@@ -96,11 +97,16 @@ def ensure_indexes(db: Database[Document], log_retention_s: int) -> None:
     cannot be made (say, existing duplicates) is logged and does not stop the start: everything works
     without it, more slowly. Raises `PyMongoError` when the server cannot be reached.
     """
-    for name, keys, options in _INDEXES:
+    for name, keys, options in INDEXES:
         collection = db[name]
-        if not any(index["key"] == keys for index in _existing(collection)):
+        if not has_index(collection, keys):
             _create(collection, keys, options)
-    _ensure_log_expiry(db, log_retention_s)
+    ensure_log_expiry(db, log_retention_s)
+
+
+def has_index(collection: Collection[Document], keys: tuple[tuple[str, int], ...]) -> bool:
+    """Whether there is an index on exactly these fields, under whatever name."""
+    return any(index["key"] == keys for index in _existing(collection))
 
 
 def _existing(collection: Collection[Document]) -> Iterator[Document]:
@@ -120,21 +126,53 @@ def _create(collection: Collection[Document], keys: tuple[tuple[str, int], ...],
         log.warning("index %s on %s was not made: %s", keys, collection.name, error.details or error)
 
 
-def _ensure_log_expiry(db: Database[Document], retention_s: int) -> None:
-    """One index on createdAt serves both sorting by time and expiry, as it does in existing deployments."""
+def ensure_log_expiry(db: Database[Document], retention_s: int) -> None:
+    """One index on createdAt serves both sorting by time and expiry, as it does in existing deployments.
+
+    Records of earlier software are in no hourly sums. As long as there are some that a shorter expiry would
+    delete, it is not made shorter: `flask migrate apply` adds them to the sums first.
+    """
     logs = db["request_logs"]
-    by_time = [i for i in _existing(logs) if i["key"] in ((("createdAt", -1),), (("createdAt", 1),))]
-    expiring = [index for index in by_time if "expireAfterSeconds" in index]
+    by_time, wanted = _indexes_by_time(logs), retention_s or NEVER_S
+    changes = [
+        index for index in _expiring(by_time, retention_s) if index.get("expireAfterSeconds") != wanted
+    ]
+    is_held_back = (changes or not by_time) and would_lose_history(logs, wanted)
     if not by_time:
-        ttl = {"expireAfterSeconds": retention_s} if retention_s else {}
+        ttl = {"expireAfterSeconds": retention_s} if retention_s and not is_held_back else {}
         _create(logs, (("createdAt", DESCENDING),), ttl)
+    if is_held_back:
+        log.warning(
+            "request_logs hold records of earlier software older than LOG_RETENTION_DAYS: their expiry stays "
+            "as it is until 'flask migrate apply' has added them to the statistics"
+        )
         return
-    wanted = retention_s or NEVER_S
-    if not expiring and retention_s:
-        _change_expiry(db, by_time[0], wanted)
-    for index in expiring:
-        if index["expireAfterSeconds"] != wanted:
-            _change_expiry(db, index, wanted)
+    for index in changes:
+        _change_expiry(db, index, wanted)
+
+
+def log_expiry_s(db: Database[Document]) -> int | None:
+    """After how many seconds MongoDB deletes a record now; None: never."""
+    found = [
+        i["expireAfterSeconds"] for i in _indexes_by_time(db["request_logs"]) if "expireAfterSeconds" in i
+    ]
+    return min((int(seconds) for seconds in found if seconds < NEVER_S), default=None)
+
+
+def would_lose_history(logs: Collection[Document], retention_s: int) -> bool:
+    """Whether records that are in no hourly sums are older than this."""
+    oldest_kept = datetime.now(UTC) - timedelta(seconds=retention_s)
+    return logs.find_one({"outcome": None, "createdAt": {"$lt": oldest_kept}}, {"_id": True}) is not None
+
+
+def _indexes_by_time(logs: Collection[Document]) -> list[Document]:
+    return [i for i in _existing(logs) if i["key"] in ((("createdAt", -1),), (("createdAt", 1),))]
+
+
+def _expiring(by_time: list[Document], retention_s: int) -> list[Document]:
+    """The indexes that expire, or the one that is to begin with it."""
+    expiring = [index for index in by_time if "expireAfterSeconds" in index]
+    return expiring or (by_time[:1] if retention_s else [])
 
 
 def _change_expiry(db: Database[Document], index: Document, seconds: int) -> None:

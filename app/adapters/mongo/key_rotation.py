@@ -24,7 +24,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
-from app.adapters.key_cipher import PREFIX, KeyCipher
+from app.adapters.key_cipher import KeyCipher
 from app.adapters.mongo.key_states import (
     BACKUP_WANTED,
     DEAD,
@@ -35,7 +35,7 @@ from app.adapters.mongo.key_states import (
     KeyStateStore,
     state_update,
 )
-from app.adapters.mongo.provider_keys import decrypted
+from app.adapters.mongo.provider_keys import decrypted, encrypt_plain
 from app.core.key_states import KeyStatus, new_state
 
 Document = dict[str, Any]
@@ -109,12 +109,8 @@ class KeyRotation:
         unfinished = {"isUsed": True, "activated": {"$ne": True}, "usedForVersion": {"$exists": True}}
         for backup in self._backups.find(unfinished):
             self._finish(backup, now)
-        plain = {"apiKey": {"$type": "string", "$not": {"$regex": f"^{PREFIX}"}, "$ne": ""}}
         for collection in (self._keys, self._backups):
-            for document in collection.find(plain, {"apiKey": True}):
-                secret = document["apiKey"]
-                change = {"$set": {"apiKey": self._cipher.encrypt(secret)}}
-                collection.update_one({"_id": document["_id"], "apiKey": secret}, change)
+            encrypt_plain(collection, self._cipher, now)
 
     def allow(self) -> None:
         """An operator has looked: the budget begins anew."""

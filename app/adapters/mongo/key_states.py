@@ -18,9 +18,11 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
+from app.adapters.mongo.paging import newest_first
 from app.adapters.mongo.users import optional_date, optional_int
 from app.core.key_choice import Limits
 from app.core.key_states import KeyState, KeyStatus, Policy, Transition, restored, returns_at
+from app.core.log_filter import PageCursor
 
 Document = dict[str, Any]
 
@@ -190,9 +192,15 @@ class KeyStateStore:
 
     def events(self, key_id: str | None, limit: int) -> list[KeyEvent]:
         """The newest events, of one key or of all, newest first."""
+        return self.event_page(key_id, limit)[0]
+
+    def event_page(
+        self, key_id: str | None, limit: int, cursor: PageCursor | None = None
+    ) -> tuple[list[KeyEvent], str | None]:
+        """A page of them, and the cursor of the next."""
         query = {} if key_id is None else {"keyId": key_id}
-        found = self._events.find(query).sort([("createdAt", -1), ("_id", -1)]).limit(limit)
-        return [
+        found, next_cursor = newest_first(self._events, query, "createdAt", limit, cursor)
+        events = [
             KeyEvent(
                 key_id=str(document.get("keyId")),
                 from_status=_text(document.get("from")),
@@ -204,6 +212,7 @@ class KeyStateStore:
             )
             for document in found
         ]
+        return events, next_cursor
 
     def _collection(self, is_env: bool) -> Collection[Document]:
         return self._env if is_env else self._keys

@@ -10,7 +10,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-from app.adapters.key_cipher import KeyCipher, KeyCipherError
+from app.adapters.key_cipher import PREFIX, KeyCipher, KeyCipherError
 from app.adapters.mongo.key_states import (
     KEYS,
     KeyEvent,
@@ -27,6 +27,8 @@ from app.core.key_states import Policy, new_state, reset
 Document = dict[str, Any]
 
 HEALTHY = "healthy"
+TAKEN_OVER = "takenOverAt"
+"""When a key of earlier software got its form of today; its counters include what it was used for before."""
 ENV_ID_PREFIX = "env-"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,49}")
@@ -169,6 +171,23 @@ def decrypted(cipher: KeyCipher, document: Document) -> tuple[str | None, str | 
         return cipher.decrypt(stored), None
     except KeyCipherError as error:
         return None, str(error)
+
+
+def encrypt_plain(
+    collection: Collection[Document], cipher: KeyCipher, now: datetime, field: str = "apiKey"
+) -> int:
+    """Encrypt what earlier software left there in plain text; how many documents."""
+    changed = 0
+    for document in collection.find(plain_text(field), {field: True}):
+        secret = document[field]
+        change = {"$set": {field: cipher.encrypt(secret), TAKEN_OVER: now}}
+        changed += collection.update_one({"_id": document["_id"], field: secret}, change).modified_count
+    return changed
+
+
+def plain_text(field: str = "apiKey") -> Document:
+    """The query of documents whose secret is not encrypted."""
+    return {field: {"$type": "string", "$not": {"$regex": f"^{PREFIX}"}, "$ne": ""}}
 
 
 def check_key(key_id: str, secret: str) -> None:

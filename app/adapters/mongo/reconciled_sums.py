@@ -14,6 +14,7 @@ from pymongo.collection import Collection as MongoCollection
 from pymongo.database import Database
 
 from app.adapters.mongo import rollups
+from app.adapters.mongo.provider_keys import TAKEN_OVER
 from app.adapters.mongo.record_writes import paced
 from app.adapters.mongo.users import GRANTED, nano_usd
 from app.core.credentials import is_key_id
@@ -103,6 +104,10 @@ class HourPairs:
             found[hour, model, user, key, upstream_key, api_format] = _sums(row)
         return found
 
+    def pending_hint(self, _group: Group) -> str | None:
+        """Nothing here is known to differ for now."""
+        return None
+
     @staticmethod
     def differences(group: Group, look: Look) -> list[Difference]:
         """What does not agree, in words."""
@@ -154,12 +159,13 @@ def _unknown_user(document: Document) -> str | None:
 
 
 def _unknown_client_key(document: Document) -> str | None:
-    is_ours = is_key_id(str(document["_id"])) and not document.get("resetAt")
+    is_ours = is_key_id(str(document["_id"])) and not document.get("resetAt") and TAKEN_OVER not in document
     return None if is_ours else "made by other software, or their counters were reset"
 
 
 def _unknown_upstream_key(document: Document) -> str | None:
-    is_ours = str(document.get("apiKey", "")).startswith(_ENCRYPTED) and not document.get("resetAt")
+    is_encrypted = str(document.get("apiKey", "")).startswith(_ENCRYPTED)
+    is_ours = is_encrypted and not document.get("resetAt") and TAKEN_OVER not in document
     return None if is_ours else "added by other software, or their counters were reset"
 
 
@@ -264,6 +270,10 @@ class CounterPairs:
             first_hours[row["_id"]] = row["firstHour"]
         return derived, first_hours
 
+    def pending_hint(self, _key: str) -> str | None:
+        """Nothing here is known to differ for now."""
+        return None
+
     def differences(self, key: str, look: Look) -> list[Difference]:
         """What does not agree, in words; money is in nano-dollars."""
         derived = look.before if look.after is None else look.after
@@ -302,7 +312,7 @@ def _group_ids(collection: MongoCollection[Any], match: Document, key: Any) -> I
 
 
 def _pages(collection: MongoCollection[Any]) -> Iterator[list[Document]]:
-    wanted = {"_id": 1, "createdAt": 1, "apiKey": 1, "resetAt": 1, GRANTED: 1}
+    wanted = {"_id": 1, "createdAt": 1, "apiKey": 1, "resetAt": 1, GRANTED: 1, TAKEN_OVER: 1}
     documents = iter(collection.find({}, wanted).sort("_id", 1))
     while page := list(islice(documents, PAGE)):
         yield page

@@ -1,4 +1,4 @@
-"""Whether everything that is stored agrees: journal = records = hourly sums = credits and counters.
+"""Whether all that is stored agrees: journal = records = hourly sums = summaries = credits and counters.
 
 The first look at each pair of sums goes through everything. What differs there, be it only because a batch
 is being booked in that moment, is looked at again as `app.core.reconcile` says, so that only what stays
@@ -15,6 +15,7 @@ from pymongo.database import Database
 
 from app.adapters.mongo.credit_holds import FIELD as HOLDS
 from app.adapters.mongo.journal_audit import JournalAudit
+from app.adapters.mongo.reconciled_summaries import SummaryPairs
 from app.adapters.mongo.reconciled_sums import COUNTERS, CounterPairs, HourPairs
 from app.adapters.mongo.record_writes import DEAD_COLLECTION
 from app.adapters.mongo.request_logs import store_errors
@@ -56,6 +57,9 @@ class _Pairs(Protocol[Key]):
 
     def read_derived(self, keys: Any) -> Mapping[Key, Sums]:
         """Of the place that is booked later."""
+
+    def pending_hint(self, key: Key) -> str | None:
+        """Why what is missing in the later place is on its way; None: not known to be."""
 
     def differences(self, key: Key, look: Look) -> list[Difference]:
         """What does not agree, in words."""
@@ -105,6 +109,7 @@ class Reconciliation:
         first = max((start for start in (kept_since, since) if start is not None), default=None)
         yield self._check_ids(first)
         yield self._check_hours(first)
+        yield self._check_summaries()
         for counters in COUNTERS:
             pairs = CounterPairs(self._db, counters)
             result = CheckResult(counters.name, counters.title, unit=counters.unit)
@@ -136,7 +141,7 @@ class Reconciliation:
             booked["createdAt"] = {"$gte": first}
         logs = self._db["request_logs"]
         result.compared = logs.count_documents(booked)
-        misplaced = {**booked, "$expr": {"$ne": ["$requestId", "$_id"]}}
+        misplaced = {**booked, "$expr": {"$ne": ["$requestId", {"$toString": "$_id"}]}}
         for found in logs.find(misplaced, {"requestId": 1}).limit(MAX_SHOWN):
             hint = "two records may stand for one request: compare them"
             where, request_id = f"record {found['_id']}", str(found.get("requestId"))
@@ -157,6 +162,13 @@ class Reconciliation:
                 yield looks
 
         self._compare(result, pairs, first_looks())
+        return result
+
+    def _check_summaries(self) -> CheckResult:
+        title = "hourly sums = sums of hours, days and months"
+        result = CheckResult("summaries", title, unit="sums")
+        pairs = SummaryPairs(self._db)
+        self._compare(result, pairs, pairs.first_looks(result))
         return result
 
     def _compare(
@@ -182,8 +194,11 @@ class Reconciliation:
                 continue
             look = suspects[key][-1]
             found = pairs.differences(key, look)
+            hint = pairs.pending_hint(key) if verdict is Verdict.AHEAD else None
             if verdict is Verdict.MOVING:
                 result.add(_hinting(found, _MOVING_HINT), is_pending=True)
+            elif hint is not None:
+                result.add(_hinting(found, hint), is_pending=True)
             elif verdict is Verdict.AHEAD and is_explained(look, self._stuck_records()):
                 result.add(_hinting(found, _STUCK_HINT), is_pending=True)
             else:

@@ -27,7 +27,7 @@ _NEWEST_FIRST = [("createdAt", DESCENDING), ("_id", DESCENDING)]
 
 _FILTERED_FIELDS = ("userId", "model", "userKeyId", "factoryKeyId", "outcome")
 
-_INDEXES = (
+INDEXES = (
     IndexModel(_NEWEST_FIRST),
     *(IndexModel([(name, DESCENDING), *_NEWEST_FIRST]) for name in _FILTERED_FIELDS),
     # Successes are nearly everything, and found without an index as quickly.
@@ -78,7 +78,7 @@ class RequestLogStore:
     def ensure_indexes(self) -> None:
         """The indexes paging needs. The older ones, and expiry, are made with the connection's."""
         with store_errors():
-            make_indexes(self._logs, _INDEXES)
+            make_indexes(self._logs, INDEXES)
 
     def find(
         self, wanted: LogFilter, limit: int, cursor: PageCursor | None = None

@@ -1,7 +1,7 @@
 """Booking records into MongoDB, each exactly once, without needing transactions.
 
-Steps, in this order: the records themselves, then users' credits, client keys, upstream keys, hourly sums.
-Every step can be repeated:
+Steps, in this order: the records themselves, then users' credits, client keys, upstream keys, hourly sums,
+and marks on hours that were over already, whose summaries have to be made again. Every step can be repeated:
 
 - A record's `_id` is its request id, so inserting it again is a duplicate, which counts as success.
 - A document that is incremented keeps, beside its sums, the highest record number that is in them, one per
@@ -21,6 +21,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from bson.int64 import Int64
@@ -29,7 +30,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, PyMongoError
 
-from app.adapters.mongo import rollups
+from app.adapters.mongo import rollups, summaries
 from app.adapters.mongo.connection import store_problem
 from app.adapters.mongo.credit_holds import FIELD as HOLDS
 from app.adapters.mongo.credit_holds import nano as _nano
@@ -82,10 +83,17 @@ class _Account:
 class Settlement:
     """Books batches of records for one writer. Raises `StoreUnavailable` when a batch must be sent again."""
 
-    def __init__(self, db: Database[Any], writer_id: str) -> None:
+    def __init__(
+        self,
+        db: Database[Any],
+        writer_id: str,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         if not _WRITER_ID.fullmatch(writer_id):
             raise ValueError("a writer id is a letter followed by up to 63 letters, digits, _ or -")
         self._db = db
+        self._now = now
         self.writer_id = writer_id
         marker = f"applied.{writer_id}"
         self._users = _Account("usersNew", marker, lambda rows: _user_update(marker, rows))
@@ -117,6 +125,8 @@ class Settlement:
             dead += self._book(self._provider_keys, _grouped(rows, lambda row: row.factory_key_id))
             by_rollup = _grouped(paced(rows), lambda row: rollups.rollup_id(self.writer_id, row))
             dead += self._book(self._rollups, by_rollup)
+            # Also for records booked by an earlier attempt, which may have ended before it came to this.
+            summaries.mark_late(self._db, (row.created_at for row in rows), self._now())
             bury(self._db, dead)
         except PyMongoError as error:
             raise StoreUnavailable(store_problem(error)) from error

@@ -1,19 +1,19 @@
 """Statistics over any period, exact to the record.
 
-Where the sums come from: every full hour from the hourly sums, which are kept for ever, so that they stay
-right after records have expired; the part of an hour at the start of a period from the records themselves.
-Records of earlier software (recognised by having no `outcome`) are in no hourly sums and are therefore always
-read directly. Percentiles come from histograms and are within five per cent.
+All sums but the newest are kept for ever, so that they stay right after records have expired. Where they are
+read from is in `period_sources`. Percentiles come from histograms and are within five per cent.
 """
 
-from datetime import UTC, datetime, timedelta, tzinfo
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
 from typing import Any
 
 from pymongo.database import Database
 
-from app.adapters.mongo import rollups
+from app.adapters.mongo import rollups, summaries
+from app.adapters.mongo.period_sources import PeriodSources
 from app.adapters.mongo.request_logs import make_indexes, store_errors
-from app.adapters.mongo.sum_sources import Source, Sums
+from app.adapters.mongo.sum_sources import Sums
 from app.core.display import iso_utc
 from app.core.periods import ALL, period_start
 from app.core.stats import Totals, model_table, usd
@@ -31,8 +31,6 @@ from app.core.timeseries import (
 
 Document = dict[str, Any]
 
-_HOUR = timedelta(hours=1)
-
 GROUPINGS = frozenset(GROUPS.values())
 """What sums can be made by."""
 
@@ -41,6 +39,7 @@ class StatsStore:
     """Sums, model tables and figures of users. Every method raises `StoreUnavailable`."""
 
     def __init__(self, db: Database[Any]) -> None:
+        self._db = db
         self._rollups = db[rollups.COLLECTION]
         self._logs = db["request_logs"]
         self._users = db["usersNew"]
@@ -49,6 +48,7 @@ class StatsStore:
         """What the sums are selected by."""
         with store_errors():
             make_indexes(self._rollups, rollups.INDEXES)
+            make_indexes(self._db[summaries.COLLECTION], summaries.INDEXES)
 
     def model_stats(self, period: str, now: datetime, tz: tzinfo) -> list[Document]:
         """The rows of the model table, most tokens first."""
@@ -130,72 +130,46 @@ class StatsStore:
         start = period_start(period, now, tz)
         first = self._first_moment(now) if start is None else start
         timeline = Timeline(bucket_size(bucket, period, first, now), first, now, tz)
-        sums: Sums = {}
         with store_errors():
-            for source in self._sources(start, {}, from_records=timeline.size == MINUTES):
-                source.add_to(sums, GROUPS.get(by), timeline, with_latency=with_latency)
-        by_key: dict[str | None, Totals] = {}
-        for (key, _), totals in sums.items():
-            by_key.setdefault(key, Totals()).merge(totals)
-        keys = largest(by_key, rank_by, top)
+            parts = PeriodSources.since(self._db, start)
+            sums, whole, keys = _Cutting(parts, timeline, with_latency).sums(GROUPS.get(by), rank_by, top)
+        # What is dated after now, by another machine's clock, has no bucket.
         buckets = {timeline.label_of(begin): Bucket(begin) for begin in timeline.starts()}
+        for (_, label), totals in whole.items():
+            if label in buckets:
+                buckets[label].total = totals
         for (key, label), totals in sums.items():
-            # What is dated after now, by another machine's clock, has no bucket.
-            found = buckets.get(label)
-            if found is not None:
-                found.total.merge(totals)
-                if key in keys:
-                    found.parts[str(key)] = totals
+            if key in keys and label in buckets:
+                buckets[label].parts[str(key)] = totals
         return Series(timeline.size, keys, list(buckets.values()))
 
-    def total(self, start: datetime | None, selection: Document | None = None) -> Totals:
-        """The sums of everything since `start` (None: ever)."""
-        return self.sums(start, by=None, selection=selection).get(None, Totals())
+    def total(self, start: datetime | None, *, user: str | None = None) -> Totals:
+        """The sums of everything since `start` (None: ever), or of everything of a user."""
+        sums: Sums = {}
+        with store_errors():
+            parts = PeriodSources.since(self._db, start)
+            selection = {} if user is None else {"userId": user}
+            summed = parts.summed(None) if user is None else parts.summed("userId", keys=[user])
+            for source in (*parts.unsummed(selection), *summed):
+                source.add_to(sums, None, None)
+        return sums.get((None, None), Totals())
 
     def sums(
-        self,
-        start: datetime | None,
-        *,
-        by: str | None,
-        selection: Document | None = None,
-        with_latency: bool = False,
+        self, start: datetime | None, *, by: str | None, with_latency: bool = False
     ) -> dict[str | None, Totals]:
-        """Sums per value of the field `by` (one of `GROUPINGS`; None: all together, under None).
+        """Sums of everything since `start` (None: ever) per value of the field `by`, one of `GROUPINGS`.
 
-        `selection` restricts them to some values of those fields, such as `{"userId": "ann"}`;
-        `with_latency` fills the histograms, which percentiles are made of.
+        `by` None: all together, under None. `with_latency` fills the histograms, which percentiles are made
+        of.
         """
         if by is not None and by not in GROUPINGS:
             raise ValueError(f"cannot sum by {by}")
         sums: Sums = {}
         with store_errors():
-            for source in self._sources(start, selection or {}):
+            parts = PeriodSources.since(self._db, start)
+            for source in (*parts.unsummed({}), *parts.summed(by)):
                 source.add_to(sums, by, None, with_latency=with_latency)
         return {key: totals for (key, _), totals in sums.items()}
-
-    def _sources(
-        self, start: datetime | None, selection: Document, *, from_records: bool = False
-    ) -> list[Source]:
-        """Hourly sums and records that make up everything since `start`, each request exactly once."""
-        if from_records:
-            since = {**selection, "createdAt": {"$gte": start}}
-            return [Source(self._logs, since, "createdAt", is_records=True)]
-        if start is None:
-            earlier = {**selection, "outcome": None}
-            return [
-                Source(self._rollups, selection, "hour"),
-                Source(self._logs, earlier, "createdAt", is_records=True),
-            ]
-        start = start.astimezone(UTC)
-        hour = rollups.hour_of(start)
-        first_full_hour = hour if hour == start else hour + _HOUR
-        edge = {**selection, "createdAt": {"$gte": start, "$lt": first_full_hour}}
-        earlier = {**selection, "createdAt": {"$gte": first_full_hour}, "outcome": None}
-        return [
-            Source(self._rollups, {**selection, "hour": {"$gte": first_full_hour}}, "hour"),
-            Source(self._logs, edge, "createdAt", is_records=True),
-            Source(self._logs, earlier, "createdAt", is_records=True),
-        ]
 
     def _first_moment(self, now: datetime) -> datetime:
         """When the first request was that anything is known of; `now` when there was none."""
@@ -204,6 +178,51 @@ class StatsStore:
             earlier = self._logs.find_one({"outcome": None}, {"createdAt": 1}, sort=[("createdAt", 1)])
         moments = (hour and hour["hour"], earlier and earlier.get("createdAt"))
         return min((moment for moment in moments if isinstance(moment, datetime)), default=now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cutting:
+    """Cuts a period into buckets."""
+
+    parts: PeriodSources
+    timeline: Timeline
+    with_latency: bool
+
+    def sums(self, field: str | None, rank_by: str, top: int) -> tuple[Sums, Sums, list[str]]:
+        """The largest keys' sums by bucket, those of all requests, and which keys are the largest.
+
+        What is in summaries is looked at three times (all requests, every key over the whole period, and the
+        largest keys by bucket), since all keys by bucket would be far more.
+        """
+        sums: Sums = {}
+        for source in self.parts.unsummed({}, timeline=self.timeline):
+            source.add_to(sums, field, self.timeline, with_latency=self.with_latency)
+        whole: Sums = {}
+        by_key: dict[str | None, Totals] = {}
+        for (key, label), totals in sums.items():
+            whole.setdefault((None, label), Totals()).merge(totals)
+            by_key.setdefault(key, Totals()).merge(totals)
+        self._add(whole, None, None)
+        if field is None:
+            return sums, whole, []
+        ranked: Sums = {}
+        for source in self.parts.summed(field, timeline=self.timeline if self._is_short else None):
+            source.add_to(ranked, field, None)
+        for (key, _), totals in ranked.items():
+            by_key.setdefault(key, Totals()).merge(totals)
+        keys = largest(by_key, rank_by, top)
+        if keys:
+            self._add(sums, field, keys)
+        return sums, whole, keys
+
+    @property
+    def _is_short(self) -> bool:
+        """Whether all of it is counted from records."""
+        return self.timeline.size == MINUTES
+
+    def _add(self, sums: Sums, field: str | None, keys: list[str] | None) -> None:
+        for source in self.parts.summed(field, keys=keys, timeline=self.timeline):
+            source.add_to(sums, field, self.timeline, with_latency=self.with_latency)
 
 
 _USER_BALANCES: Document = {

@@ -5,7 +5,7 @@ import hmac
 import math
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
@@ -52,6 +52,15 @@ class StoredPassword:
         """
         derived = _derive(password, self.salt_hex, self.rounds)
         return hmac.compare_digest(derived.encode(), self.hash_hex.encode()) and self.is_usable
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordHash:
+    """A password on its way into the store."""
+
+    hash_hex: str = field(repr=False)
+    salt_hex: str
+    rounds: int
 
 
 class AlreadyExistsError(Exception):
@@ -147,17 +156,19 @@ class UserStore:
         credits_usd: Decimal = Decimal(0),
         role: str = "user",
         rpm: int | None = None,
-        password: str | None = None,
+        password: PasswordHash | None = None,
+        more: Document | None = None,
     ) -> User:
-        """Make a user; raises `AlreadyExistsError`, or ValueError for an amount that is not exact."""
+        """Make a user, with `more` fields; `AlreadyExistsError`, or ValueError for an amount not exact."""
         document: Document = {
             "_id": username,
             **_password_fields(password),
+            **(more or {}),
             "role": role,
             "isActive": True,
             "createdAt": now,
-            "credits": _exact_double(credits_usd),
-            GRANTED: _nano_dollars(credits_usd),
+            "credits": exact_double(credits_usd),
+            GRANTED: nano_dollars(credits_usd),
             "creditsUsed": 0.0,
             "creditsNew": 0.0,
             "creditsNewUsed": 0.0,
@@ -192,24 +203,19 @@ class UserStore:
         document = self._users.find_one({"apiKey": secret}, {"_id": True})
         return str(document["_id"]) if document else None
 
-    def credit(self, username: str, amount_usd: Decimal) -> User | None:
-        """Add to (or with a negative amount take from) the credit; None when there is no such user.
-
-        The sum is made by the server and rounded to the nano-dollar there, so that concurrent changes all
-        count and no rest of binary arithmetic ever builds up. The running total of what was granted is kept
-        where it was kept from the beginning: of the other users nobody knows what they began with.
-        """
-        amount = _exact_double(amount_usd)
-        total = {"$round": [{"$add": [{"$ifNull": ["$credits", 0]}, amount]}, 9]}
-        is_kept = {"$in": [{"$type": f"${GRANTED}"}, ["int", "long"]]}
-        granted = {"$cond": [is_kept, {"$add": [f"${GRANTED}", _nano_dollars(amount_usd)]}, f"${GRANTED}"]}
-        return self._change(username, [{"$set": {"credits": total, GRANTED: granted}}])
-
     def set_active(self, username: str, active: bool) -> User | None:
         """Enable or disable the user with all its keys; None when there is no such user."""
         return self._change(username, {"$set": {"isActive": active}})
 
-    def set_password(self, username: str, password: str) -> User | None:
+    def set_fields(self, username: str, fields: Document) -> User | None:
+        """Set fields, and remove those given as None; None when there is no such user."""
+        update: Document = {
+            "$set": {name: value for name, value in fields.items() if value is not None},
+            "$unset": {name: "" for name, value in fields.items() if value is None},
+        }
+        return self._change(username, {operator: changes for operator, changes in update.items() if changes})
+
+    def set_password(self, username: str, password: PasswordHash) -> User | None:
         """Replace the password; None when there is no such user."""
         return self._change(username, {"$set": _password_fields(password)})
 
@@ -236,7 +242,8 @@ class UserStore:
         return User.from_document(document) if document else None
 
 
-def _exact_double(amount: Decimal) -> float:
+def exact_double(amount: Decimal) -> float:
+    """The amount in USD as it is stored; ValueError for one that a double cannot tell to the nano-dollar."""
     if not amount.is_finite() or abs(amount) > MAX_CREDITS:
         raise ValueError(f"takes an amount in USD up to {MAX_CREDITS:,}")
     if amount != amount.quantize(_NANO_DOLLAR):
@@ -244,20 +251,25 @@ def _exact_double(amount: Decimal) -> float:
     return float(amount)
 
 
-def _nano_dollars(amount: Decimal) -> Int64:
-    """An amount that `_exact_double` accepts, for the store: 64 bits wide also when it is small."""
+def nano_dollars(amount: Decimal) -> Int64:
+    """An amount that `exact_double` accepts, in nano-dollars: 64 bits wide in the store, however small."""
     return Int64(int(amount * NANO))
 
 
-def _password_fields(password: str | None) -> Document:
+def hash_password(password: str) -> PasswordHash:
+    """What is stored of a password. Takes tenths of a second on purpose: keep it off the event loop."""
+    salt = secrets.token_hex(16)
+    return PasswordHash(_derive(password, salt, _ROUNDS), salt, _ROUNDS)
+
+
+def _password_fields(password: PasswordHash | None) -> Document:
     """No password at all is empty text: nothing hashes to it, and old readers expect text."""
     if password is None:
         return {"passwordHash": "", "passwordSalt": ""}
-    salt = secrets.token_hex(16)
     return {
-        "passwordHash": _derive(password, salt, _ROUNDS),
-        "passwordSalt": salt,
-        "passwordRounds": _ROUNDS,
+        "passwordHash": password.hash_hex,
+        "passwordSalt": password.salt_hex,
+        "passwordRounds": password.rounds,
     }
 
 

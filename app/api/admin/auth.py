@@ -7,6 +7,8 @@ from flask import Blueprint, Response, g, request
 from werkzeug.datastructures import Authorization
 
 from app.api.answers import error_answer
+from app.management.audit import Actor
+from app.management.users import TOKEN_HOLDER
 
 VerifyAdmin = Callable[[str, str], bool | None]
 """Checks a name and password: True for an admin, False for a user who is none, None for wrong ones.
@@ -16,9 +18,6 @@ May raise `StoreUnavailable`. It is slow on purpose and has to run off the event
 
 _CHALLENGE = 'Bearer realm="weir-admin", Basic realm="weir-admin", charset="UTF-8"'
 
-
-TOKEN_HOLDER = "admin-token"  # noqa: S105 - a name, no token
-"""What the audit log calls whoever has the admin token."""
 
 _READS = ("GET", "HEAD", "OPTIONS")
 
@@ -37,9 +36,22 @@ def require_admin(routes: Blueprint, admin_token: str, verify_admin: VerifyAdmin
         return None
 
 
-def current_admin() -> str:
-    """The name of the admin who makes this request, `TOKEN_HOLDER` for the token's."""
-    return str(g.admin)
+def identify_requests(routes: Blueprint, new_request_id: Callable[[], str]) -> None:
+    """Give each request an id, which its answer carries and the audit log keeps."""
+
+    @routes.before_request
+    def begin() -> None:
+        g.request_id = new_request_id()
+
+    @routes.after_request
+    def tell(response: Response) -> Response:
+        response.headers["x-request-id"] = g.request_id
+        return response
+
+
+def current_actor() -> Actor:
+    """The admin who makes this request, as the audit log names him."""
+    return Actor(g.admin, "api", request.remote_addr, g.get("request_id"))
 
 
 def identify(

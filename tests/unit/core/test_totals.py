@@ -70,8 +70,8 @@ def totals(**sums):
 def test_sums_add_up_and_absent_ones_are_zero():
     sums = totals(requests=2, success=1, inputTokens=5)
     sums.add({"requests": 1, "inputTokens": None})
-    sums.add_latency("b3", 1)
-    sums.add_latency("b3", 2)
+    sums.add_latencies({"b3": 1})
+    sums.add_latencies({"b3": 2})
 
     assert (sums.requests, sums.success, sums.errors, sums.input_tokens) == (3, 1, 2, 5)
     assert sums.latency == {"b3": 3}
@@ -101,8 +101,8 @@ def test_a_row():
         ttftCount=1,
         ttftSumMs=4,
     )
-    sums.add_latency("b10", 1)
-    sums.add_latency("b20", 1)
+    sums.add_latencies({"b10": 1})
+    sums.add_latencies({"b20": 1})
     assert sums.model_row("m") == {
         "model": "m",
         "inputTokens": 10,

@@ -1,0 +1,38 @@
+"""The part of the admin API that changes things: users, keys, proxies; and the log of who did."""
+
+from collections.abc import Callable
+
+from flask import Blueprint
+
+from app.api.admin.audit import add_audit_routes
+from app.api.admin.auth import VerifyAdmin, identify_requests, require_admin
+from app.api.admin.backup_keys import add_backup_key_routes
+from app.api.admin.bindings import add_binding_routes
+from app.api.admin.client_keys import add_client_key_routes
+from app.api.admin.proxies import add_proxy_routes
+from app.api.admin.upstream_keys import add_upstream_key_routes
+from app.api.admin.users import add_user_routes
+from app.api.answers import handle_errors
+from app.management.administration import Administration
+
+
+def resources_blueprint(
+    administration: Administration,
+    *,
+    admin_token: str,
+    verify_admin: VerifyAdmin,
+    new_request_id: Callable[[], str],
+) -> Blueprint:
+    """`/api/admin/users…`, `keys…`, `ohmygpt/…`, `proxies…` and `audit`."""
+    routes = Blueprint("admin_resources", __name__, url_prefix="/api/admin")
+    identify_requests(routes, new_request_id)
+    require_admin(routes, admin_token, verify_admin)
+    handle_errors(routes)
+    add_user_routes(routes, administration.users)
+    add_client_key_routes(routes, administration.client_keys)
+    add_upstream_key_routes(routes, administration.keys)
+    add_backup_key_routes(routes, administration.backup_keys)
+    add_proxy_routes(routes, administration.proxies)
+    add_binding_routes(routes, administration)
+    add_audit_routes(routes, administration.audit)
+    return routes

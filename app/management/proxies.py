@@ -1,0 +1,186 @@
+"""Outbound proxies: added, changed, checked, deleted."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pymongo.database import Database
+
+from app.adapters.clock import now_ms
+from app.adapters.key_cipher import KeyCipher
+from app.adapters.mongo.proxies import ProxyStore, StoredProxy
+from app.adapters.mongo.users import AlreadyExistsError
+from app.adapters.proxy_transport import ProxyAdapter, RouteFault
+from app.core.proxy_choice import Health, ProxyEndpoint, ProxyKind, failed, succeeded
+from app.management.audit import Actor, AuditLog
+from app.management.errors import Conflict, Missing, Unusable, asks_store
+
+__all__ = ["ProxyAdmin", "ProxyChange", "StoredProxy"]
+
+Document = dict[str, Any]
+Documents = list[Document]
+
+_AUTO_ID = "proxy-"
+_HISTORY = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyChange:
+    """What is to be another way; None leaves it as it is. An empty user name takes the login away."""
+
+    name: str | None = None
+    kind: str | None = None
+    host: str | None = None
+    port: int | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    is_active: bool | None = None
+
+    @property
+    def changes_endpoint(self) -> bool:
+        """Whether the proxy is to be reached in another way."""
+        given = (self.kind, self.host, self.port, self.username, self.password)
+        return any(value is not None for value in given)
+
+
+class ProxyAdmin:
+    """Actions on proxies; a check reaches the upstream's `base_url` through one, within `timeout_s`."""
+
+    def __init__(
+        self, db: Database[Document], cipher: KeyCipher, audit: AuditLog, base_url: str, timeout_s: float
+    ) -> None:
+        self._store = ProxyStore(db, cipher)
+        self._audit = audit
+        self._base_url = base_url
+        self._timeout_s = timeout_s
+
+    @asks_store
+    def list(self) -> list[StoredProxy]:
+        """All proxies, oldest first."""
+        return list(self._store.list())
+
+    @asks_store
+    def get(self, proxy_id: str) -> StoredProxy:
+        """One proxy."""
+        return self._known(proxy_id)
+
+    @asks_store
+    def history(self, proxy_id: str) -> Documents:
+        """The latest entries of the proxy's health log, newest first."""
+        self._known(proxy_id)
+        return list(self._store.health_log(proxy_id, _HISTORY))
+
+    @asks_store
+    def add(self, actor: Actor, proxy_id: str | None, change: ProxyChange) -> StoredProxy:
+        """Add a proxy, active; without an id it gets the next free `proxy-N`."""
+        endpoint = _endpoint(None, change)
+        with self._audit.action(actor, "proxies.add", _target(proxy_id or f"{_AUTO_ID}N"), _shown(change)):
+            try:
+                if proxy_id is not None:
+                    return self._store.add(proxy_id, endpoint, now=now_ms(), name=change.name)
+                return self._add_numbered(endpoint, change.name)
+            except ValueError as error:
+                raise Unusable("", str(error)) from None
+
+    @asks_store
+    def change(self, actor: Actor, proxy_id: str, change: ProxyChange) -> StoredProxy:
+        """Change what is given, and forget how the proxy fared before."""
+        with self._audit.action(actor, "proxies.change", _target(proxy_id), _shown(change)):
+            known = self._known(proxy_id)
+            try:
+                found = self._store.update(
+                    proxy_id,
+                    now=now_ms(),
+                    endpoint=_endpoint(known, change) if change.changes_endpoint else None,
+                    name=change.name,
+                    is_active=change.is_active,
+                )
+            except ValueError as error:
+                raise Unusable("", str(error)) from None
+            if found is None:
+                raise _unknown(proxy_id)
+            return found
+
+    @asks_store
+    def delete(self, actor: Actor, proxy_id: str) -> int:
+        """Delete the proxy; how many bindings went with it."""
+        with self._audit.action(actor, "proxies.delete", _target(proxy_id)):
+            unbound = self._store.delete(proxy_id)
+            if unbound is None:
+                raise _unknown(proxy_id)
+            return unbound
+
+    @asks_store
+    def check(self, proxy: StoredProxy) -> StoredProxy:
+        """Reach the upstream through the proxy now, and keep what came of it. No action: nothing changes."""
+        if proxy.endpoint is None:
+            return replace(proxy, health=failed(proxy.health, now_ms(), proxy.problem or "it cannot be used"))
+        adapter = ProxyAdapter(proxy.endpoint)
+        try:
+            latency_ms = adapter.check(self._base_url, timeout_s=self._timeout_s)
+            health: Health = succeeded(proxy.health, now_ms(), latency_ms)
+        except RouteFault as fault:
+            health = failed(proxy.health, now_ms(), fault.reason)
+        finally:
+            adapter.close()
+        if health is not proxy.health:
+            self._store.set_health(proxy.proxy_id, health)
+        return replace(proxy, health=health)
+
+    def _add_numbered(self, endpoint: ProxyEndpoint, name: str | None) -> StoredProxy:
+        for proxy_id in self._free_ids():
+            try:
+                return self._store.add(proxy_id, endpoint, now=now_ms(), name=name)
+            except AlreadyExistsError:
+                continue  # taken in this very moment
+        raise Conflict("no free id")
+
+    def _free_ids(self) -> Iterator[str]:
+        taken = {proxy.proxy_id for proxy in self._store.list()}
+        numbers = range(1, 2 * len(taken) + 10)
+        return (proxy_id for number in numbers if (proxy_id := f"{_AUTO_ID}{number}") not in taken)
+
+    def _known(self, proxy_id: str) -> StoredProxy:
+        found = self._store.get(proxy_id)
+        if found is None:
+            raise _unknown(proxy_id)
+        return found
+
+
+def _endpoint(known: StoredProxy | None, change: ProxyChange) -> ProxyEndpoint:
+    """The endpoint as it is to be: what is not given stays. Raises `Unusable`."""
+    old = known.endpoint if known is not None else None
+    if known is not None and old is None and known.has_auth and change.username is None:
+        raise Unusable("username", f"give the login anew: {known.problem}")
+    kind = change.kind or (known.kind if known else None)
+    host = change.host or (known.host if known else None)
+    port = change.port if change.port is not None else (known.port if known else None)
+    for name, value in (("type", kind), ("host", host), ("port", port)):
+        if value is None:
+            raise Unusable(name, "is required")
+    username = change.username if change.username is not None else (old.username if old else None)
+    password = change.password
+    if password is None and old is not None and change.username in (None, old.username):
+        password = old.password
+    if kind not in tuple(ProxyKind):
+        raise Unusable("type", "takes http or socks5")
+    login = (username, password) if username else (None, change.password or None)
+    return ProxyEndpoint(ProxyKind(str(kind)), str(host).strip("[]"), int(port or 0), *login)
+
+
+def _shown(change: ProxyChange) -> Document:
+    """What the audit log keeps: that the login changed, not to what."""
+    shown = {"name": change.name, "type": change.kind, "host": change.host, "port": change.port}
+    shown["isActive"] = change.is_active
+    details: Document = {name: value for name, value in shown.items() if value is not None}
+    if change.username is not None or change.password is not None:
+        details["login"] = "changed"
+    return details
+
+
+def _target(proxy_id: str) -> str:
+    return f"proxy:{proxy_id}"
+
+
+def _unknown(proxy_id: str) -> Missing:
+    return Missing(f"there is no proxy {proxy_id[:80]}")

@@ -1,0 +1,152 @@
+"""The pool of OhMyGPT keys: those in the database, and those of `OHMYGPT_API_KEYS`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pymongo.database import Database
+
+from app.adapters.clock import now_ms
+from app.adapters.key_cipher import KeyCipher
+from app.adapters.mongo.key_rotation import KeyRotation
+from app.adapters.mongo.key_states import KeyEvent, KeyStateStore, StoredState, env_store_id
+from app.adapters.mongo.provider_keys import ENV_ID_PREFIX, ProviderKeyStore, StoredProviderKey
+from app.core.key_states import Policy, reset
+from app.core.log_filter import PageCursor
+from app.management.audit import Actor, AuditLog
+from app.management.errors import Missing, Unusable, asks_store
+
+__all__ = ["StoredProviderKey", "UpstreamKeyAdmin", "is_configured"]
+
+Document = dict[str, Any]
+KeyList = list[StoredProviderKey]
+Ids = list[str]
+Events = list[KeyEvent]
+
+
+class UpstreamKeyAdmin:
+    """Actions on upstream keys. `changed` has the pool read anew; `env_keys` are the configured secrets."""
+
+    def __init__(
+        self,
+        db: Database[Document],
+        cipher: KeyCipher,
+        audit: AuditLog,
+        changed: Callable[[], object],
+        env_keys: Sequence[str] = (),
+    ) -> None:
+        self._store = ProviderKeyStore(db, cipher)
+        self._states = KeyStateStore(db)
+        self._rotation = KeyRotation(db, cipher)
+        self._audit = audit
+        self._changed = changed
+        self._env_secrets = list(env_keys)
+
+    @asks_store
+    def list(self) -> KeyList:
+        """The pool, configured keys first."""
+        return self._env_keys() + list(self._store.list())
+
+    @asks_store
+    def get(self, key_id: str) -> StoredProviderKey:
+        """One key."""
+        return self._known(key_id)
+
+    @asks_store
+    def add(self, actor: Actor, key_id: str, secret: str) -> StoredProviderKey:
+        """Add a key to the pool."""
+        with self._audit.action(actor, "keys.add", _target(key_id)):
+            try:
+                key = self._store.add(key_id, secret, now=now_ms())
+            except ValueError as error:
+                raise Unusable("", str(error)) from None
+        self._changed()
+        return key
+
+    @asks_store
+    def import_lines(self, actor: Actor, text: str) -> Ids:
+        """Add every `id|key` line, all or none; the ids. Raises `Unusable` with every bad line."""
+        with self._audit.action(actor, "keys.import", "key-pool"):
+            ids = self._store.import_lines(text, now=now_ms())
+        self._changed()
+        return ids
+
+    @asks_store
+    def reset(self, actor: Actor, key_id: str) -> StoredProviderKey:
+        """Make the key healthy again, on all workers and hosts, whatever they know of it."""
+        with self._audit.action(actor, "keys.reset", _target(key_id)):
+            if key_id.startswith(ENV_ID_PREFIX):
+                key = self._reset_env_key(key_id)
+            else:
+                key = self._store.reset(key_id, now=now_ms())
+            if key is None:
+                raise _unknown(key_id)
+            self._rotation.allow()
+        self._changed()
+        return key
+
+    @asks_store
+    def delete(self, actor: Actor, key_id: str) -> None:
+        """Remove the key from the pool."""
+        with self._audit.action(actor, "keys.delete", _target(key_id)):
+            if not self._store.delete(key_id):
+                raise _unknown(key_id)
+        self._changed()
+
+    @asks_store
+    def events(
+        self, key_id: str | None, limit: int, cursor: PageCursor | None = None
+    ) -> tuple[Events, str | None]:
+        """What happened to one key or to all, newest first, and the cursor of the next page."""
+        return self._states.event_page(key_id, limit, cursor)
+
+    def _known(self, key_id: str) -> StoredProviderKey:
+        found: StoredProviderKey | None
+        if key_id.startswith(ENV_ID_PREFIX):
+            found = {key.key_id: key for key in self._env_keys()}.get(key_id)
+        else:
+            found = self._store.get(key_id)
+        if found is None:
+            raise _unknown(key_id)
+        return found
+
+    def _env_keys(self) -> KeyList:
+        known = self._states.env_states(env_store_id(secret) for secret in self._env_secrets)
+        keys = []
+        for number, secret in enumerate(self._env_secrets, 1):
+            state = known.get(env_store_id(secret), StoredState())
+            keys.append(
+                StoredProviderKey(
+                    f"{ENV_ID_PREFIX}{number}",
+                    secret,
+                    state.status,
+                    last_error=state.last_error,
+                    cooldown_until=state.until,
+                    state=state,
+                )
+            )
+        return keys
+
+    def _reset_env_key(self, key_id: str) -> StoredProviderKey | None:
+        found = {key.key_id: key for key in self._env_keys()}.get(key_id)
+        if found is None or found.secret is None:
+            return None
+        now = now_ms()
+        state, event = reset(found.state.restore(now, now, Policy()), now)
+        self._states.put(env_store_id(found.secret), key_id, state, is_env=True)
+        self._states.add_events([KeyEvent.of(key_id, event)])
+        return {key.key_id: key for key in self._env_keys()}[key_id]
+
+
+def is_configured(key_id: str) -> bool:
+    """Whether the key is one of `OHMYGPT_API_KEYS`."""
+    return key_id.startswith(ENV_ID_PREFIX)
+
+
+def _target(key_id: str) -> str:
+    return f"key:{key_id}"
+
+
+def _unknown(key_id: str) -> Missing:
+    if key_id.startswith(ENV_ID_PREFIX):
+        return Missing(f"{key_id[:80]} comes from OHMYGPT_API_KEYS: change it there")
+    return Missing(f"there is no key {key_id[:80]}")

@@ -1,0 +1,88 @@
+"""Verification of summaries: what agrees, what is on its way, and what was changed by other means."""
+
+from datetime import timedelta
+
+import pytest
+
+from app.adapters.mongo.settlement import Settlement
+from app.adapters.mongo.summaries import SummaryMaker
+from tests.support.reconciliation_world import NOON, NOW, World, differing, only, verify
+
+LATER = NOON + timedelta(days=40)
+
+
+@pytest.fixture
+def world(database):
+    world = World.build(database)
+    make(database)
+    return world
+
+
+def make(db):
+    maker = SummaryMaker(db)
+    while maker.step(LATER):
+        pass
+
+
+def test_summaries_that_agree(world):
+    results = verify(world.db)
+    assert differing(results) == set()
+    # Three hours, a day and a month, by everything.
+    assert results["summaries"].compared > 60
+    assert results["summaries"].state == "ok"
+
+
+def test_without_summaries_there_is_nothing_to_compare(database):
+    World.build(database)
+    result = verify(database)["summaries"]
+    assert (result.state, result.notes) == ("not_checked", ["none have been made yet"])
+
+
+@pytest.mark.parametrize("level", ["hour", "day", "month"])
+@pytest.mark.parametrize("nano", [1, -1])
+def test_a_nano_dollar_in_any_summary_is_found(world, level, nano):
+    chosen = {"_id.level": level, "_id.by": "userId", "_id.key": "ann"}
+    before = world.db.request_summaries.find_one_and_update(chosen, {"$inc": {"costNanoUsd": nano}})
+    results = verify(world.db)
+    assert differing(results) == {"summaries"}
+    found = [f for f in results["summaries"].differences if f.where.startswith(f"{level} from ")]
+    assert found[0].what == "costNanoUsd of request_summaries"
+    assert "userId ann" in found[0].where
+    assert nano in (found[0].found - before["costNanoUsd"], found[0].expected - before["costNanoUsd"])
+
+
+def test_a_summary_that_is_missing_is_found(world):
+    world.db.request_summaries.delete_one({"_id.level": "month", "_id.by": "all"})
+    results = verify(world.db)
+    assert differing(results) == {"summaries"}
+    found = only(results, "summaries", "requests of request_summaries")
+    assert (found.expected, found.found) == (120, 0)
+
+
+def test_one_that_stands_for_nothing_is_found(world):
+    place = {"by": "model", "level": "month", "start": NOON.replace(day=1, hour=0), "key": "ghost"}
+    world.db.request_summaries.insert_one({"_id": place, "requests": 3})
+    found = only(verify(world.db), "summaries", "requests of request_summaries")
+    assert (found.expected, found.found, found.where) == (
+        0,
+        3,
+        "month from 2026-11-01T00:00:00.000Z, model ghost",
+    )
+
+
+def test_what_was_booked_late_is_pending_until_it_is_summed_up(world):
+    Settlement(world.db, "w3", now=lambda: LATER).apply(world.batch(20_001, 5))
+    results = verify(world.db)
+    assert differing(results) == set()
+    assert results["summaries"].pending_count > 0
+    assert "summed up again" in results["summaries"].pending[0].hint
+    make(world.db)
+    assert verify(world.db)["summaries"].pending_count == 0
+
+
+def test_a_late_booking_that_nobody_noticed_is_found(world):
+    # As if a writer of an older version had booked it.
+    Settlement(world.db, "w3", now=lambda: NOON).apply(world.batch(20_001, 1))
+    results = verify(world.db)
+    assert differing(results) == {"summaries"}
+    assert NOW < LATER

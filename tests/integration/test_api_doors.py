@@ -1,0 +1,185 @@
+"""Every route of the application: who is let in, and that no secret is ever in an answer."""
+
+from base64 import b64encode
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from flask import Flask
+from werkzeug.routing import Rule
+
+from app.adapters.mongo.users import UserStore, hash_password
+from app.api.openapi import openapi_document, operations
+from app.api.operation import ADMIN, OPEN, USER
+from app.factory import EXTENSION
+from tests.support.admin_api import ENV_KEY, TOKEN, Admin, admin_app
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+OPEN_PATHS = {
+    "/health",
+    "/ready",
+    "/metrics",
+    "/api/docs",
+    "/api/docs/static/<path:filename>",
+    "/api/admin/openapi.json",
+}
+"""Open to all, and nothing else is."""
+
+NOT_DESCRIBED_YET = {
+    f"admin_api.{name}" for name in ("model_stats", "metrics", "user_stats", "request_logs", "request_log")
+}
+
+
+@pytest.fixture
+def app(database, mongo_uri, tmp_path) -> Iterator[Flask]:
+    with admin_app(mongo_uri, database.name, tmp_path / "var") as app:
+        yield app
+
+
+def rules(app: Flask) -> Iterator[tuple[Rule, str]]:
+    for rule in app.url_map.iter_rules():
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            yield rule, method
+
+
+def is_admins(path: str) -> bool:
+    is_api = path.startswith(("/api/admin", "/keys/status", "/reload"))
+    return is_api and path not in OPEN_PATHS
+
+
+def is_client_api(rule: Rule) -> bool:
+    return rule.endpoint.startswith("client.")
+
+
+def url_of(rule: Rule) -> str:
+    values = dict.fromkeys(rule.arguments, "x")
+    return str(rule.build(values, append_unknown=False)[1])  # type: ignore[index]
+
+
+def basic(name: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + b64encode(f"{name}:{password}".encode()).decode()}
+
+
+def test_every_admin_route_refuses_strangers_and_users_who_are_no_admins(app, database):
+    UserStore(database).add("ann", now=NOW, password=hash_password("right password"))
+    client, tried = app.test_client(), 0
+    # A password takes tenths of a second to check: ann's is checked for one route of each blueprint, which
+    # guards all of its routes in one place, and the others are asked without a password.
+    blueprints = set()
+    for rule, method in rules(app):
+        if not is_admins(rule.rule):
+            continue
+        tried += 1
+        url = url_of(rule)
+        assert client.open(url, method=method).status_code == 401, (method, url)
+        wrong = {"Authorization": "Bearer wk_wrong"}
+        assert client.open(url, method=method, headers=wrong).status_code == 401, (method, url)
+        blueprint = rule.endpoint.partition(".")[0]
+        if blueprint not in blueprints:
+            blueprints.add(blueprint)
+            answer = client.open(url, method=method, headers=basic("ann", "right password"))
+            assert answer.status_code == 403, (method, url)
+    assert tried >= 40
+    assert len(blueprints) >= 3
+
+
+def test_what_is_open_is_listed_here(app):
+    for rule, _method in rules(app):
+        is_guarded = is_admins(rule.rule) or rule.rule.startswith(("/api/user/", "/admin"))
+        assert is_guarded or is_client_api(rule) or rule.rule in OPEN_PATHS, rule.rule
+
+
+def test_every_route_beside_the_client_api_and_the_pages_is_described_for_who_may_use_it(app):
+    described = {(rule.rule, method): operation for rule, method, operation in operations(app)}
+    for rule, method in rules(app):
+        is_page = rule.rule.startswith(("/admin", "/api/docs")) or rule.rule == "/api/admin/openapi.json"
+        if is_page or is_client_api(rule) or rule.endpoint in NOT_DESCRIBED_YET:
+            continue
+        operation = described[rule.rule, method]
+        access = ADMIN if is_admins(rule.rule) else USER if rule.rule.startswith("/api/user") else OPEN
+        assert operation.access == access, rule.rule
+        assert operation.summary
+
+
+def test_operations_are_told_apart_by_their_names(app):
+    document = openapi_document(app)
+    names = [
+        operation["operationId"] for methods in document["paths"].values() for operation in methods.values()
+    ]
+    assert len(names) == len(set(names))
+
+
+SECRETS = {
+    "account": "sk-trollllm-" + "ab01" * 16,
+    "client": "sk-troll-SECRETSECRETSECRETSECR",
+    "upstream": "sk-upstream-SECRET-0123456789-abcdefghij",
+    "plain upstream": "sk-plain-SECRET-0123456789-abcdefghijk",
+    "backup": "sk-backup-SECRET-0123456789-abcdefghij",
+    "proxy": "proxy-password-SECRET",
+    "hash": "c0ffee" * 8,
+    "salt": "5a17" * 8,
+    "token": TOKEN,
+    "env": ENV_KEY,
+}
+
+
+def seed(app, admin, database) -> None:
+    database.usersNew.insert_one(
+        {
+            "_id": "x",
+            "apiKey": SECRETS["account"],
+            "passwordHash": SECRETS["hash"],
+            "passwordSalt": SECRETS["salt"],
+            "credits": 5.0,
+            "holds": {"r": {"nano": 1, "at": NOW}},
+            "applied": {"w1": 7},
+        }
+    )
+    database.user_keys.insert_one({"_id": SECRETS["client"], "name": "x"})
+    database.ohmygpt_keys.insert_one({"_id": "plain", "apiKey": SECRETS["plain upstream"]})
+    for path, body in (
+        ("/ohmygpt/keys", {"id": "x", "apiKey": SECRETS["upstream"]}),
+        ("/ohmygpt/backup-keys", {"id": "x", "apiKey": SECRETS["backup"]}),
+        (
+            "/proxies",
+            {
+                "id": "x",
+                "type": "http",
+                "host": "127.0.0.1",
+                "port": 1,
+                "username": "u",
+                "password": SECRETS["proxy"],
+            },
+        ),
+        ("/ohmygpt/bindings", {"proxyId": "x", "ohmygptKeyId": "x"}),
+        ("/users/x/credits/add", {"amount": 1}),
+    ):
+        assert admin("POST", path, body).status_code < 300
+    database.request_logs.insert_one(
+        {"_id": "x", "userId": "x", "userKeyId": SECRETS["client"], "createdAt": NOW, "statusCode": 200}
+    )
+
+
+def test_no_answer_holds_a_secret(app, database):
+    admin = Admin(app)
+    seed(app, admin, database)
+    stored = [database.ohmygpt_keys.find_one({"_id": "x"})["apiKey"]]
+    read = 0
+    for rule, method in rules(app):
+        if method != "GET" or rule.rule.startswith("/api/docs/static"):
+            continue
+        for headers in ({}, admin.headers):
+            answer = admin.client.get(url_of(rule), headers=headers)
+            assert answer.status_code < 500 or answer.status_code == 503, rule.rule
+            text = answer.get_data(as_text=True)
+            for name, secret in SECRETS.items():
+                assert secret not in text, (rule.rule, name)
+            for secret in stored:
+                assert secret not in text, rule.rule
+            if rule.rule.startswith("/api/admin/users"):
+                assert "holds" not in text
+                assert "applied" not in text
+            read += answer.status_code == 200
+    assert read >= 25
+    assert app.extensions[EXTENSION].database.admin_audit.count_documents({}) == 5
