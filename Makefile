@@ -6,12 +6,12 @@ ARGS ?=
 DRILL ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check lint fmt types arch clean drill lock audit hooks
+.PHONY: help demo run test check lint fmt types arch clean drill lock audit hooks screenshots
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 # Two stamps: what runs the product, and what tests and checks need on top of it.
 $(VENV)/.runtime: requirements.lock
@@ -73,6 +73,9 @@ audit: ## known vulnerabilities of the pinned dependencies (asks the advisory da
 	@.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT_VERSION)
 	@.venv-audit/bin/pip-audit --require-hashes --disable-pip -r requirements.lock
 	@.venv-audit/bin/pip-audit --require-hashes --disable-pip -r requirements-dev.lock
+
+screenshots: $(VENV)/.dev ## draw the pictures of docs/images anew (needs Chromium)
+	@$(BIN)/python -m tests.browser.screenshots
 
 clean: ## remove the virtual environment and caches, keep data
 	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -20,6 +20,7 @@ from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.stats import StatsStore
 from app.adapters.mongo.users import UserStore
 from app.admin import Entrance, Page, dashboard_app
+from app.admin.log import log_pages
 from app.admin.overview import Instruments, overview_pages
 from app.api.admin import admin_blueprint
 from app.api.admin.auth import VerifyAdmin
@@ -148,9 +149,13 @@ def _dashboard(settings: Settings, services: Services, admin_token: str, verify_
         health=services.metrics.health,
         keys=services.key_pool.snapshot,
         spare_keys=_spare_keys(services),
+        # Drawing takes tens of milliseconds of CPU, which no stream is to wait for.
+        offload=ThreadPool(1).apply,
     )
     overview = overview_pages(StatsStore(services.database), instruments, clock, tz)
-    return dashboard_app(entrance, [Page("Overview", "overview.overview", overview)], clock, tz)
+    log = log_pages(RequestLogStore(services.database), services.models, clock, tz, exports={})
+    pages = [Page("Overview", "overview.overview", overview), Page("Log", "log.log", log)]
+    return dashboard_app(entrance, pages, clock, tz)
 
 
 def _http_error(error: HTTPException) -> Response:

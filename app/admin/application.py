@@ -5,6 +5,7 @@ every proxied request something. Whatever is not listed in `_OPEN` takes an admi
 is protected without doing anything for it.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,6 +127,9 @@ def _teach_templates(app: Flask, pages: Sequence[Page], clock: Clock, tz: tzinfo
     filters: dict[str, Any] = {
         "number": formats.number,
         "percent": formats.percent,
+        "share": formats.share,
+        "decimal": lambda value: f"{value.normalize():f}",
+        "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str),
         "usd": formats.usd,
         "usd_exact": formats.usd_exact,
         "ms": formats.milliseconds,

@@ -11,7 +11,7 @@ from app.core.stats import Totals
 BACKLOG_S = 30
 """Records that wait longer than this are worth a word."""
 LOW_SUCCESS = 95.0
-"""Per cent of the last hour's requests that reached the upstream or should have."""
+"""Per cent of the requests of the last hour, those the proxy refused left out."""
 _FEW = 20
 _FULL = 0.8
 
@@ -164,11 +164,15 @@ def _keys(keys: Sequence[KeyView], spare_keys: int | None) -> list[Finding]:
 
 
 def _requests(last_hour: Totals | None) -> list[Finding]:
-    if last_hour is None or last_hour.requests < _FEW or last_hour.success_rate >= LOW_SUCCESS:
+    if last_hour is None:
+        return []
+    # What the proxy refused is the clients' affair.
+    taken = last_hour.requests - last_hour.rejected
+    if taken < _FEW or 100 * last_hour.success >= LOW_SUCCESS * taken:
         return []
     return [
         Finding(
-            f"{percent(100 - last_hour.success_rate)} of the last hour's requests failed.",
+            f"{percent(100 - 100 * last_hour.success / taken)} of the last hour's requests failed.",
             "The log, filtered by outcome, says why.",
             grave=False,
         )

@@ -10,6 +10,7 @@ from app.core.pricing import nano_to_usd
 NOTHING = "–"
 
 _SIGNIFICANT = 4
+_MAX_FOREIGN = 40
 _SECOND_MS = 1000
 _MINUTE_S = 60
 _HOUR_S = 3600
@@ -19,8 +20,15 @@ _PAST_YEARS = (1, 9999)
 
 
 def number(value: Any) -> str:
-    """A count with thousands: `1,234,567`."""
-    return NOTHING if value is None else f"{int(value):,}"
+    """A count with thousands: `1,234,567`. What is no number is shown as it is: records may hold anything."""
+    if value is None:
+        return NOTHING
+    return f"{int(value):,}" if is_number(value) else str(value)[:_MAX_FOREIGN]
+
+
+def is_number(value: Any) -> bool:
+    """Whether a stored value is a number that can be written."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def percent(value: float | None) -> str:
@@ -28,7 +36,12 @@ def percent(value: float | None) -> str:
     if value is None:
         return NOTHING
     shown = math.floor(value * 100) / 100
-    return f"{shown:.2f}".rstrip("0").rstrip(".") + " %"
+    return f"{shown:.2f}".rstrip("0").rstrip(".") + "\N{NO-BREAK SPACE}%"
+
+
+def share(value: float) -> str:
+    """A part of a whole, in per cent, to one decimal."""
+    return f"{value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def usd(nano_usd: int | None) -> str:
@@ -53,10 +66,10 @@ def usd_exact(nano_usd: int | None) -> str:
     return f"{'-' if nano_usd < 0 else ''}${whole}.{rest[:2]}{rest[2:].rstrip('0')}"
 
 
-def milliseconds(value: float | None) -> str:
+def milliseconds(value: Any) -> str:
     """A duration given in milliseconds: `850 ms`, `12.3 s`, `2 min 5 s`."""
-    if value is None:
-        return NOTHING
+    if not is_number(value):
+        return number(value)
     if value < _SECOND_MS:
         return f"{round(value)} ms"
     return seconds(value / _SECOND_MS)
@@ -80,10 +93,10 @@ def seconds(value: float | None) -> str:
     return f"{whole} s"
 
 
-def byte_count(value: float | None) -> str:
+def byte_count(value: Any) -> str:
     """`512 B`, `4.7 kB`, `1.2 GB`: in thousands."""
-    if value is None:
-        return NOTHING
+    if not is_number(value):
+        return number(value)
     amount = float(value)
     for unit in ("B", "kB", "MB", "GB"):
         if amount < _KILO:

@@ -8,11 +8,13 @@ from typing import Any, Protocol
 from flask import Blueprint, abort, render_template, request
 
 from app.admin.asking import ask
+from app.admin.charts import Chart, draw
 from app.admin.condition import KeyView, findings
 from app.core.histogram import percentile_ms
 from app.core.periods import ADMIN_PERIODS, UnknownPeriodError, parse_period, period_start
 from app.core.ports import Clock
 from app.core.stats import Totals, mean
+from app.core.timeseries import Series
 
 DEFAULT_PERIOD = "24h"
 REFRESH_S = 10
@@ -29,6 +31,15 @@ class StatsReader(Protocol):
     ) -> dict[str | None, Totals]:
         """Sums since `start` (None: ever) per value of the field `by` (None: all together, under None)."""
 
+    def series(
+        self, period: str, now: datetime, tz: tzinfo, *, by: str, rank_by: str, with_latency: bool
+    ) -> Series:
+        """The period over time."""
+
+
+Offload = Callable[[Callable[[], list[Chart]]], list[Chart]]
+"""Runs something that takes long off the event loop, and waits for it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instruments:
@@ -37,6 +48,7 @@ class Instruments:
     health: Callable[[], Mapping[str, Any]]
     keys: Callable[[], Sequence[KeyView]]
     spare_keys: Callable[[], int | None]
+    offload: Offload = lambda work: work()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,7 @@ def overview_pages(stats: StatsReader, instruments: Instruments, clock: Clock, t
         users = ask(lambda: stats.sums(start, by="userId"))
         total = None if models is None else _all_together(models)
         hour = ask(lambda: stats.sums(period_start("1h", now, tz), by=None).get(None, Totals()))
+        over_time = ask(lambda: stats.series(period, now, tz, by="model", rank_by="cost", with_latency=True))
         keys = sorted(instruments.keys(), key=lambda key: (key.available, key.key_id))
         health, spare = instruments.health(), ask(instruments.spare_keys)
         return render_template(
@@ -74,6 +87,7 @@ def overview_pages(stats: StatsReader, instruments: Instruments, clock: Clock, t
             periods=ADMIN_PERIODS,
             refresh_s=REFRESH_S,
             total=None if total is None else _row(None, total, total),
+            charts=[] if over_time is None else instruments.offload(lambda: draw(over_time, tz)),
             models=_rows(models),
             users=_rows(users)[:TOP_USERS],
             user_count=len(users or {}),

@@ -1,0 +1,103 @@
+"""A proxy that has served real requests of several users, for those who look at its dashboard."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.support.processes import wait_until
+from tests.support.upstream_process import UpstreamProcess
+from tests.support.users import User, add_user
+from tests.support.weir_process import WeirProcess
+
+KEYS = ("sk-upstream-first-0123456789", "sk-upstream-second-012345678", "sk-upstream-third-0123456789")
+CHAT_MODEL, MESSAGES_MODEL = "gpt-5", "claude-sonnet-4-5"
+
+
+class Site:
+    """The proxy, the upstream, two users, and what they have sent so far."""
+
+    def __init__(self, directory: Path, upstream: UpstreamProcess) -> None:
+        self.upstream = upstream
+        self.weir = WeirProcess(
+            directory,
+            upstream.url,
+            OHMYGPT_API_KEYS=",".join(KEYS),
+            MODELS_FILE="models.toml",
+            STATS_TIMEZONE="Asia/Ho_Chi_Minh",
+            UPSTREAM_READ_TIMEOUT_S="0.5",
+        )
+        self.ids: list[str] = []
+        self.users: list[User] = []
+
+    def prepare(self) -> None:
+        """Users, and requests of every kind: good ones, a retried, a refused, a failed and a cut one."""
+        self.users = [add_user(self.weir, credits="5"), add_user(self.weir, credits="0.5")]
+        first, second = self.users
+        self.upstream.behave(CHAT_MODEL, "prompt=1200,cached=1000,out=240,chunks=8,delay_ms=4", times=6)
+        for number in range(6):
+            self.chat(first, stream=number % 2 == 0)
+        self.upstream.behave(MESSAGES_MODEL, "prompt=1800,cached=1400,write=300,out=180,chunks=8", times=4)
+        for number in range(4):
+            self.messages(second, stream=number % 2 == 0)
+        self.upstream.key(KEYS[0], "exhausted")
+        for _ in range(3):
+            self.chat(first)
+        self.upstream.behave(CHAT_MODEL, "fault=cut,chunks=8,after=4", times=1)
+        self.chat(first, stream=True)
+        self.chat(second, model="no-such-model")
+        self.upstream.behave(MESSAGES_MODEL, "fault=400", times=1)
+        self.messages(second)
+        self.settle()
+
+    def chat(self, user: User, *, stream: bool = False, **members: Any) -> str:
+        """A request in OpenAI's format, read to its end whatever comes; its id."""
+        body = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": stream}
+        return self._send("/v1/chat/completions", user, body | members)
+
+    def messages(self, user: User, *, stream: bool = False) -> str:
+        """A request in Anthropic's format; its id."""
+        body = {"model": MESSAGES_MODEL, "max_tokens": 500, "messages": [{"role": "user", "content": "hi"}]}
+        return self._send("/v1/messages", user, body | ({"stream": True} if stream else {}))
+
+    def settle(self) -> None:
+        """Wait until all of them are booked."""
+        logs = self.weir.database["request_logs"]
+        wait_until(lambda: logs.count_documents({"_id": {"$in": self.ids}}) == len(self.ids), what="records")
+        sums = self.weir.database["request_rollups"]
+
+        def are_summed() -> bool:
+            return sum(document.get("requests", 0) for document in sums.find()) >= len(self.ids)
+
+        wait_until(are_summed, what="hourly sums")
+
+    @property
+    def token(self) -> str:
+        """The admin token."""
+        return (self.weir.data_dir / "admin-token").read_text().strip()
+
+    def api(self, path: str, **query: str) -> Any:
+        """What the admin API says."""
+        answer = requests.get(
+            f"{self.weir.url}/api/admin/{path}",
+            params=query,
+            headers={"Authorization": f"Bearer {self.token}"},
+            timeout=30,
+        )
+        answer.raise_for_status()
+        return answer.json()
+
+    def _send(self, path: str, user: User, body: dict[str, Any]) -> str:
+        headers = {"Authorization": f"Bearer {user.key}", "Content-Type": "application/json"}
+        answer = requests.post(
+            self.weir.url + path, data=json.dumps(body), headers=headers, timeout=30, stream=True
+        )
+        try:
+            _ = answer.content
+        except requests.exceptions.ChunkedEncodingError:
+            pass  # the upstream's answer was cut, and so is ours
+        finally:
+            answer.close()
+        self.ids.append(answer.headers["x-request-id"])
+        return self.ids[-1]
