@@ -19,6 +19,7 @@ from app.adapters.embedded_mongo import EmbeddedMongo
 from app.adapters.journal import JournaledQueue
 from app.adapters.key_cipher import KeyCipher
 from app.adapters.key_pool import SharedKeyPool
+from app.adapters.key_shares import KeyShares
 from app.adapters.key_sync import KeySync
 from app.adapters.metrics.vitals import Vitals
 from app.adapters.metrics.worker_metrics import WorkerMetrics
@@ -27,6 +28,7 @@ from app.adapters.mongo.client_keys import ClientKeyStore
 from app.adapters.mongo.connection import connect, store_problem
 from app.adapters.mongo.credit_holds import CreditHolds
 from app.adapters.mongo.key_rotation import KeyRotation
+from app.adapters.mongo.key_shares import KeyShareStore
 from app.adapters.mongo.key_states import KeyStateStore
 from app.adapters.mongo.provider_keys import ProviderKeyStore
 from app.adapters.mongo.proxies import ProxyStore
@@ -89,12 +91,14 @@ def build_services(settings: Settings, load_models: Callable[[], ModelTable], cl
     database = connect(uri, settings.mongodb_db_name)
     cipher = KeyCipher(generated_secret(settings.data_dir, "secret-key", settings.secret_key))
     directory = _directory(settings, database, clock)
-    key_pool = SharedKeyPool([key.get_secret_value() for key in settings.ohmygpt_api_keys], start=os.getpid())
+    env_keys = [key.get_secret_value() for key in settings.ohmygpt_api_keys]
+    key_pool = SharedKeyPool(env_keys, start=os.getpid(), divides_limits=True)
     key_sync = KeySync(
         key_pool,
         ProviderKeyStore(database, cipher),
         KeyStateStore(database),
         KeyRotation(database, cipher),
+        shares=KeyShares(worker_id, key_pool, KeyShareStore(database)),
     )
     queue = JournaledQueue(settings.log_queue_size)
     credit = MongoCreditGate(directory, CreditHolds(database), clock=clock.monotonic)

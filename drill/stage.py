@@ -117,6 +117,14 @@ class Stage:
         status, output = self.weir.flask("verify")
         findings.expect(status == 0, f"flask verify: {status}\n{output}")
 
+    def import_keys(self, command: str, keys: Mapping[str, str]) -> None:
+        """Store upstream keys by their ids, as an operator does; `command` is `keys` or `backup-keys`."""
+        path = self.weir.data_dir.with_name(f"{command}.txt")
+        path.write_text("".join(f"{key_id}|{secret}\n" for key_id, secret in keys.items()))
+        status, output = self.weir.flask(command, "import", str(path))
+        if status:
+            raise ProcessTrouble(f"flask {command} import: {output}")
+
     def add_user(self, name: str, credits_usd: str) -> Caller:
         """Make a user as an operator does."""
         status, output = self.weir.flask("users", "add", name, "--credits", credits_usd, "--json")

@@ -44,6 +44,7 @@ from workers.log_writer import LogWriter
 _HALT_S = 1.0
 _INDEX_RETRY_S = 5.0
 _STORE_WATCH_S = 2.0
+_ROUNDS_FOR_SHARES = 2
 _SUMMING_S = 30.0, 90.0
 """Any time between: workers that look at different times do not do each other's work."""
 _FORGETTING_S = 12 * 3600.0, 36 * 3600.0
@@ -95,15 +96,21 @@ class WorkerLife:
         gevent.spawn(queue.run, life.stopping, settings.log_flush_ms / 1000)
         life.help(life._adopt_orphans)
         life.help(life._prepare_store)
+        interval_s = settings.key_sync_ms / 1000
         life.help(life._sum_up)
         life.help(life._forget_writers)
         services.key_sync.refresh()
+        for _ in range(_ROUNDS_FOR_SHARES):
+            # Others have to hear of this worker first, and then let go of a part of theirs.
+            if services.key_pool.lacks_shares:
+                life.stopping.wait(interval_s)
+                services.key_sync.refresh()
         if is_first and services.key_pool.is_empty():
             logger.warning(
                 "no upstream key is configured: requests get 503 until OHMYGPT_API_KEYS is set or "
                 "'flask keys add ID --api-key-stdin' adds one"
             )
-        gevent.spawn(services.key_sync.run, life.stopping, settings.key_sync_ms / 1000)
+        gevent.spawn(services.key_sync.run, life.stopping, interval_s)
         if services.proxies is not None:
             # Before the first request: a key that is bound to a proxy must not go another way meanwhile.
             services.proxies.pool.refresh()
@@ -123,7 +130,7 @@ class WorkerLife:
     def stop(self) -> None:
         """Book what is left, then let go of the connections."""
         self.stopping.set()
-        self.services.key_sync.flush()
+        self.services.key_sync.leave()
         gevent.killall(self.helpers, timeout=_HALT_S)
         lifecycle.drain(self.writer)
         self.services.queue.release()

@@ -8,13 +8,15 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from threading import Lock
 
 from app.adapters.mongo.key_states import KeyEvent, StoredState, env_store_id
 from app.adapters.mongo.provider_keys import ENV_ID_PREFIX, StoredProviderKey
+from app.adapters.pooled_key import PendingState, PooledKey
 from app.core.credentials import mask
-from app.core.key_choice import NO_LIMITS, Candidate, Chosen, Limits, NoKey, Turn, choose, usable_count
+from app.core.key_choice import Candidate, NoKey, Shortage, Turn, choose, usable_count
+from app.core.key_shares import Kind, Need
 from app.core.key_states import (
     KeyState,
     KeyStatus,
@@ -34,7 +36,7 @@ MAX_EVENTS = 10_000
 """Events of the audit that wait for the database; beyond it the oldest are dropped."""
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-_MINUTE_S = 60
+_RECENTLY = timedelta(seconds=5)  # longer than a client waits that was told to come back in a second
 _BAD = (
     KeyOutcome.RATE_LIMITED,
     KeyOutcome.EXHAUSTED,
@@ -61,46 +63,11 @@ class KeyView:
     failures: int
 
 
-@dataclass(frozen=True, slots=True)
-class PendingState:
-    """A state others must hear of. `is_own` is False for one that another program has written by its own."""
-
-    key_id: str
-    store_id: str
-    is_env: bool
-    state: KeyState
-    is_own: bool
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    key: ProviderKey
-    store_id: str
-    is_env: bool
-    state: KeyState
-    first_seen: datetime
-    limits: Limits = NO_LIMITS
-    index: int = -1  # in the list of candidates; -1 once the key has left the pool
-    in_flight: int = 0
-    probes: int = 0
-    requests: int = 0
-    failures: int = 0
-    minute: int = 0
-    sent_this_minute: int = 0
-    pending: PendingState | None = None
-
-    def candidate(self, minute: int) -> Candidate:
-        sent = self.sent_this_minute if self.minute == minute else 0
-        return Candidate(self.key.key_id, self.state, self.in_flight, sent, self.probes > 0, self.limits)
-
-    def share(self, *, is_own: bool) -> None:
-        self.pending = PendingState(self.key.key_id, self.store_id, self.is_env, self.state, is_own)
-
-
 class SharedKeyPool:
     """`app.core.ports.KeyPool`: least in flight, in turn among equals; states as in `app.core.key_states`.
 
-    A process may have its turn begin elsewhere (`start`), so that several do not hit the same key first.
+    A process may have its turn begin elsewhere (`start`), so that several do not hit the same key first. With
+    `divides_limits` it uses only the shares it is granted in the limits of keys; else it has them to itself.
     `now` is cut to milliseconds, as the database keeps it.
     """
 
@@ -111,23 +78,33 @@ class SharedKeyPool:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         start: int = 0,
         policy: Policy | None = None,
+        divides_limits: bool = False,
     ) -> None:
         self._now = now
+        self._divides_limits = divides_limits
+        self._asked_at = _LONG_AGO
+        self.is_starved = False
         self.policy = policy or Policy()
         self._lock = Lock()
         seen = self._moment()
         state = KeyState(KeyStatus.HEALTHY, _LONG_AGO, _LONG_AGO)
         self._env = [
-            _Entry(ProviderKey(f"{ENV_ID_PREFIX}{number}", secret), env_store_id(secret), True, state, seen)
+            PooledKey(
+                ProviderKey(f"{ENV_ID_PREFIX}{number}", secret),
+                env_store_id(secret),
+                True,
+                state,
+                seen,
+                divides_limits,
+            )
             for number, secret in enumerate(env_keys, 1)
         ]
-        self._entries: list[_Entry] = []
-        self._by_id: dict[str, _Entry] = {}
+        self._entries: list[PooledKey] = []
+        self._by_id: dict[str, PooledKey] = {}
         self._candidates: list[Candidate] = []
-        self._minute = 0
         self._turn = Turn(start % len(env_keys) if env_keys else 0)
         self._start = start
-        self._leases: dict[Lease, _Entry] = {}
+        self._leases: dict[Lease, PooledKey] = {}
         self._events: deque[KeyEvent] = deque(maxlen=MAX_EVENTS)
         self._unreadable: tuple[StoredProviderKey, ...] = ()
         self._arrange(self._env)
@@ -138,25 +115,23 @@ class SharedKeyPool:
         """The best key that is not in `excluding`, or why there is none."""
         with self._lock:
             now = self._moment()
-            chosen = self._choose(now, excluding)
+            self._asked_at = now
+            chosen = choose(self._candidates, now, self._turn, excluding)
             if isinstance(chosen, NoKey):
+                self.is_starved |= self._divides_limits and Shortage.BUSY in chosen.counts
                 return chosen
             self._turn = chosen.turn
             entry = self._by_id[chosen.candidate.key_id]
             lease = Lease(entry.key, now, chosen.is_probe)
             self._leases[lease] = entry
-            entry.in_flight += 1
-            entry.probes += chosen.is_probe
-            if entry.minute != self._minute:
-                entry.minute, entry.sent_this_minute = self._minute, 0
-            entry.sent_this_minute += 1
+            entry.take(now, is_probe=chosen.is_probe)
             self._touch(entry)
             return lease
 
     def shortage(self, excluding: frozenset[str]) -> NoKey | None:
         """Why `acquire` would give none; None when it would give one."""
         with self._lock:
-            chosen = self._choose(self._moment(), excluding)
+            chosen = choose(self._candidates, self._moment(), self._turn, excluding)
             return chosen if isinstance(chosen, NoKey) else None
 
     def report(self, lease: Lease, finding: Finding, request_id: str) -> None:
@@ -244,6 +219,54 @@ class SharedKeyPool:
         for key_id in sorted(found):
             log.error("upstream key %s is left out: it was stored with another SECRET_KEY", key_id)
 
+    # -- shares in the limits -----------------------------------------------------------------------------
+
+    def needs(self) -> dict[str, dict[Kind, Need]]:
+        """By the ids under which keys are stored: the limits and what this worker needs of them.
+
+        What it wants follows from what it has had to do since it was asked the last time.
+        """
+        with self._lock:
+            now = self._moment()
+            was_asked = now - self._asked_at < _RECENTLY
+            self.is_starved = False
+            return {
+                entry.store_id: needs
+                for entry in self._entries
+                if (needs := entry.take_needs(now, was_asked=was_asked))
+            }
+
+    def cede(self, store_id: str, slots: Mapping[Kind, int]) -> dict[Kind, int]:
+        """Shrink to these shares at once, but not below what is occupied; what this worker then holds."""
+        with self._lock:
+            now = self._moment()
+            for entry in self._entries:
+                if entry.store_id == store_id:
+                    entry.cede(slots, now)
+                    self._touch(entry)
+                    return dict(entry.shares)
+        return {}
+
+    def grant(self, store_id: str, slots: Mapping[Kind, int]) -> None:
+        """These shares are this worker's."""
+        with self._lock:
+            for entry in self._entries:
+                if entry.store_id == store_id:
+                    entry.shares = dict(slots)
+                    self._touch(entry)
+
+    @property
+    def lacks_shares(self) -> bool:
+        """Whether this worker has no share in a limit of some key."""
+        return any(
+            limit > 0 and entry.allowed(kind) == 0
+            for entry in self._entries
+            for kind, limit in entry.slot_limits().items()
+            if kind is not Kind.PROBE
+        )
+
+    # -- what there is ------------------------------------------------------------------------------------
+
     def is_empty(self) -> bool:
         """Whether there is no key at all, usable or not."""
         return not self._entries
@@ -267,34 +290,28 @@ class SharedKeyPool:
         now = self._now()
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
-    def _choose(self, now: datetime, excluding: frozenset[str]) -> Chosen | NoKey:
-        minute = int(now.timestamp()) // _MINUTE_S
-        if minute != self._minute:
-            self._minute = minute
-            self._candidates = [entry.candidate(minute) for entry in self._entries]
-        return choose(self._candidates, now, self._turn, excluding)
-
-    def _touch(self, entry: _Entry) -> None:
+    def _touch(self, entry: PooledKey) -> None:
         if entry.index >= 0:
-            self._candidates[entry.index] = entry.candidate(self._minute)
+            self._candidates[entry.index] = entry.candidate()
 
     def _entry(
-        self, known: Mapping[str, _Entry], key: StoredProviderKey, secret: str, now: datetime
-    ) -> _Entry:
+        self, known: Mapping[str, PooledKey], key: StoredProviderKey, secret: str, now: datetime
+    ) -> PooledKey:
         entry = known.get(key.key_id)
         if entry is None or entry.key.secret != secret:
             state = key.state.restore(now, now, self.policy)
-            entry = _Entry(ProviderKey(key.key_id, secret), key.key_id, False, state, now)
+            entry = PooledKey(ProviderKey(key.key_id, secret), key.key_id, False, state, now)
+            entry.is_divided = self._divides_limits
         entry.limits = key.limits
         self._learn(entry, key.state, now)
         return entry
 
-    def _learn(self, entry: _Entry, stored: StoredState, now: datetime) -> None:
+    def _learn(self, entry: PooledKey, stored: StoredState, now: datetime) -> None:
         entry.state = merge(entry.state, stored.restore(entry.first_seen, now, self.policy))
         if not stored.is_whole and entry.pending is None:
             entry.share(is_own=False)
 
-    def _arrange(self, entries: list[_Entry]) -> None:
+    def _arrange(self, entries: list[PooledKey]) -> None:
         for entry in self._entries:
             entry.index = -1
         if not self._entries and entries:
@@ -303,10 +320,10 @@ class SharedKeyPool:
         self._by_id = {entry.key.key_id: entry for entry in entries}
         for index, entry in enumerate(entries):
             entry.index = index
-        self._candidates = [entry.candidate(self._minute) for entry in entries]
+        self._candidates = [entry.candidate() for entry in entries]
 
 
-def _view(entry: _Entry, now: datetime) -> KeyView:
+def _view(entry: PooledKey, now: datetime) -> KeyView:
     state = entry.state
     return KeyView(
         key_id=entry.key.key_id,

@@ -13,9 +13,11 @@ from typing import Protocol
 from pymongo.errors import PyMongoError
 
 from app.adapters.key_pool import SharedKeyPool
+from app.adapters.key_shares import KeyShares
 from app.adapters.mongo.connection import store_problem
 from app.adapters.mongo.key_states import KeyEvent, StoredState
 from app.adapters.mongo.provider_keys import StoredProviderKey
+from app.core.key_shares import Kind
 from app.core.key_states import KeyState
 
 INTERVAL_S = 1.0
@@ -76,12 +78,14 @@ class KeySync:
         states: StateStore,
         caretaker: Caretaker | None = None,
         *,
+        shares: KeyShares | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._pool = pool
         self._keys = keys
         self._states = states
         self._caretaker = caretaker
+        self._shares = shares
         self._now = now
         self._tidied_at: datetime | None = None
         self._is_down = False
@@ -94,6 +98,10 @@ class KeySync:
         """Only the way out; False when the database was away."""
         return self._guarded(self._send)
 
+    def leave(self) -> bool:
+        """The last way out: the others get this worker's shares. False when the database was away."""
+        return self._guarded(self._leave)
+
     def run(self, stop: StopEvent, interval_s: float = INTERVAL_S) -> None:
         """Rounds every `interval_s` until `stop` is set; what happens here in between goes out sooner."""
         while True:
@@ -104,6 +112,8 @@ class KeySync:
                     return
                 if self._pool.has_news and not self._is_down:
                     self._logged(self.flush)
+                if self._pool.is_starved and not self._is_down:
+                    self._logged(lambda: self._guarded(self._share))
 
     def look(self) -> int:
         """Take in what is stored, write nothing; how many keys spare ones took the place of.
@@ -120,6 +130,7 @@ class KeySync:
         self._send()
         replaced = self.look()
         self._send()  # states that other programs have written get their fields completed
+        self._share()
         if self._caretaker is None:
             return
         now = self._now()
@@ -128,6 +139,19 @@ class KeySync:
             self._tidied_at = now
         if self._caretaker.replace_dead_keys(now, len(self._pool) - replaced):
             self.look()
+
+    def _share(self) -> None:
+        """Take this worker's shares in the limits of keys anew."""
+        grown = self._shares.exchange() if self._shares is not None else {}
+        if any(slots.get(Kind.PROBE) for slots in grown.values()):
+            self.look()  # a trial that another worker has made is known before this one may make the next
+        for store_id, slots in grown.items():
+            self._pool.grant(store_id, slots)
+
+    def _leave(self) -> None:
+        self._send()
+        if self._shares is not None:
+            self._shares.exchange(is_leaving=True)
 
     def _send(self) -> None:
         for item in self._pool.pending():

@@ -9,12 +9,11 @@ The turn is a value that goes in and comes out, so that the choice is a function
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from app.core.key_states import NEVER, KeyState, KeyStatus, Standing, is_ejected, returns_at, standing
 
-_MINUTE_S = 60
 # Nobody knows when a busy key gets free; a client that asks again in a second is not far off.
 _BUSY_S = 1.0
 
@@ -33,18 +32,20 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A key and its load as this worker sees it.
+    """A key and its load as this worker sees it; `limits` are this worker's share in those of the key.
 
-    `sent_this_minute` counts the requests of the current minute (of the epoch, as on every host);
-    `is_probed` says that a trial is on its way, here or by another worker's claim.
+    `rate_full_until` is when the next request may be sent without there being too many in a minute (None:
+    now), `may_probe` says that a trial would be this worker's to make, `is_shared` that other workers hold
+    slots too, some of which may come over any moment (`app.core.key_shares`).
     """
 
     key_id: str
     state: KeyState
     in_flight: int = 0
-    sent_this_minute: int = 0
-    is_probed: bool = False
+    rate_full_until: datetime | None = None
+    may_probe: bool = True
     limits: Limits = NO_LIMITS
+    is_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Shortage(StrEnum):
     """Why no key can serve, the most hopeful reason there is among the keys."""
 
     ALL_TRIED = "all_tried"  # by this very request
-    BUSY = "busy"  # at a limit of its own, or its probe is on its way
+    BUSY = "busy"  # at a limit of its own, or its probe is on its way or another worker's to make
     COOLING = "cooling"
     EXHAUSTED = "exhausted"
     ERROR = "error"
@@ -158,19 +159,14 @@ def _obstacle(candidate: Candidate, now: datetime, is_last_resort: bool = False)
     stands = standing(candidate.state, now)
     if stands is Standing.RESTRICTED and not (is_last_resort and is_ejected(candidate.state)):
         return _RESTRICTIONS[candidate.state.status]
-    if stands is Standing.HALF_OPEN and (candidate.is_probed or candidate.in_flight > 0):
+    if stands is Standing.HALF_OPEN and (candidate.in_flight > 0 or not candidate.may_probe):
         return Shortage.BUSY
     limits = candidate.limits
     if limits.max_in_flight is not None and candidate.in_flight >= limits.max_in_flight:
         return Shortage.BUSY
-    if _is_over_rate(candidate):
+    if candidate.rate_full_until is not None and candidate.rate_full_until > now:
         return Shortage.BUSY
     return None
-
-
-def _is_over_rate(candidate: Candidate) -> bool:
-    rpm = candidate.limits.rpm
-    return rpm is not None and candidate.sent_this_minute >= rpm
 
 
 _RESTRICTIONS = {
@@ -197,7 +193,7 @@ def _explain(candidates: Sequence[Candidate], now: datetime, excluding: frozense
 def _free_at(candidate: Candidate, now: datetime) -> datetime:
     if standing(candidate.state, now) is Standing.RESTRICTED:
         return returns_at(candidate.state)
-    if _is_over_rate(candidate):
-        minute = int(now.timestamp()) // _MINUTE_S + 1
-        return datetime.fromtimestamp(minute * _MINUTE_S, UTC)
-    return now + timedelta(seconds=_BUSY_S)
+    soon = now + timedelta(seconds=_BUSY_S)
+    if candidate.rate_full_until is None or candidate.is_shared:
+        return soon
+    return max(soon, candidate.rate_full_until)

@@ -8,6 +8,7 @@ from drill.scenarios.crowds import slow_clients, strangers
 from drill.scenarios.cuts import cuts
 from drill.scenarios.full_disk import full_disk
 from drill.scenarios.key_chaos import key_chaos
+from drill.scenarios.key_limits import key_limits
 from drill.scenarios.kills import tree_kills, worker_kills
 from drill.scenarios.limits import journal_limit
 from drill.scenarios.outages import cold_start, outage, poison, slow_store
@@ -33,6 +34,7 @@ SCENARIOS: dict[str, Scenario] = {
     "strangers": strangers,
     "overspending": overspending,
     "key-chaos": key_chaos,
+    "key-limits": key_limits,
     "spare-keys": spare_keys,
 }
 """By the names that `--only` takes, in the order in which they run."""

@@ -1,7 +1,7 @@
 """Keys that die under hundreds of requests at once, on two hosts with four workers each."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,7 @@ import gevent
 
 from drill.load import Load
 from drill.mix import CHAT, MESSAGES, make_request
-from drill.processes import ProcessTrouble, Weir
+from drill.processes import Weir
 from drill.report import Findings
 from drill.stage import FIXED_KEY, Drill, Stage
 from drill.waiting import wait_until
@@ -46,8 +46,8 @@ def spare_keys(drill: Drill) -> Findings:
         "LOG_LEVEL": "error",
     }
     with drill.stage("spare-keys", users=0, is_started=False, **shared) as stage:
-        _import(stage, "keys", _KEYS)
-        _import(stage, "backup-keys", {f"spare-{n}": f"sk-drill-spare-{n:04}" for n in range(_SPARES)})
+        stage.import_keys("keys", _KEYS)
+        stage.import_keys("backup-keys", {f"spare-{n}": f"sk-drill-spare-{n:04}" for n in range(_SPARES)})
         # Most of the first burst goes to the key that dies.
         stage.database["ohmygpt_keys"].update_one({"_id": "main-0"}, {"$set": {"weight": 10}})
         dead: list[str] = []
@@ -128,11 +128,3 @@ def _check_pool(stage: Stage, dead: Sequence[str], findings: Findings) -> None:
         findings.expect(found == (_DEATHS[key_id], used.get(key_id)), f"{key_id} is kept as {found}")
     for key_id in keys.keys() - set(dead):
         findings.expect(keys[key_id]["status"] == "healthy", f"{key_id} is {keys[key_id]['status']}")
-
-
-def _import(stage: Stage, command: str, keys: Mapping[str, str]) -> None:
-    path = stage.weir.data_dir.with_name(f"{command}.txt")
-    path.write_text("".join(f"{key_id}|{secret}\n" for key_id, secret in keys.items()))
-    status, output = stage.weir.flask(command, "import", str(path))
-    if status:
-        raise ProcessTrouble(f"flask {command} import: {output}")

@@ -4,7 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 from app.adapters.key_cipher import KeyCipher
 from app.adapters.key_pool import SharedKeyPool
+from app.adapters.key_shares import KeyShares
 from app.adapters.key_sync import KeySync
+from app.adapters.mongo.key_shares import KeyShareStore
 from app.adapters.mongo.key_states import KeyStateStore
 from app.adapters.mongo.provider_keys import ProviderKeyStore
 from app.core.key_choice import NoKey
@@ -37,12 +39,17 @@ class Clock:
 class Worker:
     """One worker's pool and its exchange with the others."""
 
-    def __init__(self, db, clock: Clock, env: tuple[str, ...] = (), caretaker=None) -> None:
+    def __init__(self, db, clock: Clock, env: tuple[str, ...] = (), caretaker=None, sharing=None) -> None:
+        """With `sharing` (its name and a monotonic clock) it shares the limits of keys with others."""
         self.clock = clock
-        self.pool = SharedKeyPool(env, now=clock)
+        self.pool = SharedKeyPool(env, now=clock, divides_limits=sharing is not None)
         self.keys = ProviderKeyStore(db, KeyCipher("secret"))
         self.states = KeyStateStore(db)
-        self.sync = KeySync(self.pool, self.keys, self.states, caretaker, now=clock)
+        shares = None
+        if sharing is not None:
+            name, ticks = sharing
+            shares = KeyShares(name, self.pool, KeyShareStore(db), ticks)
+        self.sync = KeySync(self.pool, self.keys, self.states, caretaker, shares=shares, now=clock)
         self.sync.refresh()
 
     def ends(self, key_id: str, finding: Finding, request_id: str = "r1") -> None:

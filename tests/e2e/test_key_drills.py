@@ -14,6 +14,7 @@ from tests.support.processes import ROOT
     "scenario",
     [
         "key-chaos",  # no request fails while one key is good, and no key is asked while it cools down
+        "key-limits",  # limits of keys hold over four workers
         "spare-keys",  # hundreds of failures at once on two hosts use exactly one spare key
     ],
 )

@@ -38,7 +38,7 @@ SPENT = state_of(KeyStatus.EXHAUSTED, 3600)
 DUE = state_of(KeyStatus.EXHAUSTED, 0)
 DEAD = state_of(KeyStatus.ERROR)
 EARLIER = state_of(KeyStatus.RATE_LIMITED, 20)
-FAST = Candidate("q", UP, sent_this_minute=60, limits=Limits(rpm=60))
+FAST = Candidate("q", UP, rate_full_until=at(45))
 
 
 def chosen_ids(candidates: list[Candidate], count: int, turn: Turn = Turn()) -> str:  # noqa: B008
@@ -72,7 +72,7 @@ def test_a_weight_is_a_share_of_the_turns_and_of_the_load() -> None:
 
 def test_restricted_tried_and_full_keys_are_passed_over() -> None:
     full = Candidate("f", UP, in_flight=2, limits=Limits(max_in_flight=2))
-    slow = Candidate("s", UP, in_flight=5, sent_this_minute=59, limits=Limits(rpm=60, max_in_flight=6))
+    slow = Candidate("s", UP, in_flight=5, rate_full_until=START, limits=Limits(max_in_flight=6))
     keys = [Candidate("c", COOLING), Candidate("x", SPENT), Candidate("d", DEAD), full, FAST, slow]
     assert chosen_ids(keys, 2) == "ss"
     assert isinstance(choose(keys, START, Turn(), frozenset("s")), NoKey)
@@ -83,7 +83,7 @@ def test_a_half_open_key_gets_one_probe_at_a_time() -> None:
     choice = choose(keys, START, Turn())
     assert isinstance(choice, Chosen)
     assert (choice.candidate.key_id, choice.is_probe) == ("p", True)
-    for probed in (Candidate("p", DUE, in_flight=1), Candidate("p", DUE, is_probed=True)):
+    for probed in (Candidate("p", DUE, in_flight=1), Candidate("p", DUE, may_probe=False)):
         choice = choose([keys[0], probed], START, Turn())
         assert isinstance(choice, Chosen)
         assert (choice.candidate.key_id, choice.is_probe) == ("a", False)
