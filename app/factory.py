@@ -1,6 +1,7 @@
 """The composition root: settings become services, services routes."""
 
 from collections.abc import Callable
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from flask import Blueprint, Flask, Response, jsonify
@@ -16,7 +17,7 @@ from app.adapters.model_file import load_models
 from app.adapters.mongo.connection import store_problem
 from app.adapters.mongo.dashboard_access import AdminAccounts, EndedSessions
 from app.adapters.mongo.reconciliation import Reconciliation
-from app.adapters.mongo.request_logs import RequestLogStore
+from app.adapters.mongo.request_logs import RequestLogStore, store_errors
 from app.adapters.mongo.stats import StatsStore
 from app.adapters.mongo.users import UserStore
 from app.admin import Entrance, Page, dashboard_app
@@ -32,9 +33,11 @@ from app.api.health import health_blueprint
 from app.api.model_list import ModelList
 from app.api.openapi import openapi_document
 from app.api.operations import operations_blueprint
+from app.api.user import user_blueprint
 from app.cli import register_commands
 from app.core.credentials import derived_secret
 from app.core.ports import StoreUnavailable
+from app.core.stats import usd
 from app.services import Services, build_services
 from app.settings import Settings, generated_secret
 
@@ -69,6 +72,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             new_request_id=clock.new_request_id,
         )
     )
+    app.register_blueprint(_user(settings, services))
     app.register_blueprint(_operations(services, admin_token, verify_admin))
     app.register_blueprint(docs_blueprint(lambda: openapi_document(app)))
     dashboard = _dashboard(settings, services, admin_token, verify_admin)
@@ -131,6 +135,41 @@ def _admin(settings: Settings, services: Services, admin_token: str, verify_admi
             lost=lambda: services.queue.lost,
         ),
         health=services.metrics.health,
+    )
+
+
+class _Accounts:
+    """Users as they are stored now, not as some cache has them: their own credit is what they look for."""
+
+    def __init__(self, users: UserStore) -> None:
+        self._users = users
+
+    def profile(self, username: str) -> dict[str, Any] | None:
+        with store_errors():
+            user = self._users.get(username)
+        if user is None:
+            return None
+        return {
+            "username": user.username,
+            "role": user.role,
+            "credits": usd(user.credits_nano),
+            "refCredits": usd(user.ref_credits_nano),
+            "creditsUsed": usd(user.credits_used_nano),
+            "totalInputTokens": user.input_tokens,
+            "totalOutputTokens": user.output_tokens,
+            "createdAt": user.created_at,
+            "expiresAt": user.expires_at,
+        }
+
+
+def _user(settings: Settings, services: Services) -> Blueprint:
+    return user_blueprint(
+        directory=services.directory,
+        accounts=_Accounts(UserStore(services.database)),
+        stats=StatsStore(services.database),
+        logs=RequestLogStore(services.database),
+        clock=SystemClock(),
+        tz=ZoneInfo(settings.stats_timezone),
     )
 
 

@@ -12,8 +12,9 @@ from app.adapters.mongo.connection import store_problem
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.cli.base import Group, current_settings
 from app.cli.log_follower import Document, LogFollower
-from app.cli.log_lines import csv_lines, jsonl_lines, person_line
+from app.cli.log_lines import person_line
 from app.cli.store import open_store
+from app.core.log_export import FORMATS, csv_lines, jsonl_lines
 from app.core.log_filter import MAX_LIMIT, FilterError, LogFilter, parse_moment
 from app.core.records import Outcome
 
@@ -55,7 +56,7 @@ def tail(
 @command.command("export")
 @click.option("--since", help="From when: 2026-11-23, 2026-11-23T10:00:00Z, or how long ago: 24h, 7d.")
 @click.option("--until", help="Until when (exclusive), in the same forms.")
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="jsonl", show_default=True)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="jsonl", show_default=True)
 @filter_options
 @click.option("--json", "as_json", is_flag=True, help="The same as --format jsonl.")
 def export(

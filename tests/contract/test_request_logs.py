@@ -5,6 +5,7 @@ import pytest
 from bson import ObjectId
 from settlement_world import NOON, closed_database, record, sequenced
 
+from app.adapters.mongo import request_logs
 from app.adapters.mongo.connection import ensure_indexes
 from app.adapters.mongo.request_logs import RequestLogStore, query_of
 from app.core.log_filter import LogFilter, PageCursor
@@ -172,3 +173,81 @@ def test_a_record_without_a_date_ends_the_paging_instead_of_breaking_it(database
     database["request_logs"].insert_many([{"_id": "x"}, {"_id": "y"}])
     found, cursor = store.find(LogFilter(), 1)
     assert (ids(found), cursor) == (["y"], None)
+
+
+def explained(database, store, wanted):
+    """What the store asked the server for a page, and what the server says each of it cost."""
+    database.command("profile", 2)
+    page = store.find(wanted, 5)
+    database.command("profile", 0)
+    ours = {"ns": f"{database.name}.request_logs", "op": {"$in": ["query", "command"]}}
+    return page, [op for op in database["system.profile"].find(ours) if "planSummary" in op]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        pytest.param(LogFilter(user="u", model="m2"), id="two fields, one of them rare"),
+        pytest.param(LogFilter(user="u", model="none"), id="two fields, nothing"),
+        pytest.param(LogFilter(model="m", status=(200, 299), api_format="openai"), id="three, all common"),
+        pytest.param(LogFilter(model="m", status=(201, 201)), id="a status nobody was sent"),
+        pytest.param(LogFilter(status=(300, 399)), id="a class nobody was sent"),
+        pytest.param(LogFilter(status=(400, 499)), id="a class"),
+        pytest.param(LogFilter(api_format="anthropic"), id="format"),
+        pytest.param(LogFilter(text="zzz"), id="a text that is nowhere"),
+        pytest.param(LogFilter(text="zzz", user="u", outcome="ok"), id="a text beside fields"),
+        pytest.param(LogFilter(key="wk_weir0...6789"), id="a key as it is shown"),
+    ],
+)
+def test_no_page_costs_more_than_it_may(database, store, wanted, monkeypatch):
+    monkeypatch.setattr(request_logs, "LOOKED_THROUGH", 40)
+    monkeypatch.setattr(request_logs, "LOOKED_THROUGH_BY_TIME", 60)
+    store.ensure_indexes()
+    insert(database, *(record(n, model="m", user_id="u", status_code=200) for n in range(300)))
+    insert(database, *(record(n, model="m2", user_id="v", status_code=403 + n % 3) for n in range(300, 320)))
+    _, operations = explained(database, store, wanted)
+    assert operations
+    for operation in operations:
+        assert "COLLSCAN" not in operation["planSummary"]
+        # Nothing is sorted but the page itself.
+        assert not operation.get("hasSortStage") or operation["docsExamined"] <= 6, operation["planSummary"]
+        assert operation.get("docsExamined", 0) <= 61, operation
+        assert operation.get("keysExamined", 0) <= 140, operation
+
+
+@pytest.mark.parametrize("fields", [{}, {"user": "u"}, {"user": "u", "outcome": "ok"}])
+def test_a_search_goes_on_where_it_ended_and_finds_everything(database, store, fields, monkeypatch):
+    monkeypatch.setattr(request_logs, "LOOKED_THROUGH", 7)
+    monkeypatch.setattr(request_logs, "LOOKED_THROUGH_BY_TIME", 7)
+    insert(
+        database,
+        *(record(n, user_id="u", error_type="needle" if n % 17 == 0 else "hay") for n in range(120)),
+    )
+    found = list(pages(store, LogFilter(text="NEEDLE", **fields)))
+    assert list(chain(*found)) == [f"r{n:06}" for n in reversed(range(0, 120, 17))]
+    assert [] in found, "some pages were looked through in vain"
+    assert ids(store.tail(LogFilter(text="needle", **fields), 3)) == ["r000085", "r000102", "r000119"]
+
+
+def test_a_request_id_is_found_wherever_it_is(database, store, monkeypatch):
+    monkeypatch.setattr(request_logs, "LOOKED_THROUGH_BY_TIME", 5)
+    native = ObjectId()
+    database["request_logs"].insert_one({"_id": native, "createdAt": NOON - timedelta(days=1)})
+    insert(database, *(record(n) for n in range(30)))
+    assert store.find(LogFilter(text="r000001"), 5) == ([store.get("r000001")], None)
+    assert ids(store.find(LogFilter(text=str(native)), 5)[0]) == [native]
+    # Other conditions hold for it too.
+    assert store.find(LogFilter(text="r000001", user="bob"), 5) == ([], None)
+
+
+def test_an_export_that_is_given_up_ends_its_reading(database, store):
+    insert(database, *(record(n) for n in range(300)))
+    export = store.export(LogFilter())
+    next(export)
+
+    def open_cursors():
+        return database.client.admin.command("serverStatus")["metrics"]["cursor"]["open"]["total"]
+
+    before = open_cursors()
+    export.close()
+    assert open_cursors() == before - 1

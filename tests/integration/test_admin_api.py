@@ -1,5 +1,6 @@
 """The admin API through Flask: who may use it, what it takes, what it answers."""
 
+import json
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 
@@ -7,6 +8,7 @@ import pytest
 from bson import ObjectId
 from flask import Flask
 
+from app.adapters.mongo import request_logs
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.stats import StatsStore
@@ -23,8 +25,12 @@ ROUTES = [
     "/api/admin/model-stats",
     "/api/admin/metrics",
     "/api/admin/user-stats",
+    "/api/admin/metrics/rate-limit",
+    "/api/admin/usage?by=user",
+    "/api/admin/timeseries",
     "/api/admin/request-logs",
     "/api/admin/request-logs/r0",
+    "/api/admin/request-logs/export",
 ]
 
 
@@ -163,7 +169,7 @@ def test_model_stats(client):
 
 @pytest.mark.parametrize(("period", "number"), [("1h", 1), ("24h", 3), ("today", 2), ("7d", 6), ("all", 6)])
 def test_periods(client, period, number):
-    rows = client.get(f"/api/admin/model-stats?period={period}&unknown=1", headers=bearer()).json
+    rows = client.get(f"/api/admin/model-stats?period={period}", headers=bearer()).json
     assert rows["period"] == period
     assert sum(row["requestCount"] for row in rows["models"]) == number
     assert (
@@ -258,3 +264,25 @@ def test_while_the_store_is_down_the_answer_says_so():
         assert answer.status_code == 503
         assert answer.json == {"error": "the database cannot answer", "hint": "connection refused"}
         assert answer.headers["Retry-After"] == "5"
+
+
+@pytest.mark.parametrize(("form", "media_type"), [("csv", "text/csv"), ("jsonl", "application/x-ndjson")])
+def test_an_export_has_what_the_filters_choose_oldest_first(client, form, media_type):
+    answer = client.get(f"/api/admin/request-logs/export?format={form}&model=gpt", headers=bearer())
+    assert answer.status_code == 200
+    assert answer.mimetype == media_type
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="request-logs.{form}"'
+    lines = answer.text.splitlines()[form == "csv" :]
+    ids = [line.split(",")[0] if form == "csv" else json.loads(line)["id"] for line in lines]
+    assert ids == ["r5", "r3", "r1"]
+    assert OLD_KEY not in client.get("/api/admin/request-logs/export?format=csv", headers=bearer()).text
+
+
+def test_a_page_says_how_far_was_looked(client, monkeypatch):
+    monkeypatch.setattr(request_logs, "LOOKED_THROUGH_BY_TIME", 2)
+    answer = client.get("/api/admin/request-logs?q=zzz", headers=bearer()).json
+    assert answer["requests"] == []
+    assert answer["searchedTo"] == "2026-11-23T02:20:30.000Z"
+    assert answer["nextCursor"]
+    whole = client.get("/api/admin/request-logs?limit=200", headers=bearer()).json
+    assert (whole["nextCursor"], whole["searchedTo"]) == (None, None)

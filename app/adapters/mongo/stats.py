@@ -67,6 +67,26 @@ class StatsStore:
             "timestamp": iso_utc(now),
         }
 
+    def rate_limited(self, period: str, now: datetime, tz: tzinfo) -> Document:
+        """Requests answered with 429, as far back as records are kept.
+
+        Friend keys are earlier software's: their requests name one, all others came with a user's key.
+        """
+        start = period_start(period, now, tz)
+        limited: Document = {"statusCode": 429}
+        if start is not None:
+            limited["createdAt"] = {"$gte": start}
+        with store_errors():
+            total = self._logs.count_documents(limited)
+            friends = self._logs.count_documents({**limited, "friendKeyId": {"$gt": ""}}) if total else 0
+        return {
+            "total_429": total,
+            "user_key_429": total - friends,
+            "friend_key_429": friends,
+            "period": period,
+            "timestamp": iso_utc(now),
+        }
+
     def user_stats(self, period: str, now: datetime, tz: tzinfo) -> Document:
         """Balances as they are now; use of credits and tokens within the period.
 

@@ -6,7 +6,7 @@ from typing import Any
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
-from app.adapters.mongo import request_logs, rollups
+from app.adapters.mongo import request_logs, rollups, summaries
 from app.adapters.mongo.connection import INDEXES, has_index, store_problem
 from app.adapters.mongo.migration.step import Document, Finding, IncompleteError, Progress
 
@@ -53,6 +53,7 @@ def _modelled() -> Iterator[Wanted]:
     for name, models in (
         (request_logs.COLLECTION, request_logs.INDEXES),
         (rollups.COLLECTION, rollups.INDEXES),
+        (summaries.COLLECTION, summaries.INDEXES),
     ):
         for model in models:
             options = dict(model.document)
