@@ -39,6 +39,7 @@ from app.adapters.proxy_pool import ProxyPool
 from app.adapters.rate_limiter import SharedRateLimiter, StorageRateLimiter
 from app.adapters.reloading import LiveModelTable, Reloader
 from app.adapters.upstream import RequestsUpstream
+from app.core.key_states import Policy
 from app.core.ports import RateLimiter, RecordSink, RequestObserver
 from app.core.pricing import ModelTable
 from app.exchange.admission import Admission
@@ -92,7 +93,8 @@ def build_services(settings: Settings, load_models: Callable[[], ModelTable], cl
     cipher = KeyCipher(generated_secret(settings.data_dir, "secret-key", settings.secret_key))
     directory = _directory(settings, database, clock)
     env_keys = [key.get_secret_value() for key in settings.ohmygpt_api_keys]
-    key_pool = SharedKeyPool(env_keys, start=os.getpid(), divides_limits=True)
+    policy = Policy(probe_after_s=settings.key_probe_after_s)
+    key_pool = SharedKeyPool(env_keys, start=os.getpid(), policy=policy, divides_limits=True)
     key_sync = KeySync(
         key_pool,
         ProviderKeyStore(database, cipher),

@@ -93,6 +93,7 @@ class Settings(BaseModel):
     upstream_read_timeout_s: float = Field(300.0, gt=0, le=3600)
     upstream_max_attempts: int = Field(3, ge=1, le=20)
     key_sync_ms: int = Field(1000, ge=10, le=2000)
+    key_probe_after_s: float = Field(86_400.0, ge=7200, le=2_592_000)
     upstream_auth: Literal["bearer", "x-api-key", "both"] = "bearer"
     default_anthropic_version: str = "2023-06-01"
     on_client_abort: Literal["drain", "cancel"] = "drain"

@@ -161,10 +161,6 @@ class CachedDirectory:
         self._booked[user_id].append((self._bookings, nano_usd))
         self._accounts.expire(user_id)
 
-    def invalidate_key(self, secret: str) -> None:
-        """Forget a key by its secret, after an own write."""
-        self._keys.invalidate(hash_client_key(secret))
-
     def invalidate_key_id(self, key_id: str) -> None:
         """Forget a key by its id as shown (`wk_…`), after an own write."""
         self._keys.invalidate(key_id)

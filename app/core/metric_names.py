@@ -28,6 +28,8 @@ REASONS: Final = frozenset(
     )
 )
 TOKEN_KINDS: Final = ("input", "output", "cache_write", "cache_hit", "reasoning")
+COST_KINDS: Final = ("input", "output", "cache_write", "cache_hit")
+"""Reasoning is billed as output."""
 KEY_STATES: Final = ("healthy", "rate_limited", "exhausted", "error")
 ADMISSIONS: Final = ("ample", "held", "refused", "unverified")
 
@@ -95,7 +97,7 @@ TOKENS = MetricSpec(
     ("model", "kind"),
 )
 COST = MetricSpec(
-    "weir_cost_usd_total", "counter", "What the booked tokens cost, in USD", ("model",), divisor=10**9
+    "weir_cost_usd_total", "counter", "What the booked tokens cost, in USD", ("model", "kind"), divisor=10**9
 )
 ATTEMPTS = MetricSpec(
     "weir_upstream_attempts_total",

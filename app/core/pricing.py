@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from fractions import Fraction
 from math import lcm
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from app.core.usage import Usage
 
@@ -57,6 +57,15 @@ class ModelPrice:
         return (fresh, read, write, write_1h, output), denominator
 
 
+class Costs(NamedTuple):
+    """A cost in nano-dollars, by the kind of token; the parts add up to the whole exactly."""
+
+    input: int = 0
+    output: int = 0
+    cache_write: int = 0
+    cache_hit: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model clients may ask for: by `id` or an alias; `upstream_id` is what the upstream calls it."""
@@ -76,15 +85,23 @@ class Model:
 
     def cost_nano_usd(self, usage: Usage) -> int:
         """The cost of `usage`, exact but for one rounding to whole nano-dollars, half up."""
+        return sum(self.costs_nano_usd(usage))
+
+    def costs_nano_usd(self, usage: Usage) -> Costs:
+        """The same by kind. What is rounded is each sum so far, so that the whole is rounded once."""
         fresh, read, write, write_1h, output = self._rates
-        total = (
-            usage.input_tokens * fresh
-            + usage.cache_read_input_tokens * read
-            + usage.cache_creation_5m_input_tokens * write
-            + usage.cache_creation_1h_input_tokens * write_1h
-            + usage.output_tokens * output
+        one, half = 2 * self._denominator, self._denominator
+        exact = 2 * usage.input_tokens * fresh
+        to_input = (exact + half) // one
+        exact += 2 * usage.output_tokens * output
+        to_output = (exact + half) // one
+        exact += 2 * (
+            usage.cache_creation_5m_input_tokens * write + usage.cache_creation_1h_input_tokens * write_1h
         )
-        return (2 * total + self._denominator) // (2 * self._denominator)
+        to_write = (exact + half) // one
+        exact += 2 * usage.cache_read_input_tokens * read
+        to_hit = (exact + half) // one
+        return Costs(to_input, to_output - to_input, to_write - to_output, to_hit - to_write)
 
 
 def cost_nano_usd(model: Model, usage: Usage) -> int:

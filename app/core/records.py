@@ -65,7 +65,8 @@ class ExchangeRecord:
 
     Tokens are counts with `input_tokens` being fresh input (cache tokens are not in it); durations are
     milliseconds; `cost_nano_usd` is exact; `hold_nano_usd` is the credit that was held in the database while
-    the request ran (0: none). Prompts and answers are never part of it.
+    the request ran (0: none); `costs` are the parts of the cost by kind, for metrics. Prompts and answers are
+    never part of it.
     """
 
     request_id: str
@@ -102,6 +103,7 @@ class ExchangeRecord:
     bytes_out: int = 0
     client_retry_count: int | None = None
     hold_nano_usd: int = 0
+    costs: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @property
     def is_success(self) -> bool:

@@ -17,7 +17,7 @@ from app.core.ports import (
     RequestObserver,
     Reservation,
 )
-from app.core.pricing import Model, cost_nano_usd
+from app.core.pricing import Costs, Model
 from app.core.principal import Principal
 from app.core.records import AttemptRecord, ExchangeRecord, Outcome, UsageSource
 from app.core.request_body import RequestBody
@@ -166,7 +166,7 @@ class Exchange:
         started = self.forwarded_at
         first = self.first_content_at
         usage = metered.usage
-        cost = cost_nano_usd(self.model, usage) if self.model and usage else 0
+        costs = self.model.costs_nano_usd(usage) if self.model and usage else Costs()
         return ExchangeRecord(
             request_id=call.request_id,
             user_id=self.principal.user_id,
@@ -190,7 +190,8 @@ class Exchange:
             usage_source=metered.source,
             usage_flags=tuple(sorted(metered.flags)),
             usage_raw=bson_safe(metered.usage_raw),
-            cost_nano_usd=cost,
+            cost_nano_usd=sum(costs),
+            costs=costs,
             error_type=error_type,
             upstream_status_code=self.upstream_status,
             upstream_request_id=self.upstream_request_id,

@@ -30,7 +30,7 @@ _RESET_S = 1.0
 """What was sent so shortly before an operator's reset may be answered, and believed, after it."""
 
 _TROUBLE = (
-    *(f"limited:{_COOLDOWN_S}",) * 3,
+    *(f"limited:{_COOLDOWN_S}",) * 8,
     "exhausted",
     "bad",
     "banned",
@@ -99,10 +99,10 @@ class _Chaos:
             if passed > (turn + 1) * turn_s:
                 # The next good key has been good, and known to be so, for a while.
                 turn += 1
-                self._forgive(names[(turn + 1) % len(names)])
+                self._forgive(names[(turn + 1) % len(names)], is_urgent=True)
             spared = {names[turn % len(names)], names[(turn + 1) % len(names)]}
             key_id = self.random.choice(sorted(self.secrets.keys() - spared))
-            if self.random.random() < 0.25:
+            if self.random.random() < 0.4:
                 self._forgive(key_id)
             else:
                 self.stage.upstream.key(self.secrets[key_id], self.random.choice(_TROUBLE))
@@ -113,14 +113,18 @@ class _Chaos:
                 self.stage.upstream.collect()
                 console.say(f"key-chaos: {len(self.stage.load)} requests, {self.changes} changes")
 
-    def _forgive(self, key_id: str) -> None:
-        """The key is good again, and an operator says so (as `flask keys reset` does)."""
+    def _forgive(self, key_id: str, *, is_urgent: bool = False) -> None:
+        """The key is good again, and an operator says so (as `flask keys reset` does).
+
+        Unless it is urgent, he leaves alone what comes back by itself in seconds.
+        """
         secret = self.secrets[key_id]
         self.stage.upstream.key(secret, "ok")
         states = KeyStateStore(self.stage.database)
         store_id, now = env_store_id(secret), datetime.now(UTC)
         found = states.env_states([store_id]).get(store_id)
-        if found is not None:
+        is_cooling = found is not None and (found.status, found.last_error) == ("rate_limited",) * 2
+        if found is not None and (is_urgent or not is_cooling):
             state, _ = reset(found.restore(now, now, Policy()), now)
             self.resets.append((key_id, now.timestamp()))
             states.put(store_id, key_id, state, is_env=True)

@@ -300,7 +300,7 @@ def test_own_writes_are_seen_at_once(bench: Bench) -> None:
     bench.directory.invalidate_key_id(hash_client_key("sk-1"))
     assert bench.directory.find("sk-1") is None
     bench.store.put_key("sk-1", "alice")
-    bench.directory.invalidate_key("sk-1")
+    bench.directory.invalidate_key_id(hash_client_key("sk-1"))
     assert bench.directory.find("sk-1") is not None
     refuse_disabled(bench)
     bench.directory.invalidate_all()

@@ -35,7 +35,12 @@ def answered(lab: Lab, number: int) -> Played:
 
 def test_keys_come_die_and_are_replaced_without_a_restart(upstream: UpstreamProcess, tmp_path: Path) -> None:
     with WeirProcess(
-        tmp_path, upstream.url, OHMYGPT_API_KEYS="", WEB_CONCURRENCY="2", KEY_SYNC_MS="1000"
+        tmp_path,
+        upstream.url,
+        OHMYGPT_API_KEYS="",
+        WEB_CONCURRENCY="2",
+        KEY_SYNC_MS="1000",
+        KEY_PROBE_AFTER_S="7200",
     ) as weir:
         lab = Lab(weir, upstream)
         assert answered(lab, 0).response.status == 503
@@ -53,6 +58,8 @@ def test_keys_come_die_and_are_replaced_without_a_restart(upstream: UpstreamProc
         keys = {key["id"]: key for key in json.loads(flask(weir, "keys", "list", "--json"))["keys"]}
         assert (keys["main"]["status"], keys["main"]["replacedBy"]) == ("exhausted", "spare")
         assert keys["spare"]["status"] == "healthy"
+        dead = weir.database["ohmygpt_keys"].find_one({"_id": "main"}) or {}
+        assert (dead["cooldownUntil"] - dead["stateSince"]).total_seconds() == 7200
         events = json.loads(flask(weir, "keys", "events", "main", "--json"))["events"]
         # Each worker may have met the death for itself.
         assert {event["why"] for event in events} == {"replaced by spare", "budget_code"}

@@ -1,5 +1,6 @@
 """`flask migrate` on a database of earlier software: nothing is lost, nothing counts differently."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -26,6 +27,7 @@ from app.adapters.mongo.provider_keys import ProviderKeyStore
 from app.adapters.mongo.proxies import ProxyStore
 from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.stats import StatsStore
+from app.adapters.mongo.summaries import SummaryMaker
 from app.adapters.mongo.users import UserStore
 from app.cli import register_commands
 from app.core.credentials import hash_client_key
@@ -129,9 +131,13 @@ def test_people_are_told_the_same(run: Run, earlier: EarlierDatabase) -> None:
 def test_statistics_are_the_same_before_and_after(
     run: Run, database: Database[Any], earlier: EarlierDatabase, now: datetime
 ) -> None:
+    book(database, 1, [hash_client_key(earlier.client_keys["user1"])], now - timedelta(days=60))
+    summarise(database, now)
     before = statistics(database, now)
-    assert before["all"][1]["total_requests"] == 129
+    assert before["all"][1]["total_requests"] == 130
     assert run("migrate", "apply").exit_code == 0
+    assert statistics(database, now) == before
+    summarise(database, now)
     assert statistics(database, now) == before
     # They stay so when the records have gone.
     database["request_logs"].delete_many({"earlierSoftware": True, "createdAt": {"$lt": now - timedelta(30)}})
@@ -348,6 +354,54 @@ def test_records_that_came_later_are_added_to_the_same_hour(
     applied = json.loads(run("migrate", "apply", "--json").stdout)
     assert [step["done"] for step in applied["steps"]] == [0, 0, 0, 1, 0, 0]
     assert statistics(database, now) == before
+    assert not any(result.difference_count for result in reconciliation(database).run(now))
+
+
+def book(database: Database[Any], first: int, keys: list[str], moment: datetime) -> None:
+    """What Weir records of one request with each of these keys."""
+    batch = [
+        ExchangeRecord(
+            f"r{first + number}", user_id="user1", user_key_id=key, created_at=moment, api_format="openai",
+            outcome=Outcome.OK, status_code=200, model="gpt-5", input_tokens=7, cost_nano_usd=5,
+        )
+        for number, key in enumerate(keys)
+    ]  # fmt: skip
+    records = [SequencedRecord(first + number, record.to_document()) for number, record in enumerate(batch)]
+    Settlement(database, "w1").apply(records)
+
+
+def summarise(database: Database[Any], now: datetime) -> None:
+    maker = SummaryMaker(database)
+    while maker.step(now):
+        pass
+
+
+@pytest.mark.parametrize("deaths", [0, 40])
+def test_weir_may_have_run_on_the_database_before(
+    database: Database[Any],
+    earlier: EarlierDatabase,
+    now: datetime,
+    kill_at: Callable[[int, str], None],
+    deaths: int,
+) -> None:
+    """With keys under themselves in hourly sums too, and summaries made of those."""
+    keys = list(earlier.client_keys.values())
+    for days in (1, 3, 40):
+        book(database, 1000 - days * 10, keys, now - timedelta(days=days))
+    summarise(database, now)
+    before = statistics(database, now)
+    for death in range(deaths):
+        kill_at(death // 2 + 1, "before" if death % 2 else "after")
+        with contextlib.suppress(Killed):
+            migrate(database, now)
+        kill_at(-1, "")
+        summarise(database, now)
+    migrate(database, now)
+    assert statistics(database, now) == before
+    summarise(database, now)
+    assert statistics(database, now) == before
+    by_key = StatsStore(database).usage("key", "all", now, ZoneInfo("UTC"))
+    assert not {key for key, _ in by_key.rows} & set(keys)
     assert not any(result.difference_count for result in reconciliation(database).run(now))
 
 

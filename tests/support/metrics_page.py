@@ -1,6 +1,7 @@
 """Reading the operations endpoints of a running instance."""
 
 import json
+import tomllib
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -8,8 +9,9 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.weir_process import WeirProcess
+from tests.support.weir_process import MODELS_FILE, WeirProcess
 
+PRICES = {model["id"]: model for model in tomllib.loads(MODELS_FILE.read_text())["models"]}
 ADMIN_TOKEN = "e2e-admin-token"
 """What tests of these endpoints start their instance with."""
 
@@ -73,7 +75,8 @@ def expected(records: list[dict[str, Any]]) -> Samples:
         for kind in ("input", "output", "cacheWrite", "cacheHit", "reasoning"):
             label = {"cacheWrite": "cache_write", "cacheHit": "cache_hit"}.get(kind, kind)
             found["weir_tokens_total"][label, model] += record[f"{kind}Tokens"]
-        found["weir_cost_usd_total"][model,] += record["costNanoUsd"]
+        for kind, nano_usd in costs(record).items():
+            found["weir_cost_usd_total"][kind, model] += nano_usd
         for attempt in record["attempts"]:
             status = "none" if attempt["statusCode"] is None else str(attempt["statusCode"])
             found["weir_upstream_attempts_total"][attempt["factoryKeyId"], status] += 1
@@ -89,6 +92,22 @@ def expected(records: list[dict[str, Any]]) -> Samples:
         name: {labels: count / scales.get(name, 1) for labels, count in counts.items() if count}
         for name, counts in found.items()
     }
+
+
+def costs(record: dict[str, Any]) -> dict[str, int]:
+    """What a record's tokens cost by kind, in nano-dollars: prices are USD per million, all of them round."""
+    price = PRICES.get(record["model"] or "", {})
+    write_1h = record["cacheWrite1hTokens"]
+    amounts = {
+        "input": record["inputTokens"] * price.get("input", 0),
+        "output": record["outputTokens"] * price.get("output", 0),
+        "cache_write": (record["cacheWriteTokens"] - write_1h) * price.get("cache_write", 0)
+        + write_1h * price.get("cache_write_1h", 0),
+        "cache_hit": record["cacheHitTokens"] * price.get("cache_hit", 0),
+    }
+    found = {kind: round(amount * 1000) for kind, amount in amounts.items()}
+    assert sum(found.values()) == record["costNanoUsd"]
+    return found
 
 
 def differences(samples: Samples, wanted: Samples) -> dict[str, Any]:

@@ -36,13 +36,13 @@ class HistogramCells:
 class _ModelCells:
     """What is counted by format and model."""
 
-    __slots__ = ("cost", "duration", "first_token", "overhead", "tokens")
+    __slots__ = ("costs", "duration", "first_token", "overhead", "tokens")
 
     def __init__(self, store: SeriesStore, wire_format: str, model: str) -> None:
         self.duration = HistogramCells(store, names.DURATION, (wire_format, model))
         self.first_token = HistogramCells(store, names.FIRST_TOKEN, (wire_format, model))
         self.overhead = HistogramCells(store, names.OVERHEAD, (wire_format,))
-        self.cost = store.cell(names.COST.name, (model,))
+        self.costs = [store.cell(names.COST.name, (model, kind)) for kind in names.COST_KINDS]
         self.tokens = [store.cell(names.TOKENS.name, (model, kind)) for kind in names.TOKEN_KINDS]
 
     def count(self, record: ExchangeRecord) -> None:
@@ -61,8 +61,9 @@ class _ModelCells:
         for cell, count in zip(self.tokens, counts, strict=True):
             if count:
                 cell.add(count)
-        if record.cost_nano_usd:
-            self.cost.add(record.cost_nano_usd)
+        for cell, nano_usd in zip(self.costs, record.costs, strict=True):
+            if nano_usd:
+                cell.add(nano_usd)
 
 
 class RequestRecorder:

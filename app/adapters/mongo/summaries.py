@@ -94,6 +94,13 @@ def mark_late(db: Database[Any], created: Iterable[datetime], now: datetime) -> 
         db[COLLECTION].update_one({"_id": _STATE}, {"$set": marks, "$inc": {"version": 1}}, upsert=True)
 
 
+def discard(db: Database[Any]) -> None:
+    """Throw all summaries away, to be made anew: what the hourly sums are kept by was changed. Repeatable."""
+    state: Document = {"_id": _STATE}
+    db[COLLECTION].update_one(state, {"$unset": {"upTo": "", "late": ""}, "$inc": {"version": 1}})
+    db[COLLECTION].delete_many({"_id": {"$ne": _STATE}})
+
+
 def selection(ranges: Sequence[Range], *fields: str | None, keys: Sequence[str] | None = None) -> Document:
     """The query for the summaries of these spans by some of `FIELDS`; `keys` None: of all keys."""
     spans = [

@@ -34,6 +34,7 @@ def record(**changes: Any) -> ExchangeRecord:
         "output_tokens": 24,
         "cache_hit_tokens": 1000,
         "cost_nano_usd": 615_000,
+        "costs": (500_000, 0, 0, 115_000),
         "latency_ms": 1026,
         "ttft_ms": 66,
         "overhead_ms": 3,
@@ -74,7 +75,8 @@ def test_a_request_is_counted_in_every_metric() -> None:
     assert shown["weir_overhead_seconds_bucket,openai,0.002"] == 0
     assert shown["weir_tokens_total,input,gpt"] == 200
     assert shown["weir_tokens_total,cache_hit,gpt"] == 1000
-    assert shown["weir_cost_usd_total,gpt"] == 0.000615
+    assert shown["weir_cost_usd_total,input,gpt"] == 0.0005
+    assert shown["weir_cost_usd_total,cache_hit,gpt"] == 0.000115
     assert shown["weir_upstream_attempts_total,env-1,none"] == 1
     assert shown["weir_upstream_attempts_total,env-2,200"] == 1
     assert shown["weir_unauthenticated_requests_total,invalid_api_key"] == 1

@@ -131,6 +131,18 @@ def test_costs_equal_exact_decimal_arithmetic(
     )  # 10⁶ · 10⁴ of the decimals, over 10³ nano-dollars a token per USD/million
     assert cost_nano_usd(model, usage) == nano + (rest * 2 >= 10**7)
     assert usd_to_nano(cost_usd(model, usage)) == cost_nano_usd(model, usage)
+    costs = model.costs_nano_usd(usage)
+    assert sum(costs) == cost_nano_usd(model, usage)
+    alone = (
+        model.cost_nano_usd(Usage(input_tokens=tokens[0])),
+        model.cost_nano_usd(Usage(output_tokens=tokens[1])),
+        model.cost_nano_usd(
+            Usage(cache_creation_5m_input_tokens=tokens[2], cache_creation_1h_input_tokens=tokens[3])
+        ),
+        model.cost_nano_usd(Usage(cache_read_input_tokens=tokens[4])),
+    )
+    # Each kind on its own would be rounded: by one nano-dollar at most, so much may the parts differ.
+    assert all(abs(part - own) <= 1 for part, own in zip(costs, alone, strict=True))
 
 
 @given(nano=st.integers(-(2**63), 2**63 - 1))

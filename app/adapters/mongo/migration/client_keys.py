@@ -19,8 +19,8 @@ from typing import Any
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from app.adapters.mongo import rollups
-from app.adapters.mongo.migration.step import Document, Finding, Progress
+from app.adapters.mongo import rollups, summaries
+from app.adapters.mongo.migration.step import STATE, Document, Finding, Progress
 from app.adapters.mongo.provider_keys import TAKEN_OVER
 from app.core.credentials import hash_client_key, mask
 
@@ -136,13 +136,18 @@ class Names:
 
 
 class KeyNames:
-    """Records and hourly sums that name a key, and are not renamed with the records of earlier software."""
+    """Records and hourly sums that name a key, and are not renamed with the records of earlier software.
+
+    Where hourly sums are renamed, summaries of them are made anew; that this is due is noted before.
+    """
 
     name = "key-names"
     title = "name hashes instead of client keys"
     unit = "documents"
 
     def __init__(self, db: Database[Document], left_to_others: Document) -> None:
+        self._db = db
+        self._state = db[STATE]
         self._names = Names(db)
         self._places: tuple[tuple[Collection[Document], Document], ...] = (
             (db["request_logs"], {"$nor": [left_to_others]}),
@@ -151,22 +156,28 @@ class KeyNames:
 
     def look(self) -> Finding:
         """How many documents."""
-        return Finding(
-            sum(
-                collection.count_documents({"userKeyId": name, **match})
-                for collection, match in self._places
-                for name, _ in self._found(collection)
-            )
+        pending = sum(
+            collection.count_documents({"userKeyId": name, **match})
+            for collection, match in self._places
+            for name, _ in self._found(collection)
         )
+        is_unfinished = self._state.find_one({"_id": self.name}) is not None
+        return Finding(pending, ("summaries are still to be made anew",) if is_unfinished else ())
 
     def apply(self, progress: Progress) -> int:
         """Rename them."""
         done = 0
         for collection, match in self._places:
-            for name, new in self._found(collection):
+            found = self._found(collection)
+            if found and collection.name == rollups.COLLECTION:
+                self._state.update_one({"_id": self.name}, {"$set": {"isBegun": True}}, upsert=True)
+            for name, new in found:
                 changed = collection.update_many({"userKeyId": name, **match}, {"$set": {"userKeyId": new}})
                 done += changed.modified_count
                 progress(done)
+        if self._state.find_one({"_id": self.name}) is not None:
+            summaries.discard(self._db)
+            self._state.delete_one({"_id": self.name})
         return done
 
     def _found(self, collection: Collection[Document]) -> list[tuple[str, str]]:

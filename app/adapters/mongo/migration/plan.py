@@ -14,8 +14,8 @@ from app.adapters.key_cipher import KeyCipher
 from app.adapters.mongo.migration.client_keys import ClientKeys, KeyNames
 from app.adapters.mongo.migration.expiry import Expiry
 from app.adapters.mongo.migration.indexes import Indexes
-from app.adapters.mongo.migration.records import STATE, EarlierRecords
-from app.adapters.mongo.migration.step import Document, MigrationError, Step
+from app.adapters.mongo.migration.records import EarlierRecords
+from app.adapters.mongo.migration.step import STATE, Document, MigrationError, Step
 from app.adapters.mongo.migration.stored_secrets import StoredSecrets
 
 STEP_NAMES = tuple(

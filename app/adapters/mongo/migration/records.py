@@ -23,16 +23,13 @@ from bson import Decimal128
 from pymongo import ReplaceOne, ReturnDocument
 from pymongo.database import Database
 
-from app.adapters.mongo import rollups
+from app.adapters.mongo import rollups, summaries
 from app.adapters.mongo.migration.client_keys import Names
-from app.adapters.mongo.migration.step import Document, Finding, Progress
+from app.adapters.mongo.migration.step import STATE, Document, Finding, Progress
 from app.adapters.mongo.sum_sources import COST_NANO
 from app.adapters.mongo.users import nano_usd
 from app.core.records import NANO, Outcome
 from app.core.stats import Figures
-
-STATE = "migrations"
-"""Where what has been begun is noted."""
 
 SETTLED_AFTER = timedelta(hours=2)
 """How long an hour must be over before its records are taken as complete."""
@@ -74,6 +71,7 @@ class EarlierRecords:
     unit = "records"
 
     def __init__(self, db: Database[Document], now: datetime) -> None:
+        self._db = db
         self._logs = db["request_logs"]
         self._rollups = db[rollups.COLLECTION]
         self._state = db[STATE]
@@ -133,6 +131,7 @@ class EarlierRecords:
         if begun["phase"] == _SUMMING:
             self._rollups.delete_many({"hour": hour, "writerId": writer_id})
             self._write_sums(writer_id, selected)
+            summaries.mark_late(self._db, [hour], self._end + SETTLED_AFTER)
             self._state.update_one({"_id": _ID}, {"$set": {"phase": _STAMPING}})
         fields = {**_NEW_FIELDS, **self._new_key_ids(selected)}
         changed = self._logs.update_many(selected, [{"$set": fields}]).modified_count

@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 Document = dict[str, Any]
 
+STATE = "migrations"
+"""The collection in which is noted what has been begun."""
+
 Progress = Callable[[int], None]
 """Told how many of a step's things are done so far. What it raises ends the step there."""
 
