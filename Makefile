@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 DRILL ?= default
+BENCH ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check lint fmt types arch clean drill lock audit hooks screenshots
+.PHONY: help demo run test check lint fmt types arch clean drill bench bench-peers volume lock audit hooks screenshots
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
 
@@ -40,6 +41,18 @@ check: $(VENV)/.dev lint types arch test ## what CI runs: lint, types, architect
 
 drill: $(VENV)/.runtime ## kill -9, outages and full disks under load, all books compared (DRILL=short|default|full)
 	@$(BIN)/python -m drill --level $(DRILL) $(ARGS)
+
+bench: $(VENV)/.runtime ## speed beside nginx, LiteLLM, Portkey, everything on (BENCH=short|default|full, ARGS="--figures plain")
+	@$(BIN)/python -m bench --level $(BENCH) --json bench.json $(ARGS)
+
+bench-peers: ## install LiteLLM and Portkey for the benchmark, into a directory of their own (1 GB)
+	@$(PYTHON) -m venv .venv-bench-peers/litellm
+	@.venv-bench-peers/litellm/bin/pip install --quiet --disable-pip-version-check 'litellm[proxy]==1.106.2'
+	@mkdir -p .venv-bench-peers/portkey
+	@cd .venv-bench-peers/portkey && npm install --silent --no-fund --no-audit @portkey-ai/gateway
+
+volume: $(VENV)/.dev ## statistics and pages of a million records, measured (minutes)
+	@$(BIN)/python -m tests.support.a_million
 
 lint: $(VENV)/.dev ## ruff and codespell
 	@$(BIN)/ruff check .

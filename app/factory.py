@@ -26,7 +26,7 @@ from app.admin.overview import Instruments, overview_pages
 from app.api.admin import admin_blueprint
 from app.api.admin.auth import VerifyAdmin
 from app.api.admin.resources import resources_blueprint
-from app.api.client import client_blueprint
+from app.api.client import client_blueprint, shortcut
 from app.api.cross_origin import share_with_origins
 from app.api.docs import docs_blueprint
 from app.api.health import health_blueprint
@@ -76,7 +76,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(_operations(services, admin_token, verify_admin))
     app.register_blueprint(docs_blueprint(lambda: openapi_document(app)))
     dashboard = _dashboard(settings, services, admin_token, verify_admin)
-    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/admin": dashboard})  # type: ignore[method-assign]
+    rest = DispatcherMiddleware(app.wsgi_app, {"/admin": dashboard})
+    app.wsgi_app = shortcut(rest, services.gateway, clock, SocketWatch)  # type: ignore[assignment,method-assign]
     app.register_error_handler(HTTPException, _http_error)
     register_commands(app, settings)
     return app

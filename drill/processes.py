@@ -103,6 +103,8 @@ class Upstream(SimulatorProcess):
 class Weir:
     """`gunicorn wsgi:app` on a data directory, as an operator runs it; its port stays the same for good."""
 
+    application = "wsgi:app"
+
     def __init__(self, directory: Path, upstream_url: str, environment: Mapping[str, str]) -> None:
         self.port = free_port()
         self.data_dir = directory / "data"
@@ -130,6 +132,11 @@ class Weir:
         return self._directory / f"weir-{self._starts}.log"
 
     @property
+    def pid(self) -> int | None:
+        """The master's, while it runs."""
+        return self._child.pid if self._child is not None else None
+
+    @property
     def is_running(self) -> bool:
         """Whether the master runs."""
         return self._child is not None and self._child.is_alive()
@@ -146,7 +153,7 @@ class Weir:
             "--chdir",
             str(ROOT),
         ]
-        child = self._child = start([*command, "wsgi:app"], self.environment, self.log)
+        child = self._child = start([*command, self.application], self.environment, self.log)
         took = wait_until(
             lambda: not child.is_alive() or self.answers(), _START_TIMEOUT_S, "the proxy to answer"
         )

@@ -21,7 +21,7 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self._server = EmbeddedMongo(directory)
         self._client: MongoClient[Document] | None = None
-        self._pid = 0
+        self.pid = 0
 
     @property
     def uri(self) -> str:
@@ -45,19 +45,19 @@ class Store:
         if not self._server.try_start():
             raise RuntimeError("the drill's database directory is in use")
         self._server.ensure_running()
-        self._pid = int(self.database.client.admin.command("serverStatus")["pid"])
+        self.pid = int(self.database.client.admin.command("serverStatus")["pid"])
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open, and nothing answers."""
-        os.kill(self._pid, signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT."""
-        os.kill(self._pid, signal.SIGCONT)
+        os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL."""
-        os.kill(self._pid, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """End it for good."""

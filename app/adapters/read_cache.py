@@ -25,7 +25,8 @@ class CachePolicy:
 
     fresh_s: float = 5.0
     stale_s: float = 30.0
-    outage_s: float = 600.0
+    # Nothing can be revoked in a store that is away, so what was known goes on for as long as outages last.
+    outage_s: float = 86_400.0
     absent_s: float = 5.0
     # After a failed load, how long to answer "unavailable" at once instead of waiting for the next timeout.
     retry_s: float = 1.0

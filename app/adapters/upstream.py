@@ -12,13 +12,12 @@ import requests
 import urllib3.exceptions
 from requests.structures import CaseInsensitiveDict
 
+from app.adapters.http1_adapter import READ_SIZE, AnswerBody, Http1Adapter
 from app.adapters.proxy_pool import ProxyPool, Route
 from app.adapters.proxy_transport import RouteFault
-from app.adapters.upstream_connections import CleanAdapter, StaleConnectionError
+from app.adapters.upstream_connections import StaleConnectionError
 from app.core.ports import ProviderKey, UpstreamFailure, UpstreamRequest
 
-READ_SIZE = 64 * 1024
-"""The most bytes taken from the upstream at once. A read returns as soon as there is anything."""
 FIRST_FINAL_STATUS = 200
 """Answers with a lower status are interim ones."""
 
@@ -43,9 +42,7 @@ class RequestsUpstream:
         self._proxies = proxies
         self._verify: bool | str = ca_file or True
         # Retrying belongs to the attempt loop alone, which keeps count and changes keys.
-        self._adapter = CleanAdapter(
-            pool_connections=4, pool_maxsize=pool_size, max_retries=0, pool_block=False
-        )
+        self._adapter = Http1Adapter(pool_size=pool_size)
 
     def send(self, request: UpstreamRequest, key: ProviderKey) -> "RequestsReply":
         """Send and wait for the headers; raises `UpstreamFailure`.
@@ -123,8 +120,9 @@ class RequestsReply:
     def __init__(self, response: requests.Response, proxy_id: str | None = None) -> None:
         self.proxy_id = proxy_id
         self.status: int = response.status_code
-        self.headers: Mapping[str, str] = response.headers
-        self._raw = response.raw
+        raw = response.raw
+        self.headers: Mapping[str, str] = raw.headers if isinstance(raw, AnswerBody) else response.headers
+        self._raw = raw
         self._at_end = False
 
     def read(self) -> bytes:
@@ -133,7 +131,7 @@ class RequestsReply:
             return b""  # what follows an interim answer is none of its body: it is left unread, and so closed
         try:
             data: bytes = self._raw.read1(READ_SIZE, decode_content=False) or b""
-        except urllib3.exceptions.ReadTimeoutError as error:
+        except (urllib3.exceptions.ReadTimeoutError, TimeoutError) as error:
             raise UpstreamFailure("timeout", _reason(error)) from None
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             raise UpstreamFailure("truncated", _reason(error)) from None
@@ -176,10 +174,12 @@ def _told_as_failures() -> Iterator[None]:
 
 
 def _connection_failure(error: requests.ConnectionError) -> str:
-    """Whether no connection came about, or one broke before the headers were there, or they were no HTTP."""
+    """Whether no connection came about, or one broke before or within the headers, or they were no HTTP."""
     broken = _broken(error)
     if broken is None:
         return "unreachable"
+    if isinstance(broken, http.client.IncompleteRead):
+        return "truncated"
     # A peer that just hangs up is both kinds of error at once.
     is_garbled = isinstance(broken, http.client.HTTPException) and not isinstance(broken, ConnectionError)
     return "garbled" if is_garbled else "reset"

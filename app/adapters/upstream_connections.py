@@ -1,4 +1,4 @@
-"""Connections to the upstream that never give one request the answer to another.
+"""Connections through a proxy that never give one request the answer to another.
 
 Python 3.11's `http.client` takes an interim answer other than 100 (say `103 Early Hints`) for the final one,
 and forgets what it has read beyond an answer's end. Both would leave an answer on a pooled connection for
@@ -13,14 +13,9 @@ import ssl
 from http import HTTPStatus
 from typing import Any
 
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from app.core.http1 import MAX_INTERIM_ANSWERS
 
 _LENGTH = re.compile(r"[0-9]{1,18}")
-
-MAX_INTERIM_ANSWERS = 100
-"""More interim answers than this before the final one are an upstream gone wrong."""
 
 
 class _Answer(http.client.HTTPResponse):
@@ -117,28 +112,3 @@ class CleanConnection:
     def response_class(self, sock: Any, *args: Any, **options: Any) -> http.client.HTTPResponse:
         """What reads an answer; `http.client` calls it as it would call the class."""
         return _Answer(self, sock, *args, **options)
-
-
-class _HTTPConnection(CleanConnection, HTTPConnection):  # type: ignore[misc]
-    pass
-
-
-class _HTTPSConnection(CleanConnection, HTTPSConnection):  # type: ignore[misc]
-    pass
-
-
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
-
-
-class CleanAdapter(HTTPAdapter):
-    """requests' adapter over such connections."""
-
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        """Make the pools (requests calls it)."""
-        super().init_poolmanager(*args, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}

@@ -1,6 +1,8 @@
 """The client API: OpenAI and Anthropic endpoints, each a few lines from WSGI to the gateway and back."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Response, request
@@ -16,7 +18,7 @@ from app.exchange.exchange import Answer, ClientCall
 from app.exchange.handler import Gateway
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _POST_PATHS = {
     Endpoint.CHAT: ("/v1/chat/completions", "/chat/completions", "/v1/v1/chat/completions"),
@@ -29,6 +31,8 @@ _POST_PATHS = {
 }
 """Paths of the endpoints; people get base URLs wrong in two ways, and both are cheap to tolerate."""
 
+_STATUS_LINES = {status.value: f"{status.value} {status.phrase.upper()}" for status in HTTPStatus}
+
 _ALL_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -39,19 +43,7 @@ def client_blueprint(
     routes = Blueprint("client", __name__)
 
     def call(wire_format: WireFormat) -> ClientCall:
-        environ = request.environ
-        return ClientCall(
-            request_id=clock.new_request_id(),
-            accepted_at=clock.utcnow(),
-            accepted=clock.monotonic(),
-            path=environ["PATH_INFO"],
-            query=environ.get("QUERY_STRING", ""),
-            wire_format=wire_format,
-            headers=EnvironHeaders(environ),
-            read_body=lambda limit: read_body(environ, limit),
-            watch=watch(environ.get("gunicorn.socket")),
-            ends_by_close=environ.get("SERVER_PROTOCOL") in ("HTTP/0.9", "HTTP/1.0"),
-        )
+        return _client_call(request.environ, wire_format, clock, watch)
 
     def forward(endpoint: Endpoint) -> Callable[[], Response]:
         return lambda: render(gateway.forward(call(endpoint.wire_format), endpoint))
@@ -96,6 +88,49 @@ def client_blueprint(
     return routes
 
 
+def shortcut(
+    app: "WSGIApplication", gateway: Gateway, clock: Clock, watch: Callable[[Any], ClientWatch]
+) -> "WSGIApplication":
+    """The application with the routes that go upstream answered before it.
+
+    It serves them as well, in the same way; its routing and contexts take a sixth of a request's time.
+    """
+    endpoints = {path: endpoint for endpoint, paths in _POST_PATHS.items() for path in paths}
+
+    def wsgi(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        endpoint = endpoints.get(environ["PATH_INFO"])
+        if endpoint is None or environ["REQUEST_METHOD"] != "POST":
+            return app(environ, start_response)
+        answer = gateway.forward(_client_call(environ, endpoint.wire_format, clock, watch), endpoint)
+        try:
+            start_response(_STATUS_LINES.get(answer.status) or f"{answer.status} UNKNOWN", answer.headers)
+        except BaseException:
+            # The server refuses to begin the answer: nobody else ends the request.
+            if (close := getattr(answer.body, "close", None)) is not None:
+                close()
+            raise
+        return answer.body
+
+    return wsgi
+
+
+def _client_call(
+    environ: Mapping[str, Any], wire_format: WireFormat, clock: Clock, watch: Callable[[Any], ClientWatch]
+) -> ClientCall:
+    return ClientCall(
+        request_id=clock.new_request_id(),
+        accepted_at=clock.utcnow(),
+        accepted=clock.monotonic(),
+        path=environ["PATH_INFO"],
+        query=environ.get("QUERY_STRING", ""),
+        wire_format=wire_format,
+        headers=EnvironHeaders(environ),
+        read_body=lambda limit: read_body(environ, limit),
+        watch=watch(environ.get("gunicorn.socket")),
+        ends_by_close=environ.get("SERVER_PROTOCOL") in ("HTTP/0.9", "HTTP/1.0"),
+    )
+
+
 def render(answer: Answer) -> Response:
     """The answer as Flask sends it: the body object itself, so that its `close()` is called."""
     return _AnswerResponse(answer.body, status=answer.status, headers=answer.headers, direct_passthrough=True)
@@ -120,14 +155,13 @@ def _models_format(environ: Mapping[str, Any]) -> WireFormat:
 class EnvironHeaders(Mapping[str, str]):
     """The request's headers by lower-case name, read from the WSGI environment without copying it."""
 
+    __slots__ = ("_environ",)
+
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self._environ = environ
 
     def __getitem__(self, name: str) -> str:
-        key = name.upper().replace("-", "_")
-        if key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-            return str(self._environ[key])
-        return str(self._environ[f"HTTP_{key}"])
+        return str(self._environ[_environ_key(name)])
 
     def __iter__(self) -> Iterator[str]:
         for key in self._environ:
@@ -136,6 +170,13 @@ class EnvironHeaders(Mapping[str, str]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+@cache
+def _environ_key(name: str) -> str:
+    """Where WSGI keeps a header; only names written in this program are asked for."""
+    key = name.upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
 def read_body(environ: Mapping[str, Any], limit: int) -> bytes:

@@ -76,7 +76,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 class UsageMerger:
     """Gathers the usage objects of one answer, in the order they arrive."""
 
-    __slots__ = ("_extras", "_fields", "_is_clean", "_last", "_start")
+    __slots__ = ("_extras", "_fields", "_is_clean", "_last", "_start", "_usage")
 
     def __init__(self) -> None:
         self._fields: dict[str, int] = {}
@@ -84,6 +84,8 @@ class UsageMerger:
         self._extras: dict[str, Any] = {}
         self._last: dict[str, Any] | None = None
         self._start: dict[str, Any] | None = None
+        # What `usage` has worked out, until something is added.
+        self._usage: Usage | None = None
 
     def add(self, raw: object, *, is_start: bool = False) -> None:
         """Take one usage object as decoded; anything but a JSON object is no usage.
@@ -92,6 +94,7 @@ class UsageMerger:
         """
         if not isinstance(raw, dict):
             return
+        self._usage = None
         if is_start:
             self._start = raw
         else:
@@ -115,6 +118,11 @@ class UsageMerger:
 
     def usage(self, wire_format: WireFormat) -> Usage | None:
         """The canonical counts; None as long as nothing usable was seen, because unknown is not zero."""
+        if self._usage is None:
+            self._usage = self._worked_out(wire_format)
+        return self._usage
+
+    def _worked_out(self, wire_format: WireFormat) -> Usage | None:
         counts = _Counts(self._fields, wire_format)
         if not counts.is_known:
             return None

@@ -144,6 +144,10 @@ class RelayStream:
                 self._finish()
                 raise StopIteration
             chunk = self._read_next()
+            if exchange.call.watch.departed and not self._has_all:
+                # While this was waited for. It may hold all that was missing, but nobody gets it any more.
+                self.close()
+                raise self._cut()
         self._in_flight = len(chunk)
         self._foresee(len(chunk))
         return chunk

@@ -9,7 +9,7 @@ from drill.scenarios.cuts import cuts
 from drill.scenarios.full_disk import full_disk
 from drill.scenarios.key_chaos import key_chaos
 from drill.scenarios.key_limits import key_limits
-from drill.scenarios.kills import tree_kills, worker_kills
+from drill.scenarios.kills import sync_modes, tree_kills, worker_kills
 from drill.scenarios.limits import journal_limit
 from drill.scenarios.outages import cold_start, outage, poison, slow_store
 from drill.scenarios.signals import reloads, signals
@@ -21,6 +21,7 @@ Scenario = Callable[[Drill], Findings]
 SCENARIOS: dict[str, Scenario] = {
     "worker-kills": worker_kills,
     "tree-kills": tree_kills,
+    "sync-modes": sync_modes,
     "outage": outage,
     "slow-store": slow_store,
     "poison": poison,

@@ -12,19 +12,34 @@ _WORKERS = 2
 
 def worker_kills(drill: Drill) -> Findings:
     """Workers are killed at random moments, also while they start and take over journals."""
-    findings = Findings("worker-kills")
     level = drill.level
-    with drill.stage("worker-kills") as stage:
+    return _kill_workers(drill, "worker-kills", level.worker_kills, level.least_requests)
+
+
+def sync_modes(drill: Drill) -> Findings:
+    """The same in the other modes of `JOURNAL_SYNC`: what a process leaves is there in all of them."""
+    findings = Findings("sync-modes")
+    for mode in ("always", "off"):
+        kills = max(5, drill.level.worker_kills // 5)
+        findings.absorb(_kill_workers(drill, f"sync-{mode}", kills, 0, mode))
+    return findings
+
+
+def _kill_workers(
+    drill: Drill, name: str, kills: int, least_requests: int, journal_sync: str = "group"
+) -> Findings:
+    findings = Findings(name)
+    with drill.stage(name, JOURNAL_SYNC=journal_sync) as stage:
         with stage.load.clients(_CLIENTS, stage.mix.next):
-            while findings.kills < level.worker_kills or len(stage.load) < level.least_requests:
+            while findings.kills < kills or len(stage.load) < least_requests:
                 gevent.sleep(drill.random.uniform(0.3, 1.0))
                 stage.upstream.collect()
                 _let_one_serve(stage)
-                is_due = len(stage.load) * level.worker_kills >= level.least_requests * findings.kills
-                if is_due and findings.kills < level.worker_kills and stage.weir.kill_worker(drill.random):
+                is_due = len(stage.load) * kills >= least_requests * findings.kills
+                if is_due and findings.kills < kills and stage.weir.kill_worker(drill.random):
                     stage.killed(1, findings)
                     if findings.kills % 10 == 0:
-                        stage.console.say(f"worker-kills: {findings.kills}, {len(stage.load)} requests")
+                        stage.console.say(f"{name}: {findings.kills}, {len(stage.load)} requests")
             gevent.sleep(0.5)
         stage.close_books(findings)
     return findings

@@ -9,7 +9,7 @@ from drill.link import Link
 from drill.mix import CHAT, make_request
 from drill.report import Findings
 from drill.stage import Drill, Stage
-from drill.waiting import wait_until
+from drill.waiting import Overdue, wait_until
 from drill.wire import Ending
 
 P99_FACTOR = 1.10
@@ -154,7 +154,10 @@ def _drain(stage: Stage, findings: Findings) -> float | None:
         looks.append((time.monotonic(), records.count_documents({})))
         return looks[-1][1] >= goal
 
-    wait_until(is_done, DRAIN_TIMEOUT_S, "the backlog to be booked", step_s=0.02)
+    try:
+        wait_until(is_done, DRAIN_TIMEOUT_S, "the backlog to be booked", step_s=0.02)
+    except Overdue as error:
+        findings.problem(f"{error}: {looks[-1][1]} of {goal}")
     findings.figures["backlog booked, s after the database answered"] = round(looks[-1][0] - began, 2)
     # The writer looks for the database every few seconds: what counts is from its first batch on.
     start = max(look for look in looks if look[1] == looks[0][1])

@@ -11,6 +11,7 @@ from pool_world import BANNED, FAILED, NOW, OK, SPENT, Clock, Worker
 from app.adapters.key_cipher import KeyCipher
 from app.adapters.mongo.backup_keys import BackupKeyStore
 from app.adapters.mongo.key_rotation import KeyRotation, RotationPolicy
+from app.adapters.mongo.proxy_bindings import BindingStore
 from app.core.ports import Lease
 
 CIPHER = KeyCipher("secret")
@@ -64,6 +65,25 @@ def test_a_spare_key_takes_the_place_of_a_dead_one(database, finding, status: st
     farm.clock.pass_s(3600)
     farm.round()
     assert len(farm.used()) == 1
+
+
+@pytest.mark.parametrize("env", [(), ("sk-env-aaaaaaaa",)])
+def test_bindings_follow_to_the_spare_key(database, env) -> None:
+    farm = Farm(database, keys=0 if env else 1, backups=1, env=env)
+    dead = "env-1" if env else "k0"
+    bindings = BindingStore(database)
+    bindings.add("proxy-1", dead, now=NOW, priority=3)
+    bindings.add("proxy-2", dead, now=NOW)
+    bindings.update("proxy-2", dead, now=NOW, is_active=False)
+    bindings.add("proxy-1", "s0", now=NOW, priority=7)
+    farm.workers[0].ends(dead, SPENT)
+    farm.round()
+    database.ohmygpt_backup_keys.update_one({"_id": "s0"}, {"$set": {"activated": False}})
+    farm.round()
+    found = {(item.binding.proxy_id, item.binding.key_id): item for item in bindings.list()}
+    assert len(found) == 4
+    assert found["proxy-1", "s0"].binding.priority == 7
+    assert (found["proxy-2", "s0"].binding.priority, found["proxy-2", "s0"].is_active) == (1, False)
 
 
 def test_a_configured_key_gets_one_too(database) -> None:

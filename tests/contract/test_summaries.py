@@ -10,6 +10,7 @@ from pymongo.errors import AutoReconnect
 from settlement_world import NOON, sequenced
 from test_stats import made_record
 
+from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.stats import StatsStore
 from app.adapters.mongo.summaries import ALL_TOGETHER, FIELDS, State, SummaryMaker
@@ -266,3 +267,60 @@ def test_two_at_once_and_bookings_in_between_leave_nothing_wrong(database):
 
         make(Watched(database, interrupt), END_OF_MONTH)
         finish(database)
+
+
+def work_of_statistics(db):
+    """How many documents and index entries the server looks at for each; never a whole collection."""
+    stats, now = StatsStore(db), NOON
+    asked = {
+        "models": lambda: stats.model_stats("30d", now, UTC),
+        "all models": lambda: stats.model_stats("all", now, UTC),
+        "metrics": lambda: stats.metrics("all", now, UTC),
+        "users": lambda: stats.user_stats("7d", now, UTC),
+        "usage": lambda: stats.usage("key", "30d", now, UTC),
+        "a day": lambda: stats.series("24h", now, UTC, by="model", with_latency=True),
+        "a month": lambda: stats.series("30d", now, SAIGON, by="user"),
+        "one user": lambda: stats.total(now - timedelta(days=30), user="ann"),
+    }
+    found = {}
+    for name, ask in asked.items():
+        db["system.profile"].drop()
+        db.command("profile", 2)
+        ask()
+        db.command("profile", 0)
+        used = list(
+            db["system.profile"].find({"ns": {"$regex": "request_"}, "planSummary": {"$exists": True}})
+        )
+        assert used
+        assert not [op["planSummary"] for op in used if "COLLSCAN" in op["planSummary"]], name
+        found[name] = sum(op.get("docsExamined", 0) + op.get("keysExamined", 0) for op in used)
+    return found
+
+
+def test_statistics_cost_the_same_however_many_records_there_are(database):
+    StatsStore(database).ensure_indexes()
+    RequestLogStore(database).ensure_indexes()
+
+    def of_same_kind(first, each):
+        return [
+            sequenced(
+                first + hour * each + n,
+                created_at=NOON - timedelta(hours=hour, minutes=7),
+                user_id=("ann", "bob")[n % 2],
+                latency_ms=100 + n % 2,
+            )
+            for hour in range(3, 80)
+            for n in range(each)
+        ]
+
+    book(database, of_same_kind(1, 2))
+    make(database)
+    few = work_of_statistics(database)
+    for writer in ("w2", "w3", "w4"):
+        batch = of_same_kind(10_000 * int(writer[1]), 10)
+        book(database, batch, writer=writer)
+    make(database)
+    many = work_of_statistics(database)
+    assert database["request_logs"].count_documents({}) > 10 * 77 * 2
+    for name, work in many.items():
+        assert work <= few[name] * 1.2 + 20, name

@@ -146,10 +146,12 @@ def test_chunks_that_are_not_the_artefact_stay(lab: Lab, events: list[bytes]) ->
 @pytest.mark.wire(43)
 def test_stripping_does_not_hold_back_what_is_complete(lab: Lab) -> None:
     """Each event leaves with its blank line, though the next one is not there yet."""
-    pieces = [chunk("one"), b": comment\n\n", chunk("two")[:20], chunk("two")[20:], *sse.chat()]
-    played = lab.stream(CHAT, pieces, usage=None)
+    whole = [chunk("one"), b": comment\n\n"]
+    halves = [(chunk("two")[:20], b""), (chunk("two")[20:], chunk("two"))]
+    rest = [(event, event if event in KEPT else b"") for event in sse.chat()]
+    played = lab.in_step(CHAT, [*((event, event) for event in whole), *halves, *rest], usage=None)
 
-    assert played.response.pieces == [chunk("one"), b": comment\n\n", chunk("two"), *KEPT]
+    assert played.response.pieces == [*whole, chunk("two"), *KEPT]
 
 
 @pytest.mark.wire(47)

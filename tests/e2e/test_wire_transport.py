@@ -10,7 +10,7 @@ import brotli
 import pytest
 import zstandard
 
-from simulator import Close, Data, End, Head, Script
+from simulator import Close, Data, End, Head, Script, Wait
 from tests.support import sse
 from tests.support.lab import CHAT, COUNT, MESSAGES, UNKNOWN, Lab, check
 from tests.support.raw_http import Ending, RawConnection
@@ -69,11 +69,14 @@ def test_coded_stream_to_be_stripped(lab: Lab, coding: str) -> None:
 @pytest.mark.wire(63)
 @CODINGS
 def test_coded_events_pass_one_by_one(lab: Lab, coding: str) -> None:
-    """The upstream codes each event as a piece of its own: no two pieces are joined on the way."""
+    """The upstream codes each event as a piece of its own, and waits until the client has it."""
     body = lab.stream_body(CHAT, f"encoding={coding},flush,chunks=5")
-    played = lab.send(CHAT, body)
+    pieces = lab.direct(CHAT, body).pieces
+    assert len(pieces) > 5
+    coded = [("Content-Encoding", coding)]
+    played = lab.in_step(CHAT, [(piece, piece) for piece in pieces], coded)
 
-    assert played.response.pieces == lab.direct(CHAT, body).pieces
+    assert played.body == b"".join(pieces)
     assert DECODE[coding](played.body).endswith(sse.DONE)
     check(played.record, _spent(played.entries[0]))
 
@@ -128,8 +131,13 @@ def test_coding_that_breaks_later(lab: Lab) -> None:
     """What has gone to the client cannot be taken back, but it must not look whole."""
     coder = zlib.compressobj(wbits=31)
     first = coder.compress(sse.chunk("hi")) + coder.flush(zlib.Z_SYNC_FLUSH)
-    head = Head(200, (EVENT_STREAM, ("Content-Encoding", "gzip")))
-    played = lab.stream(CHAT, Script.of(head, Data(first), Data(b"\xff" * 500), End()))
+    head, gate = Head(200, (EVENT_STREAM, ("Content-Encoding", "gzip"))), lab.gate()
+    script = Script.of(head, Data(first), Wait(gate), Data(b"\xff" * 500), End())
+    with lab.open(CHAT, lab.stream_body(CHAT, script)) as connection:
+        connection.read_head()
+        connection.read_bytes(len(first))
+        lab.upstream.open_gate(gate)
+        played = lab.played(connection.read_rest())
 
     assert played.body == first
     assert played.response.ending is Ending.CUT

@@ -2,11 +2,11 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from simulator import Script
+from simulator import Script, Wait
 from tests.support.processes import wait_until
 from tests.support.raw_http import RawConnection, RawResponse
 from tests.support.sse import compact
@@ -98,6 +98,29 @@ class Lab:
         """A streamed request answered by a script, or by event stream pieces, each in a chunk of its own."""
         script = play if isinstance(play, Script | str) else Script.sse(play)
         return self.send(path, self.stream_body(path, script, **options))
+
+    def in_step(
+        self,
+        path: str,
+        steps: Sequence[tuple[bytes, bytes]],
+        headers: Sequence[tuple[str, str]] = (),
+        **options: Any,
+    ) -> Played:
+        """A streamed request whose upstream sends each piece only once the client has what is due until then.
+
+        `steps` are the pieces with what each makes the client receive: nothing may wait for what comes later.
+        """
+        gates = [self.gate() for _ in steps]
+        head, *data, end = Script.sse([sent for sent, _ in steps], headers=headers).steps
+        waiting = [step for pair in zip(data, map(Wait, gates), strict=True) for step in pair]
+        with self.open(path, self.stream_body(path, Script.of(head, *waiting, end), **options)) as connection:
+            connection.read_head()
+            due = 0
+            for (_, received), gate in zip(steps, gates, strict=True):
+                due += len(received)
+                connection.read_bytes(due)
+                self.upstream.open_gate(gate)
+            return self.played(connection.read_rest())
 
     def plain(self, path: str, play: Script | str | bytes, **members: Any) -> Played:
         """A request that is not streamed, answered by a script or by a JSON body."""

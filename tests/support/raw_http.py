@@ -138,6 +138,13 @@ class RawConnection:
                 raise ConnectionError(f"over ({self._response.ending}) without {wanted!r}")
         return self._response.body
 
+    def read_bytes(self, size: int) -> None:
+        """Read pieces until the body has so many bytes."""
+        assert self._response is not None
+        while (have := len(self._response.body)) < size:
+            if self.read_piece() is None:
+                raise ConnectionError(f"over ({self._response.ending}) after {have} of {size} bytes")
+
     def read_rest(self) -> RawResponse:
         """The whole answer."""
         assert self._response is not None

@@ -6,7 +6,6 @@ from typing import Any
 import bson
 from bson.codec_options import CodecOptions
 from bson.errors import BSONError
-from bson.raw_bson import RawBSONDocument
 
 from app.core.journal_format import MAX_PAYLOAD, Entry, OpenRequest
 from app.core.records import ExchangeRecord, Outcome
@@ -66,8 +65,14 @@ def encode_open(request: OpenRequest) -> bytes:
 
 def encode_foreseen(record: ExchangeRecord) -> bytes:
     """The whole record of a request that has come so far that there is more to say than at its start."""
-    _, encoded = encode_record(record.to_document())
-    return bson.encode({_FORESEEN: RawBSONDocument(encoded)})
+    document = record.to_document()
+    try:
+        encoded = _encode({_FORESEEN: document})
+    except _UNFIT:
+        encoded = b""
+    if encoded and len(encoded) <= _MAX_DOCUMENT:
+        return encoded
+    return _encode({_FORESEEN: encode_record(document)[0]})
 
 
 def interrupted_document(entry: Entry, last_ms: int) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from app.adapters.mongo.key_states import (
     state_update,
 )
 from app.adapters.mongo.provider_keys import decrypted, encrypt_plain
+from app.adapters.mongo.proxy_bindings import BindingStore
 from app.core.key_states import KeyStatus, new_state
 
 Document = dict[str, Any]
@@ -78,6 +79,7 @@ class KeyRotation:
         self._env = db[ENV_STATES]
         self._backups = db[BACKUPS]
         self._budget = db["key_rotations"]
+        self._bindings = BindingStore(db)
         self._states = KeyStateStore(db)
         self._cipher = cipher
         self._policy = policy or RotationPolicy()
@@ -188,14 +190,15 @@ class KeyRotation:
         dead_document = self._keys.find_one_and_update(dead, retired) or self._env.find_one_and_update(
             dead, retired
         )
+        document = dead_document or {}
+        dead_id = str(document.get("keyId", backup["usedFor"]))
+        self._bindings.inherit(dead_id, key_id, now=now)
         done = self._backups.update_one(
             {"_id": backup["_id"], "usedAt": backup["usedAt"], "activated": {"$ne": True}},
             {"$set": {"activated": True}},
         )
         if done.modified_count != 1:
             return  # another worker was finishing it too
-        document = dead_document or {}
-        dead_id = str(document.get("keyId", backup["usedFor"]))
         status = str(document.get("status", KeyStatus.ERROR))
         self._states.add_events(
             [

@@ -1,6 +1,7 @@
 """Which proxies an upstream key goes through (`ohmygpt_bindings`)."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -83,6 +84,15 @@ class BindingStore:
             changes["isActive"] = is_active
         self._bindings.update_many(_pair(proxy_id, key_id), {"$set": changes})
         return self.get(proxy_id, key_id)
+
+    def inherit(self, key_id: str, heir_id: str, *, now: datetime) -> None:
+        """Bind a key as another one is bound; its own bindings stay as they are. May be repeated."""
+        for document in self._bindings.find({"ohmygptKeyId": key_id}):
+            pair = _pair(str(document.get("proxyId", "")), heir_id)
+            kept = {name: document[name] for name in ("priority", "isActive") if name in document}
+            made = {"_id": f"{pair['proxyId']}|{heir_id}", **kept, "createdAt": now}
+            with suppress(DuplicateKeyError):  # made by another worker in this very moment
+                self._bindings.update_one(pair, {"$setOnInsert": made}, upsert=True)
 
     def delete(self, proxy_id: str, key_id: str) -> bool:
         """Unbind the two; False when they were not bound."""

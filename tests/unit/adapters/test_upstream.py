@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from app.adapters.upstream import RequestsUpstream
-from app.adapters.upstream_connections import MAX_INTERIM_ANSWERS
+from app.core.http1 import MAX_INTERIM_ANSWERS
 from app.core.ports import ProviderKey, UpstreamFailure, UpstreamRequest
 
 KEY = ProviderKey("k1", "sk-secret")

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.adapters.upstream_connections import CleanAdapter
+from app.adapters.http1_adapter import Http1Adapter
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n%s"
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
@@ -85,13 +85,13 @@ def server(certificate: Path) -> Iterator[TlsServer]:
 
 
 @pytest.fixture
-def adapter() -> Iterator[CleanAdapter]:
-    adapter = CleanAdapter(max_retries=0)
+def adapter() -> Iterator[Http1Adapter]:
+    adapter = Http1Adapter()
     yield adapter
     adapter.close()
 
 
-def body_of(adapter: CleanAdapter, server: TlsServer, certificate: Path) -> bytes:
+def body_of(adapter: Http1Adapter, server: TlsServer, certificate: Path) -> bytes:
     request = requests.Request("GET", server.url).prepare()
     response = adapter.send(request, stream=True, timeout=(5, 5), verify=str(certificate))
     raw = response.raw
@@ -100,7 +100,7 @@ def body_of(adapter: CleanAdapter, server: TlsServer, certificate: Path) -> byte
     return data
 
 
-def test_a_connection_is_used_again(adapter: CleanAdapter, server: TlsServer, certificate: Path) -> None:
+def test_a_connection_is_used_again(adapter: Http1Adapter, server: TlsServer, certificate: Path) -> None:
     server.answers = [[ANSWER % b"one."], [HINTS, ANSWER % b"two."], [HINTS + ANSWER % b"tri."]]
     assert [body_of(adapter, server, certificate) for _ in range(3)] == [b"one.", b"two.", b"tri."]
     assert server.connections == 1
@@ -108,7 +108,7 @@ def test_a_connection_is_used_again(adapter: CleanAdapter, server: TlsServer, ce
 
 @pytest.mark.parametrize("is_one_record", [True, False])
 def test_bytes_beyond_an_answer_close_it(
-    adapter: CleanAdapter, server: TlsServer, certificate: Path, is_one_record: bool
+    adapter: Http1Adapter, server: TlsServer, certificate: Path, is_one_record: bool
 ) -> None:
     records = [ANSWER % b"mine", ANSWER % b"not."]
     server.answers = [[b"".join(records)] if is_one_record else records, [ANSWER % b"next"]]

@@ -1,0 +1,156 @@
+"""The command line: `python -m bench [--level LEVEL] [--targets …] [--figures …] [--json FILE]`."""
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench import machine, report
+from bench.chart import draw
+from bench.native import BenchTrouble, LoadUpstream, compile_programs
+from bench.peers import LiteLLM, Portkey
+from bench.run import FIGURES, MEMORY, Bench, Results
+from bench.shapes import LEVELS
+from bench.targets import Direct, Nginx, Peer, Target
+from bench.weir import WeirOff, WeirTarget
+
+_PEERS: tuple[tuple[type[Peer], str], ...] = (
+    (Nginx, "not installed (apt install nginx-light)"),
+    (LiteLLM, "not installed (make bench-peers)"),
+    (Portkey, "not installed (make bench-peers, needs npm)"),
+)
+TARGETS = ("direct", "nginx", "litellm", "portkey", "weir", "weir-off")
+EXIT_PROBLEM, EXIT_TROUBLE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; 0: done, 1: something was lost or failed, 2: it could not be measured, 130: interrupted."""
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    directory = Path(tempfile.mkdtemp(prefix="weir-bench-"))
+    try:
+        with ExitStack() as stack:
+            results = _run(arguments, directory, stack)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BenchTrouble as trouble:
+        sys.stderr.write(f"bench: {trouble}\n")
+        return EXIT_TROUBLE
+    finally:
+        if arguments.keep:
+            sys.stdout.write(f"kept: {directory}\n")
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+    document = report.document(results, arguments.level)
+    if arguments.add_to and arguments.add_to.exists():
+        document = report.merged(report.read(arguments.add_to), document)
+    sys.stdout.write(report.table(document))
+    for path in {arguments.json, arguments.add_to} - {None}:
+        report.write(document, path)
+    if arguments.history:
+        report.remember(document, arguments.history)
+        draw(document, arguments.history.with_suffix(".svg"))
+    problems = report.problems(document)
+    for problem in problems:
+        sys.stdout.write(f"✗ {problem}\n")
+    return EXIT_PROBLEM if problems else 0
+
+
+def _run(arguments: argparse.Namespace, directory: Path, stack: ExitStack) -> Results:
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        sys.stdout.write(f"{time.monotonic() - began:6.1f} s  {text}\n")
+        sys.stdout.flush()
+
+    proxy_core, load_core = machine.cores()
+    if proxy_core == load_core:
+        say("there is one core only: proxy and load share it, and no figure is worth much")
+    programs = compile_programs(directory)
+    upstream = stack.enter_context(LoadUpstream(programs, directory, load_core))
+    targets, left_out = _targets(arguments, upstream, directory, (proxy_core, load_core))
+    for target in targets:
+        stack.callback(target.stop)
+        target.start()
+    say("measured: " + ", ".join(f"{target.name} {target.version()}".strip() for target in targets))
+    bench = _measured(arguments, Bench(programs, upstream, targets, load_core, say))
+    bench.results.left_out |= left_out
+    bench.results.versions = {target.name: target.version() for target in targets if target.version()}
+    return bench.results
+
+
+def _measured(arguments: argparse.Namespace, bench: Bench) -> Bench:
+    level = LEVELS[arguments.level]
+    bench.measure([FIGURES[name] for name in arguments.figures if name in FIGURES], level)
+    if MEMORY in arguments.figures:
+        bench.measure_memory()
+    bench.close_books()
+    return bench
+
+
+def _targets(
+    arguments: argparse.Namespace, upstream: LoadUpstream, directory: Path, cores: tuple[int, int]
+) -> tuple[list[Target], dict[str, str]]:
+    """The targets that were asked for and are there, and the others with the reason."""
+    proxy_core, load_core = cores
+    targets: list[Target] = []
+    left_out: dict[str, str] = {}
+    if "direct" in arguments.targets:
+        targets.append(Direct(upstream.port))
+    for kind, reason in _PEERS:
+        if kind.name not in arguments.targets:
+            continue
+        if kind.where() is None:
+            left_out[kind.name] = reason
+        else:
+            targets.append(kind(upstream.port, directory / kind.name, proxy_core))
+    targets.extend(
+        weir(upstream.port, directory / weir.name, (proxy_core,), load_core)
+        for weir in (WeirTarget, WeirOff)
+        if weir.name in arguments.targets
+    )
+    return targets, left_out
+
+
+def _list_of(names: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        chosen = tuple(name.strip() for name in text.split(",") if name.strip())
+        unknown = [name for name in chosen if name not in names]
+        if unknown or not chosen:
+            raise argparse.ArgumentTypeError(
+                f"{', '.join(unknown) or 'nothing'}: choose from {', '.join(names)}"
+            )
+        return chosen
+
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    figures = (*FIGURES, MEMORY)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measures this proxy, with everything on, beside nginx, LiteLLM and Portkey.",
+        epilog="What the figures mean: docs/performance.md",
+    )
+    parser.add_argument("--level", choices=LEVELS, default="default", help="how long (default: %(default)s)")
+    parser.add_argument(
+        "--targets", type=_list_of(TARGETS), default=TARGETS, metavar="A,B", help=", ".join(TARGETS)
+    )
+    parser.add_argument(
+        "--figures", type=_list_of(figures), default=figures, metavar="A,B", help=", ".join(figures)
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument(
+        "--add-to", type=Path, metavar="FILE", help="add the figures to those of an earlier part of a run"
+    )
+    parser.add_argument(
+        "--history", type=Path, metavar="FILE", help="append a line to it, and draw its last run beside it"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the data directory")
+    return parser

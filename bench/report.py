@@ -1,0 +1,166 @@
+"""What a run found: as a table for people, as JSON for programs, as a line in the history."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from bench.run import Results
+
+Document = dict[str, Any]
+
+_COLUMNS: dict[str, tuple[tuple[str, str, int], ...]] = {
+    # figure → (key of the row, heading, digits behind the point)
+    "plain": (
+        ("requests_per_s", "requests/s", 0),
+        ("added_latency_p50_ms", "added p50 ms", 2),
+        ("added_latency_p99_ms", "added p99 ms", 2),
+        ("cpu_us_per_request", "CPU µs/request", 1),
+        ("store_cpu_us_per_request", "MongoDB µs", 1),
+    ),
+    "burst": (("chunks_per_s", "chunks/s", 0), ("cpu_us_per_chunk", "CPU µs/chunk", 2)),
+    "memory": (("memory_mib", "worker MiB", 0), ("kib_per_stream", "KiB/open stream", 1)),
+}
+_PACED = (
+    ("chunks_per_s", "chunks/s", 0),
+    ("added_first_byte_p50_ms", "first byte +p50", 2),
+    ("added_first_byte_p99_ms", "first byte +p99", 2),
+    ("added_chunk_p50_ms", "chunk +p50", 2),
+    ("added_chunk_p99_ms", "chunk +p99", 2),
+    ("gap_p99_ms", "gap p99 ms", 1),
+    ("cpu_us_per_chunk", "CPU µs/chunk", 1),
+    ("lost_chunks", "lost", 0),
+    ("reordered_chunks", "reordered", 0),
+)
+_BUSY = (("proxy_busy", "proxy busy %", 0), ("load_busy", "load busy %", 0))
+_RATES = {"plain": "requests_per_s", "burst": "chunks_per_s"}
+"""What ratios are made of."""
+
+_LOAD_BOUND = 90.0
+"""A load core busier than this (percent) may have been what was measured."""
+
+
+def document(results: Results, level: str) -> Document:
+    """Everything a run found."""
+    return {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "level": level,
+        "machine": machine.describe(),
+        "versions": results.versions,
+        "figures": results.figures,
+        "rounds": results.rounds,
+        "ratios": ratios(results.figures),
+        "books": {name: asdict(book) | {"lost": book.lost} for name, book in results.books.items()},
+        "left_out": results.left_out,
+    }
+
+
+def merged(earlier: Document, later: Document) -> Document:
+    """Two parts of a run as one; of a figure in both, the later targets are laid over the earlier ones."""
+    both = dict(later)
+    for part in ("figures", "rounds"):
+        both[part] = {
+            name: {**earlier[part].get(name, {}), **later[part].get(name, {})}
+            for name in {**earlier[part], **later[part]}
+        }
+    both["versions"] = {**earlier["versions"], **later["versions"]}
+    both["left_out"] = {**earlier["left_out"], **later["left_out"]}
+    both["books"] = {
+        name: {
+            key: earlier["books"].get(name, {}).get(key, 0) + later["books"].get(name, {}).get(key, 0)
+            for key in ("sent", "records", "lost")
+        }
+        for name in {**earlier["books"], **later["books"]}
+    }
+    both["ratios"] = ratios(both["figures"])
+    return both
+
+
+def ratios(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+    """This proxy against each other target, by figure; `weir/weir-off`: what is left with everything on."""
+    found = {}
+    for figure, key in _RATES.items():
+        rows = figures.get(figure, {})
+        own = rows.get("weir", {}).get(key)
+        for name, row in rows.items():
+            if own and name != "weir" and row.get(key):
+                found[f"{figure}: weir/{name}"] = own / row[key]
+    return found
+
+
+def problems(document: Document) -> list[str]:
+    """What must not be: lost records, lost or reordered chunks, failed requests of this proxy."""
+    found = [
+        f"{name}: {book['lost']} of {book['sent']} requests left no record"
+        for name, book in document["books"].items()
+        if book["lost"]
+    ]
+    for figure, rows in document["figures"].items():
+        for key in ("failed", "lost_chunks", "reordered_chunks"):
+            found += [
+                f"{figure}: {name}: {row[key]:.0f} {key.replace('_', ' ')}"
+                for name, row in rows.items()
+                if row.get(key) and name.startswith("weir")
+            ]
+    return found
+
+
+def table(document: Document) -> str:
+    """For a terminal; also what docs/performance.md shows."""
+    lines = ["", " · ".join(f"{name} {value}" for name, value in document["machine"].items())]
+    for figure, rows in document["figures"].items():
+        columns = [
+            column
+            for column in (*_COLUMNS.get(figure, _PACED), *_BUSY)
+            if any(column[0] in row for row in rows.values())
+        ]
+        lines += ["", _line(figure, [heading for _, heading, _ in columns])]
+        for name, row in rows.items():
+            lines.append(_line(name, [_cell(row, key, digits) for key, _, digits in columns]))
+            if row.get("load_busy", 0) > _LOAD_BOUND and name != "direct":
+                lines[-1] += "  (the load side may be the limit)"
+    if document["ratios"]:
+        lines += ["", "ratios"]
+        lines += [f"  {name:<24}{value:8.2f}" for name, value in document["ratios"].items()]
+    for name, book in document["books"].items():
+        lines += ["", f"{name}: {book['sent']} requests, {book['records']} records, {book['lost']} lost"]
+    lines += [f"left out: {name}: {reason}" for name, reason in document["left_out"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def read(path: Path) -> Document:
+    """An earlier run."""
+    found: Document = json.loads(path.read_text())
+    return found
+
+
+def write(document: Document, path: Path) -> None:
+    """For programs, and for `--add-to`."""
+    path.write_text(json.dumps(_rounded(document), indent=1, ensure_ascii=False) + "\n")
+
+
+def remember(document: Document, path: Path) -> None:
+    """Append the run, without its single rounds, to a file with a run on each line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = {name: value for name, value in document.items() if name != "rounds"}
+    with path.open("a") as file:
+        file.write(json.dumps(_rounded(line), ensure_ascii=False) + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, dict):
+        return {name: _rounded(member) for name, member in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def _cell(row: Mapping[str, float], key: str, digits: int) -> str:
+    return f"{row[key]:,.{digits}f}" if key in row else "–"
+
+
+def _line(name: str, cells: Iterable[str]) -> str:
+    return f"{name:<14}" + "".join(f"{cell:>17}" for cell in cells)

@@ -1,0 +1,49 @@
+"""The kinds of load that are measured, and how long."""
+
+from dataclasses import dataclass
+
+from bench.native import Shape
+
+PLAIN_MODEL = "b-plain"
+BURST_CHUNKS = 200
+PACED_CHUNKS, PACED_MS = 100, 20
+_BURST_MODEL = f"b-stream-{BURST_CHUNKS}-0"
+_PACED_MODEL = f"b-stream-{PACED_CHUNKS}-{PACED_MS}"
+_IDLE_MODEL = "b-stream-3-60000"
+MODELS = (PLAIN_MODEL, _BURST_MODEL, _PACED_MODEL, _IDLE_MODEL)
+CHUNKS_PER_SECOND = 1000 / PACED_MS
+"""Of one paced stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How long and how often: `rounds` of every figure, each for `seconds`."""
+
+    name: str
+    rounds: int
+    seconds: float
+
+
+LEVELS = {
+    level.name: level for level in (Level("short", 1, 2.0), Level("default", 3, 4.0), Level("full", 5, 10.0))
+}
+
+
+def plain(level: Level) -> Shape:
+    """Plain answers, 32 connections."""
+    return Shape(PLAIN_MODEL, 32, level.seconds)
+
+
+def burst(level: Level) -> Shape:
+    """Streams of 200 chunks that the upstream sends at once, 16 connections."""
+    return Shape(_BURST_MODEL, 16, level.seconds, chunks=BURST_CHUNKS)
+
+
+def paced(level: Level, streams: int) -> Shape:
+    """So many streams at a time, a chunk every 20 ms in each; they begin one after the other."""
+    return Shape(_PACED_MODEL, streams, level.seconds, ramp_s=2.0, chunks=PACED_CHUNKS)
+
+
+def idle(streams: int) -> Shape:
+    """Streams that stay open after their first chunk."""
+    return Shape(_IDLE_MODEL, streams, 60, ramp_s=1.0, chunks=3)

@@ -1,0 +1,120 @@
+"""This proxy as a target: as an operator runs it, with everything on, beside a MongoDB of its own."""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from bench.machine import pinned, process_tree
+from bench.native import Aim, BenchTrouble
+from bench.shapes import MODELS
+from bench.targets import Target
+from drill.processes import Weir
+from drill.store import Store
+
+USER = "bench"
+_NO_LIMIT = "1000000000"
+
+
+class WeirTarget(Target):
+    """Authentication, rate limit, credits, metering, journal (`group`) and writer into MongoDB are on.
+
+    MongoDB runs on the load's core, as it would run on another machine; its CPU time is told apart.
+    """
+
+    name = "weir"
+    keeps_books = True
+
+    def __init__(
+        self,
+        upstream_port: int,
+        directory: Path,
+        cores: tuple[int, ...],
+        load_core: int,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self._directory = directory
+        self._upstream = f"http://127.0.0.1:{upstream_port}"
+        self._cores = cores
+        self._load_core = load_core
+        self._settings = dict(settings or {})
+        self._stack = ExitStack()
+        self._key = ""
+        self.store: Store | None = None
+        self.proxy: Weir | None = None
+
+    @property
+    def aim(self) -> Aim:
+        """Its chat completions, as a user with credit."""
+        assert self.proxy is not None
+        return Aim(self.proxy.port, self._key)
+
+    def start(self) -> None:
+        """MongoDB, the proxy, a user with credit and a rate limit that is never reached."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        models = self._directory / "models.toml"
+        models.write_text("\n".join(f'[[models]]\nid = "{model}"\ninput = 1\noutput = 4' for model in MODELS))
+        with pinned(self._load_core):
+            self.store = self._stack.enter_context(Store(self._directory / "store"))
+        self.proxy = self._make_proxy(
+            {
+                "MODELS_FILE": str(models),
+                "MONGODB_URI": self.store.uri,
+                "RATE_LIMIT_RPM": _NO_LIMIT,
+                "WEB_CONCURRENCY": "1",
+                "JOURNAL_SYNC": "group",
+                "ABORT_DRAIN_S": "1",
+                "OHMYGPT_API_KEYS": ",".join(f"sk-bench-upstream-{number}" for number in range(4)),
+            }
+            | self._settings
+        )
+        with pinned(*self._cores):
+            self._stack.enter_context(self.proxy)
+            self.proxy.start()
+        status, output = self.proxy.flask("users", "add", USER, "--credits", "1000000", "--json")
+        if status:
+            raise BenchTrouble(f"flask users add: {output}")
+        self._key = json.loads(output)["apiKey"]
+
+    def _make_proxy(self, settings: Mapping[str, str]) -> Weir:
+        return Weir(self._directory, self._upstream, settings)
+
+    def stop(self) -> None:
+        """SIGTERM: what is left is booked."""
+        self._stack.close()
+
+    def pids(self) -> list[int]:
+        """Master and workers."""
+        return process_tree(self.proxy.pid) if self.proxy and self.proxy.pid else []
+
+    def workers(self) -> list[int]:
+        """Without the master."""
+        return self.proxy.worker_pids() if self.proxy else []
+
+    def database(self) -> Any:
+        """The database in use."""
+        assert self.store is not None
+        return self.store.database
+
+    def database_pids(self) -> list[int]:
+        """The mongod."""
+        return [self.store.pid] if self.store else []
+
+    def records(self) -> int:
+        """All records; the collection counts them itself."""
+        return int(self.database()["request_logs"].estimated_document_count())
+
+
+class WeirOff(WeirTarget):
+    """The same proxy without journal, writer, records and metering (`bench/off.py`): what those cost."""
+
+    name = "weir-off"
+    keeps_books = False
+
+    def _make_proxy(self, settings: Mapping[str, str]) -> Weir:
+        return _OffWeir(self._directory, self._upstream, settings)
+
+
+class _OffWeir(Weir):
+    application = "bench.off:app"
