@@ -10,6 +10,7 @@ BENCH ?= default
 .PHONY: help demo run test check lint fmt types arch clean drill bench bench-peers volume lock audit hooks screenshots
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
+PRE_COMMIT_VERSION := 4.7.0
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -80,6 +81,11 @@ lock: ## pin everything anew, with hashes, after requirements*.txt have changed 
 	@$(COMPILE) --generate-hashes requirements-dev.txt -o requirements-dev.lock
 	@$(COMPILE) --generate-hashes requirements-old-sdks.txt -o requirements-old-sdks.lock
 	@git --no-pager diff --stat -- constraints.txt '*.lock'
+
+hooks: $(VENV)/.dev ## lint before each commit, by pre-commit
+	@test -x .venv-hooks/bin/python || $(PYTHON) -m venv .venv-hooks
+	@.venv-hooks/bin/python -m pip install --quiet --disable-pip-version-check pre-commit==$(PRE_COMMIT_VERSION)
+	@.venv-hooks/bin/pre-commit install
 
 audit: ## known vulnerabilities of the pinned dependencies (asks the advisory database: needs the network)
 	@test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit

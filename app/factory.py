@@ -23,8 +23,10 @@ from app.adapters.mongo.users import UserStore
 from app.admin import Entrance, Page, dashboard_app
 from app.admin.log import log_pages
 from app.admin.overview import Instruments, overview_pages
+from app.admin.resources import resource_pages
 from app.api.admin import admin_blueprint
 from app.api.admin.auth import VerifyAdmin
+from app.api.admin.request_logs import export_response
 from app.api.admin.resources import resources_blueprint
 from app.api.client import client_blueprint, shortcut
 from app.api.cross_origin import share_with_origins
@@ -36,6 +38,7 @@ from app.api.operations import operations_blueprint
 from app.api.user import user_blueprint
 from app.cli import register_commands
 from app.core.credentials import derived_secret
+from app.core.current_request import request_id
 from app.core.ports import StoreUnavailable
 from app.core.stats import usd
 from app.services import Services, build_services
@@ -56,6 +59,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = services
+    # A connection that is kept is served by one greenlet: the last request's id must not stay.
+    app.before_request(lambda: request_id.set(None) and None)
     client = client_blueprint(services.gateway, ModelList(services.models), clock, SocketWatch)
     if settings.cors_origins:
         share_with_origins(client, frozenset(settings.cors_origins))
@@ -195,8 +200,12 @@ def _dashboard(settings: Settings, services: Services, admin_token: str, verify_
         offload=ThreadPool(1).apply,
     )
     overview = overview_pages(StatsStore(services.database), instruments, clock, tz)
-    log = log_pages(RequestLogStore(services.database), services.models, clock, tz, exports={})
-    pages = [Page("Overview", "overview.overview", overview), Page("Log", "log.log", log)]
+    logs = RequestLogStore(services.database)
+    pages = [
+        Page("Overview", "overview.overview", overview),
+        Page("Log", "log.log", log_pages(logs, services.models, export_response, clock, tz)),
+        *resource_pages(services.administration, logs),
+    ]
     return dashboard_app(entrance, pages, clock, tz)
 
 

@@ -268,6 +268,9 @@ def show_ways_in(demo: Demo) -> None:
   Anthropic(base_url="{url}", api_key="{key}").messages.create(
       model="claude-sonnet-4-5", max_tokens=100, messages=[{{"role": "user", "content": "hi"}}])
 
+  The dashboard: {url}/admin
+  Log in with this admin token: {demo.admin_token}
+
   Statistics, as a cron job reads them:
   curl -s '{url}/api/admin/model-stats?period=1h' -H 'Authorization: Bearer {demo.admin_token}'
 """)

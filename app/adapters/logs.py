@@ -1,10 +1,15 @@
-"""How the process logs: one line per event, as text for people or JSON for machines."""
+"""How the process logs: one line per event, as text for people or JSON for machines.
 
+What is logged while a request is being worked on carries its id.
+"""
+
+import logging
 import sys
 from typing import Any
 
 from gunicorn.glogging import Logger as GunicornLogger
 
+from app.core.current_request import request_id
 from app.settings import Settings
 
 
@@ -12,11 +17,11 @@ def logging_config(settings: Settings) -> dict[str, Any]:
     """The configuration for `logging.config.dictConfig`, gunicorn's own loggers included."""
     wanted = settings.log_format or ("text" if sys.stderr.isatty() else "json")
     formatters: dict[str, Any] = {
-        "text": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
+        "text": {"()": TextFormatter, "fmt": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
         "json": {
             "()": "pythonjsonlogger.json.JsonFormatter",
-            "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
-            "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+            "fmt": "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s",
+            "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger", "process": "pid"},
         },
     }
     level = settings.log_level.upper()
@@ -24,8 +29,14 @@ def logging_config(settings: Settings) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": formatters,
+        "filters": {"request": {"()": RequestIds}},
         "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": wanted}
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stderr",
+                "formatter": wanted,
+                "filters": ["request"],
+            }
         },
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {
@@ -34,6 +45,27 @@ def logging_config(settings: Settings) -> dict[str, Any]:
             "pymongo": {"level": "WARNING"},
         },
     }
+
+
+class RequestIds(logging.Filter):
+    """Gives an event the id of the request it belongs to, as `request_id`; the JSON formatter shows it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let everything through."""
+        current = request_id.get()
+        if current is not None:
+            record.request_id = current
+        return True
+
+
+class TextFormatter(logging.Formatter):
+    """Text with the request's id at the end of the line, unless the message names it anyway."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is logging's
+        """The line, without a traceback."""
+        line = super().formatMessage(record)
+        current = getattr(record, "request_id", None)
+        return line if current is None or current in line else f"{line} [request {current}]"
 
 
 class RecordsInsteadOfAccessLog(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types

@@ -3,7 +3,7 @@
 import math
 from datetime import UTC, datetime, tzinfo
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
+from typing import Any, TypeGuard
 
 from app.core.pricing import nano_to_usd
 
@@ -11,6 +11,7 @@ NOTHING = "–"
 
 _SIGNIFICANT = 4
 _MAX_FOREIGN = 40
+_LARGEST = 2.0**63
 _SECOND_MS = 1000
 _MINUTE_S = 60
 _HOUR_S = 3600
@@ -26,9 +27,9 @@ def number(value: Any) -> str:
     return f"{int(value):,}" if is_number(value) else str(value)[:_MAX_FOREIGN]
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether a stored value is a number that can be written."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def percent(value: float | None) -> str:
@@ -52,7 +53,7 @@ def usd(nano_usd: int | None) -> str:
     digits = 2
     if amount and amount < 1:
         digits = max(2, min(9, _SIGNIFICANT - 1 - amount.adjusted()))
-    text = f"{amount.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP):,}"
+    text = f"{amount.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP):,f}"
     whole, _, cents = text.partition(".")
     cents = cents[:2] + cents[2:].rstrip("0")
     return f"{'-' if nano_usd < 0 else ''}${whole}.{cents}"

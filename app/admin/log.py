@@ -1,7 +1,7 @@
 """The request log: filtered by a form whose state is the address, and one page per record."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, tzinfo
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from app.admin.asking import ask
 from app.admin.reasons import reason_of
 from app.admin.record_view import booked_nano, cost_view, position, timeline, whole
 from app.core.display import shown_record
+from app.core.log_export import FORMATS
 from app.core.log_filter import FilterError, LogFilter, PageCursor, parse_limit
 from app.core.ports import Clock
 from app.core.pricing import Model
@@ -35,6 +36,9 @@ class LogReader(Protocol):
     def get(self, request_id: str) -> Document | None:
         """One record."""
 
+    def export(self, wanted: LogFilter) -> Iterator[Document]:
+        """All of them, oldest first."""
+
 
 class Models(Protocol):
     """The model table, for prices and for suggestions."""
@@ -46,14 +50,12 @@ class Models(Protocol):
         """All models."""
 
 
-Export = Callable[[LogFilter, str], Response]
-"""The records of a filter as a download; the text is the format's name."""
+Download = Callable[[Iterator[Document], str], Response]
+"""Records as a file in one of `FORMATS`, made while it is sent."""
 
 
-def log_pages(
-    logs: LogReader, models: Models, clock: Clock, tz: tzinfo, *, exports: Mapping[str, Export]
-) -> Blueprint:
-    """`/log`, `/log/export`, `/log/<id>`; `exports` are the formats to download, by name."""
+def log_pages(logs: LogReader, models: Models, download: Download, clock: Clock, tz: tzinfo) -> Blueprint:
+    """`/log`, `/log/export` and `/log/<id>`."""
     routes = Blueprint("log", __name__)
 
     def wanted() -> tuple[dict[str, str], LogFilter]:
@@ -84,7 +86,7 @@ def log_pages(
                 cursor=cursor,
                 outcomes=tuple(Outcome),
                 model_ids=[model.id for model in models],
-                export_formats=tuple(exports),
+                export_formats=FORMATS,
                 refresh_s=REFRESH_S,
             )
         )
@@ -94,15 +96,15 @@ def log_pages(
     @routes.get("/log/export")
     def export() -> Response:
         chosen = request.args.get("format", "")
-        if chosen not in exports:
+        if chosen not in FORMATS:
             abort(404)
         try:
             _, selection = wanted()
         except FilterError:
             abort(400)
-        return exports[chosen](selection, chosen)
+        return download(logs.export(selection), chosen)
 
-    @routes.get("/log/<request_id>")
+    @routes.get("/log/<path:request_id>")
     def record(request_id: str) -> Response:
         document = logs.get(request_id)
         if document is None:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from app.admin.formats import is_number
 from app.core.pricing import Model
 from app.core.usage import Usage
 
 _WIDTH = 1000
 _MIN_WIDTH = 4
+_LARGEST = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class CostView:
 def whole(record: Mapping[str, Any], name: str) -> int:
     """A count out of a record that anybody may have written; 0 for what is none."""
     value = record.get(name)
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0
+    return min(max(int(value), 0), _LARGEST) if is_number(value) else 0
 
 
 def timeline(record: Mapping[str, Any]) -> list[Span]:
@@ -119,7 +121,7 @@ def cost_view(record: Mapping[str, Any], find_model: Callable[[str], Model | Non
 
 def booked_nano(record: Mapping[str, Any]) -> int:
     """What was booked, in nano-dollars; earlier software kept it in USD only."""
-    if isinstance(record.get("costNanoUsd"), int):
-        return int(record["costNanoUsd"])
+    if is_number(record.get("costNanoUsd")):
+        return whole(record, "costNanoUsd")
     cost = record.get("creditsCost")
-    return round(float(cost) * 10**9) if isinstance(cost, int | float) else 0
+    return min(round(float(cost) * 10**9), _LARGEST) if is_number(cost) else 0

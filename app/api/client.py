@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Blueprint, Response, request
 
 from app.api.model_list import ModelList
-from app.core import errors
+from app.core import current_request, errors
 from app.core.errors import Refusal, invalid_body
 from app.core.ports import ClientWatch, Clock
 from app.core.request_body import Endpoint
@@ -117,8 +117,10 @@ def shortcut(
 def _client_call(
     environ: Mapping[str, Any], wire_format: WireFormat, clock: Clock, watch: Callable[[Any], ClientWatch]
 ) -> ClientCall:
+    request_id = clock.new_request_id()
+    current_request.request_id.set(request_id)
     return ClientCall(
-        request_id=clock.new_request_id(),
+        request_id=request_id,
         accepted_at=clock.utcnow(),
         accepted=clock.monotonic(),
         path=environ["PATH_INFO"],

@@ -7,9 +7,11 @@ import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -72,6 +74,7 @@ def check_data_dir(settings: Settings) -> Iterator[Check]:
         yield Check(name, State.FAILED, f"{path} cannot be written: {error.strerror}", advice)
         return
     free_mb = shutil.disk_usage(path).free // _MB
+    missing_mb = settings.journal_max_mb - _size(path / "journal") // _MB - free_mb
     if mode & 0o077:
         advice = f"chmod 700 {path}"
         yield Check(name, State.WARNING, f"{path} holds secrets and is open to other users", advice)
@@ -79,8 +82,20 @@ def check_data_dir(settings: Settings) -> Iterator[Check]:
         yield Check(
             name, State.WARNING, f"{path} has only {free_mb} MB left", "make room: the journal needs it"
         )
+    elif missing_mb > 0:
+        detail = f"{path} has {free_mb} MB left, {missing_mb} MB less than the journal may grow"
+        yield Check(name, State.WARNING, detail, "make room, or lower JOURNAL_MAX_MB")
     else:
         yield Check(name, State.OK, f"{path} can be written, {free_mb} MB free")
+
+
+def _size(directory: Path) -> int:
+    """Bytes of all files below; what goes meanwhile counts as nothing."""
+    size = 0
+    for path in directory.rglob("*"):
+        with suppress(OSError):
+            size += path.stat().st_size
+    return size
 
 
 def check_models(settings: Settings) -> Iterator[Check]:

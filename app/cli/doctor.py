@@ -1,8 +1,10 @@
 """`flask doctor`: checks the installation and says what to do."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import click
+from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
 from app.adapters.clock import now_ms
@@ -10,7 +12,7 @@ from app.adapters.embedded_mongo import EmbeddedMongoError
 from app.adapters.key_pool import SharedKeyPool
 from app.adapters.mongo.connection import store_problem
 from app.adapters.proxy_pool import ProxyPool
-from app.cli import checks
+from app.cli import checks, store_checks
 from app.cli.base import current_settings, json_option
 from app.cli.checks import Check, State
 from app.cli.output import print_json, shown
@@ -64,6 +66,8 @@ def _look_into_store(settings: Settings) -> tuple[list[Check], SharedKeyPool, Pr
         with open_store(settings) as db:
             found = list(checks.check_store(db, settings))
             is_up = all(check.state is not State.FAILED for check in found)
+            if is_up:
+                found += _look_closer(db, settings)
             usable = db if is_up else None
             pool = checks.read_pool(usable, settings, now_ms())
             return found, pool, checks.read_proxies(usable, settings)
@@ -72,6 +76,15 @@ def _look_into_store(settings: Settings) -> tuple[list[Check], SharedKeyPool, Pr
     except (EmbeddedMongoError, SettingsError, OSError) as error:
         reason = str(error)
     return [checks.failed_store(reason, settings)], checks.read_pool(None, settings, now_ms()), None
+
+
+def _look_closer(db: Database[dict[str, Any]], settings: Settings) -> Iterator[Check]:
+    now = now_ms()
+    yield from store_checks.check_server(db)
+    yield from store_checks.check_secrets(db, settings, now)
+    yield from store_checks.check_retention(db, settings)
+    yield from store_checks.check_earlier_software(db, settings, now)
+    yield from store_checks.check_prices(db, settings, now)
 
 
 def _print(check: Check) -> None:

@@ -19,13 +19,22 @@ from app.adapters.mongo.credit_ledger import (
     InsufficientCreditError,
 )
 from app.adapters.mongo.user_pages import UserPages
-from app.adapters.mongo.users import PasswordHash, User, UserStore, hash_password
+from app.adapters.mongo.users import PasswordHash, User, UserStore, exact_double, hash_password
 from app.core.log_filter import PageCursor
 from app.core.records import NANO
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Conflict, Missing, Unusable, asks_store
 
-__all__ = ["TOKEN_HOLDER", "CreditChange", "Credited", "NewUser", "UserAdmin", "check_username"]
+__all__ = [
+    "TOKEN_HOLDER",
+    "CreditChange",
+    "Credited",
+    "NewClientKey",
+    "NewUser",
+    "User",
+    "UserAdmin",
+    "check_username",
+]
 
 Document = dict[str, Any]
 
@@ -96,7 +105,7 @@ class UserAdmin:
         details = {"credits": str(new.credits), "role": new.role, "rpm": new.rpm}
         with self._audit.action(actor, "users.add", f"user:{new.username}", details), _amounts("credits"):
             now = now_ms()
-            if new.credits < 0:
+            if exact_double(new.credits) < 0:
                 raise Unusable("credits", "takes an amount of 0 or more")
             opening = self._ledger.opening(new.credits, actor.note(now, None))
             user = self._users.add(

@@ -1,5 +1,7 @@
 """Finding a request in the log, and why it ended as it did."""
 
+import json
+
 import pytest
 from playwright.sync_api import expect
 
@@ -82,6 +84,22 @@ def test_following_shows_new_requests_and_keeps_the_focus(admin, site):
     page.clock.run_for(2_500)
     expect(rows(page).first).to_have_attribute("data-id", new)
     assert page.evaluate("document.activeElement.getAttribute('href')") == held
+
+
+def test_the_records_of_a_filter_are_downloaded(admin, site):
+    page = admin.page
+    page.goto("/admin/log?outcome=ok&model=gpt-5")
+    for form in ("CSV", "JSONL"):
+        with page.expect_download() as started:
+            page.get_by_role("link", name=form, exact=True).click()
+        assert started.value.suggested_filename == f"request-logs.{form.lower()}"
+        lines = started.value.path().read_text().splitlines()
+        expected = [item["id"] for item in site.api("request-logs", outcome="ok", model="gpt-5")["requests"]]
+        if form == "CSV":
+            ids = [line.split(",")[0] for line in lines[1:]]
+        else:
+            ids = [json.loads(line)["requestId"] for line in lines]
+        assert ids == expected[::-1]
 
 
 def test_a_record_says_what_it_cost_and_which_keys_were_tried(admin, site):

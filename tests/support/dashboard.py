@@ -74,6 +74,7 @@ class DashboardWorld:
         self.health: dict[str, Any] = dict(HEALTHY)
         self.keys: list[Any] = []
         self.spare_keys: int | None = 2
+        self.more_pages: list[Page] = []
 
     def add_user(self, name: str, role: str = "admin", password: str = PASSWORD) -> None:
         """A user who can log in, or not."""
@@ -100,7 +101,8 @@ class DashboardWorld:
             health=lambda: self.health, keys=lambda: self.keys, spare_keys=lambda: self.spare_keys
         )
         overview = overview_pages(self.stats, instruments, self.clock, self.tz)
-        return dashboard_app(entrance, [Page("Overview", "overview.overview", overview)], self.clock, self.tz)
+        pages = [Page("Overview", "overview.overview", overview), *self.more_pages]
+        return dashboard_app(entrance, pages, self.clock, self.tz)
 
     def browser(self) -> "Browser":
         """Somebody who has never been here."""

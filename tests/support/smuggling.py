@@ -319,7 +319,7 @@ def _connections() -> Iterator[Vector]:
     for fields, payload in ((length(INNER), INNER), (CHUNKED, chunks(INNER))):
         wire = post(fields, payload, line=get) + TAIL
         reach = ("tail",) if fields != CHUNKED else ()
-        # Nobody reads a GET's body: of chunks nobody knows the length, so the connection ends.
+        # Nobody reads the body of a GET: of chunks nobody knows the length, so the connection ends.
         yield Vector(f"a GET with a body ({fields!r})", wire, (200, 200) if reach else (200,), reach)
     unread = post(length(INNER), INNER, auth=b"Authorization: Bearer sk-unknown\r\n") + TAIL
     yield Vector("a request in the body of a stranger", unread, (401, 200), ("tail",))

@@ -89,7 +89,7 @@ class BindingStore:
         """Bind a key as another one is bound; its own bindings stay as they are. May be repeated."""
         for document in self._bindings.find({"ohmygptKeyId": key_id}):
             pair = _pair(str(document.get("proxyId", "")), heir_id)
-            kept = {name: document[name] for name in ("priority", "isActive") if name in document}
+            kept: Document = {name: document[name] for name in ("priority", "isActive") if name in document}
             made = {"_id": f"{pair['proxyId']}|{heir_id}", **kept, "createdAt": now}
             with suppress(DuplicateKeyError):  # made by another worker in this very moment
                 self._bindings.update_one(pair, {"$setOnInsert": made}, upsert=True)

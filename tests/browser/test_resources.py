@@ -1,0 +1,40 @@
+"""What an administrator does with users, keys and proxies, in a browser."""
+
+import re
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+PAGES = ("/admin/users", "/admin/client-keys", "/admin/upstream", "/admin/proxies", "/admin/audit")
+
+
+def test_a_user_is_made_credited_and_disabled(admin, site):
+    page = admin.page
+    page.goto("/admin/users")
+    page.get_by_label("Name", exact=True).fill("browser-user")
+    page.get_by_label("Credit in USD").fill("5")
+    page.keyboard.press("Enter")
+    secret = page.locator("#secret code").inner_text()
+    assert re.fullmatch(r"sk-weir-\w{40}", secret)
+    page.get_by_role("link", name="To browser-user").click()
+    page.get_by_label("Amount in USD").fill("2.50")
+    page.get_by_label("Reason").fill("invoice 17")
+    page.get_by_role("button", name="Give credit").click()
+    expect(page.get_by_role("status").first).to_contain_text("browser-user has $7.50 now, had $5.00.")
+    expect(page.locator("#ledger tbody tr").first).to_contain_text("invoice 17")
+    page.locator("summary", has_text="Disable").click()
+    page.get_by_role("button", name="Yes, disable browser-user").click()
+    expect(page.get_by_role("button", name="Enable")).to_be_visible()
+    assert site.api("users/browser-user")["credits"] == 7.5
+    assert site.api("users/browser-user")["isActive"] is False
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_are_accessible_and_fit_a_narrow_window(admin, path):
+    page = admin.page
+    page.goto(path)
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -1,0 +1,71 @@
+"""Ten seconds: what is wrong comes first, and nothing is said when nothing is."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from app.admin.condition import findings
+from app.core.stats import Totals
+
+WELL = {
+    "lostRecords": 0, "deadLetters": 0, "unkeptRecords": 0, "journalFull": 0, "journalBytes": 10,
+    "journalMaxBytes": 1000, "storeUp": 1, "oldestUnsentSeconds": 0.2,
+}  # fmt: skip
+
+
+def key(status="healthy", *, available=True):
+    return SimpleNamespace(key_id="k", status=status, available=available)
+
+
+def said(health=None, keys=None, spare=1, hour=None):
+    found = findings(WELL | (health or {}), [key()] if keys is None else keys, spare, hour)
+    return [(finding.grave, finding.what) for finding in found]
+
+
+def test_nothing_is_said_of_a_healthy_proxy():
+    assert said(hour=Totals(requests=100, success=99)) == []
+
+
+@pytest.mark.parametrize(
+    ("health", "grave", "words"),
+    [
+        ({"lostRecords": 3}, True, "3 records are lost"),
+        ({"deadLetters": 1}, True, "refused by the database"),
+        ({"unkeptRecords": 2}, True, "in memory only"),
+        ({"journalFull": 1}, True, "journal is full"),
+        ({"journalBytes": 900}, False, "90\N{NO-BREAK SPACE}% full"),
+        ({"storeUp": 0}, True, "does not answer"),
+        ({"oldestUnsentSeconds": 31}, False, "wait for 31 s"),
+    ],
+)
+def test_what_is_wrong_with_records_is_said(health, grave, words):
+    [(is_grave, what)] = said(health)
+    assert is_grave is grave
+    assert words in what
+
+
+def test_a_backlog_is_not_told_beside_the_outage_that_made_it():
+    assert len(said({"storeUp": 0, "oldestUnsentSeconds": 900})) == 1
+
+
+def test_keys_that_cannot_serve_are_said():
+    assert said(keys=[]) == [(True, "There is no upstream key: every request is answered with 503.")]
+    away = key("rate_limited", available=False)
+    assert said(keys=[away, away]) == [(True, "None of the 2 upstream keys can be used now.")]
+    assert said(keys=[away, key()]) == []
+    assert said(keys=[key("exhausted", available=False), key()]) == [
+        (False, "1 of 2 upstream keys are out of money or refused.")
+    ]
+
+
+def test_failures_of_the_last_hour_are_said_but_not_what_the_proxy_refused():
+    assert said(hour=Totals(requests=100, success=90)) == [
+        (False, "10\N{NO-BREAK SPACE}% of the last hour's requests failed.")
+    ]
+    assert said(hour=Totals(requests=100, success=50, rejected=50)) == []
+    assert said(hour=Totals(requests=5, success=0)) == []
+
+
+def test_the_grave_things_come_first():
+    found = said({"journalBytes": 900, "lostRecords": 1}, hour=Totals(requests=100))
+    assert [grave for grave, _ in found] == [True, False, False]
