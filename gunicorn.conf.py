@@ -112,6 +112,10 @@ def post_fork(server: Any, worker: Any) -> None:
     worker.weir_metrics = getattr(server, "weir_metrics", None)
 
 
+def pre_request(worker: Any, req: Any) -> None:
+    """Worker, a request read: gunicorn's own hook would log its path."""
+
+
 def post_worker_init(worker: Any) -> None:
     """Worker, application loaded: start what runs in the background."""
     from workers.worker_life import WorkerLife  # noqa: PLC0415  after the fork, with the application

@@ -29,6 +29,7 @@ from app.api.admin.auth import VerifyAdmin
 from app.api.admin.request_logs import export_response
 from app.api.admin.resources import resources_blueprint
 from app.api.client import client_blueprint, shortcut
+from app.api.cross_origin import share_with_origins
 from app.api.docs import docs_blueprint
 from app.api.health import health_blueprint
 from app.api.model_list import ModelList
@@ -60,7 +61,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions[EXTENSION] = services
     # A connection that is kept is served by one greenlet: the last request's id must not stay.
     app.before_request(lambda: request_id.set(None) and None)
-    app.register_blueprint(client_blueprint(services.gateway, ModelList(services.models), clock, SocketWatch))
+    client = client_blueprint(services.gateway, ModelList(services.models), clock, SocketWatch)
+    if settings.cors_origins:
+        share_with_origins(client, frozenset(settings.cors_origins))
+    app.register_blueprint(client)
     app.register_blueprint(health_blueprint(clock, services.metrics))
     admin_token = generated_secret(settings.data_dir, "admin-token", settings.admin_token)
     verify_admin = _admin_check(UserStore(services.database), services.password_threads)
@@ -78,7 +82,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(docs_blueprint(lambda: openapi_document(app)))
     dashboard = _dashboard(settings, services, admin_token, verify_admin)
     rest = DispatcherMiddleware(app.wsgi_app, {"/admin": dashboard})
-    app.wsgi_app = shortcut(rest, services.gateway, clock, SocketWatch)  # type: ignore[assignment,method-assign]
+    # What the shortcut answers has none of the headers that pages of other origins need.
+    served = rest if settings.cors_origins else shortcut(rest, services.gateway, clock, SocketWatch)
+    app.wsgi_app = served  # type: ignore[assignment,method-assign]
     app.register_error_handler(HTTPException, _http_error)
     register_commands(app, settings)
     return app

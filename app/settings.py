@@ -5,6 +5,7 @@ file. An invalid value raises `SettingsError` with one line that names the varia
 """
 
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,6 +22,8 @@ from pydantic import (
 )
 
 from app.core.client_limits import ClientLimits
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,6 +50,12 @@ def _storage_uri(uri: str | None) -> str | None:
     if uri is not None and "://" not in uri:
         raise ValueError("takes the URI of a storage of the limits library, such as redis://HOST:6379")
     return uri
+
+
+def _origin(text: str) -> str:
+    if text != "*" and not _ORIGIN.fullmatch(text):
+        raise ValueError("takes origins such as https://chat.example.com, separated by commas, or *")
+    return text
 
 
 def _directory(path: Path) -> Path:
@@ -90,6 +99,7 @@ class Settings(BaseModel):
     on_client_abort: Literal["drain", "cancel"] = "drain"
     abort_drain_s: float = Field(20.0, ge=0, le=3600)
     max_body_mb: int = Field(32, ge=1, le=1024)
+    cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
     rate_limit_rpm: int = Field(2000, ge=0)
     # It may hold a password: `repr=False` keeps it out of messages as well.
     rate_limit_storage_uri: Annotated[str | None, AfterValidator(_storage_uri)] = Field(None, repr=False)
@@ -105,9 +115,9 @@ class Settings(BaseModel):
     client_body_timeout_s: float = Field(30.0, gt=0, le=600)
     client_write_timeout_s: float = Field(60.0, gt=0, le=3600)
 
-    @field_validator("ohmygpt_api_keys", mode="before")
+    @field_validator("ohmygpt_api_keys", "cors_origins", mode="before")
     @classmethod
-    def _split_keys(cls, value: Any) -> Any:
+    def _split_list(cls, value: Any) -> Any:
         # A file of keys may well hold one on each line.
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 

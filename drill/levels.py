@@ -21,6 +21,9 @@ class Level:
     disturbed_s: float
     overspenders: int
     chaos_s: float
+    reloads: int
+    held_connections: int
+    strangers: int
 
 
 SHORT = Level(
@@ -35,6 +38,9 @@ SHORT = Level(
     disturbed_s=4,
     overspenders=100,
     chaos_s=8,
+    reloads=4,
+    held_connections=400,
+    strangers=3000,
 )
 DEFAULT = Level(
     name="default",
@@ -48,6 +54,9 @@ DEFAULT = Level(
     disturbed_s=12,
     overspenders=200,
     chaos_s=30,
+    reloads=100,
+    held_connections=2000,
+    strangers=100000,
 )
 FULL = Level(
     name="full",
@@ -61,5 +70,8 @@ FULL = Level(
     disturbed_s=60,
     overspenders=200,
     chaos_s=60,
+    reloads=100,
+    held_connections=2000,
+    strangers=100000,
 )
 LEVELS = {level.name: level for level in (SHORT, DEFAULT, FULL)}

@@ -1,6 +1,7 @@
 """What every test may use: a real MongoDB, started once per session, and an empty database of one's own."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -8,7 +9,15 @@ import pytest
 from pymongo.database import Database
 
 from app.adapters.embedded_mongo import temporary_mongo
+from app.adapters.mongo import settlement
 from app.adapters.mongo.connection import connect
+
+
+@pytest.fixture(autouse=True)
+def _records_stay_bookable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records of the tests are of a fixed day: booking must not find them too old when that is long past."""
+    last = datetime(2027, 1, 1, tzinfo=UTC)
+    monkeypatch.setattr(settlement, "_utcnow", lambda: min(datetime.now(UTC), last))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from gunicorn.http.errors import ParseException
 from app.adapters.client_watch import reset_on_close
 from app.core.client_limits import ClientLimits, Patience, Phase
 
+_SEND_BUFFER = 256 * 1024
+"""What the system keeps of an answer for a client that reads slowly: by itself it would take megabytes."""
 _SKIP_SIZE = 64 * 1024
 
 LINGER_S = 30.0
@@ -38,6 +40,8 @@ class ClientConnection:
     __slots__ = ("_limits", "_patience", "_socket", "linger_s")
 
     def __init__(self, sock: Any, limits: ClientLimits) -> None:
+        with suppress(OSError):  # it is gone already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         self._socket = sock
         self._limits = limits
         self._patience = Patience(limits, time.monotonic())

@@ -31,6 +31,7 @@ from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.settlement import Settlement
 from app.adapters.mongo.stats import StatsStore
 from app.adapters.mongo.summaries import SummaryMaker
+from app.adapters.mongo.writers import WriterMarks
 from app.adapters.rate_limiter import SYNC_INTERVAL_S, SharedRateLimiter, ensure_expiry
 from app.core.ports import StoreUnavailable
 from app.management.administration import ensure_administration_indexes
@@ -46,6 +47,7 @@ _STORE_WATCH_S = 2.0
 _ROUNDS_FOR_SHARES = 2
 _SUMMING_S = 30.0, 90.0
 """Any time between: workers that look at different times do not do each other's work."""
+_FORGETTING_S = 12 * 3600.0, 36 * 3600.0
 _BETWEEN_SUMS_S = 0.05
 
 logger = logging.getLogger("weir.worker")
@@ -96,6 +98,7 @@ class WorkerLife:
         life.help(life._prepare_store)
         interval_s = settings.key_sync_ms / 1000
         life.help(life._sum_up)
+        life.help(life._forget_writers)
         services.key_sync.refresh()
         for _ in range(_ROUNDS_FOR_SHARES):
             # Others have to hear of this worker first, and then let go of a part of theirs.
@@ -189,6 +192,18 @@ class WorkerLife:
                 if not is_failing:
                     logger.warning("summaries are not made for now: %s", store_problem(error))
                 is_failing = True
+
+    def _forget_writers(self) -> None:
+        """Take the marks of writers that are long gone off users and keys, about once a day."""
+        marks = WriterMarks(self.services.database)
+        while not self.stopping.wait(uniform(*_FORGETTING_S)):  # noqa: S311
+            try:
+                forgotten = marks.forget_dead()
+            except PyMongoError as error:
+                logger.warning("writers that are gone stay noted for now: %s", store_problem(error))
+            else:
+                if forgotten:
+                    logger.info("forgot %d writers that have been gone for long", len(forgotten))
 
     def _until_done(self, work: Callable[[], None]) -> None:
         """Try until it is done or the worker stops, which also ends the try under way: quietly."""

@@ -72,8 +72,13 @@ class RecordsInsteadOfAccessLog(GunicornLogger):  # type: ignore[misc]  # gunico
     """gunicorn's logger without its access log: every request leaves a record, which says more.
 
     Access lines would be formatted for each request even where nobody reads them, and would hold query
-    strings.
+    strings. Debug lines hold errors by their names only: gunicorn's quote what a client sent.
     """
+
+    def debug(self, msg: str, *args: Any, **options: Any) -> None:
+        """Log for developers."""
+        names = (type(arg).__name__ if isinstance(arg, BaseException) else arg for arg in args)
+        super().debug(msg, *names, **options)
 
     def access(self, *args: Any) -> None:
         """Log nothing."""

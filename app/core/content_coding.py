@@ -11,6 +11,10 @@ from typing import Any, Protocol
 import brotli
 import zstandard
 
+FREE_BYTES = 8 * 1024 * 1024
+MOST_INFLATION = 100
+"""JSON and event streams compress to a tenth, seldom to a fiftieth; a bomb to a thousandth and far less."""
+
 _STEP = 256 * 1024
 _SLICE = 4096
 _ZSTD_SLICE = 128
@@ -146,12 +150,29 @@ def decoder_for(content_encoding: str) -> Decoder | None:
     return factory() if factory else None
 
 
+class _Bounded:
+    """A decoder that gives up on what inflates beyond all measure, before it has taken time and memory."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._left = FREE_BYTES
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        self._left += MOST_INFLATION * len(data)
+        for piece in self._decoder.decode(data):
+            self._left -= len(piece)
+            if self._left < 0:
+                raise CodingError("it inflates beyond all measure")
+            yield piece
+
+
 def require_decoder(content_encoding: str) -> Decoder:
-    """As `decoder_for`, but an unknown coding is a `CodingError`: what cannot be read cannot be metered."""
+    """As `decoder_for`, for answers: an unknown coding is a `CodingError`, since what cannot be read cannot
+    be metered; and so is one that inflates by more than `FREE_BYTES` and `MOST_INFLATION` times its size."""
     decoder = decoder_for(content_encoding)
     if decoder is None:
         raise CodingError(f"unknown content coding {content_encoding[:40]!r}")
-    return decoder
+    return _Bounded(decoder)
 
 
 def decode_all(data: bytes, decoder: Decoder, limit: int) -> bytes:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from drill.report import Findings
 from drill.scenarios.credit import overspending
+from drill.scenarios.crowds import slow_clients, strangers
 from drill.scenarios.cuts import cuts
 from drill.scenarios.full_disk import full_disk
 from drill.scenarios.key_chaos import key_chaos
@@ -11,7 +12,7 @@ from drill.scenarios.key_limits import key_limits
 from drill.scenarios.kills import sync_modes, tree_kills, worker_kills
 from drill.scenarios.limits import journal_limit
 from drill.scenarios.outages import cold_start, outage, poison, slow_store
-from drill.scenarios.signals import signals
+from drill.scenarios.signals import reloads, signals
 from drill.scenarios.spare_keys import spare_keys
 from drill.stage import Drill
 
@@ -29,6 +30,9 @@ SCENARIOS: dict[str, Scenario] = {
     "full-disk": full_disk,
     "cuts": cuts,
     "signals": signals,
+    "reloads": reloads,
+    "slow-clients": slow_clients,
+    "strangers": strangers,
     "overspending": overspending,
     "key-chaos": key_chaos,
     "key-limits": key_limits,

@@ -1,15 +1,18 @@
 """What an operator does to a running product: reload, scale, recycle, stop. Nobody may notice."""
 
 import signal
+from functools import partial
 
 import gevent
 
 from drill.mix import CHAT, MESSAGES, Request, make_request
 from drill.report import Findings
 from drill.stage import Drill, Stage
+from drill.waiting import wait_until
 from drill.wire import Ending
 
 _CLIENTS = 8
+_WORKERS = 2
 _LONG = "chunks=40,delay_ms=60,prompt=300,out=200"
 
 
@@ -35,6 +38,37 @@ def signals(drill: Drill) -> Findings:
         stage.close_books(findings)
     findings.figures["signals"] = ", ".join(number.name for number in [*sequence, signal.SIGTERM])
     return findings
+
+
+def reloads(drill: Drill) -> Findings:
+    """SIGHUP after SIGHUP under load: no plain request fails, streams finish, no record is lost."""
+    findings = Findings("reloads")
+    with drill.stage("reloads") as stage:
+        long: list[gevent.Greenlet] = []
+        with stage.load.clients(_CLIENTS, stage.mix.next):
+            for number in range(drill.level.reloads):
+                before = set(stage.weir.worker_pids())
+                long.append(gevent.spawn(stage.load.send, _long_stream(stage, drill)))
+                gevent.sleep(0.2)
+                stage.weir.send(signal.SIGHUP)
+                # The next one only when there are new workers: they are what is to be tried.
+                wait_until(partial(_serves_anew, stage, before), 30.0, "new workers")
+                if number % 10 == 9:
+                    stage.console.say(f"reloads: {number + 1}, {len(stage.load)} requests")
+                    stage.upstream.collect()
+            gevent.joinall(long, raise_error=True)
+        hurt = [call for call in stage.load.calls if call.ending is not Ending.WHOLE or call.status != 200]
+        findings.expect(not hurt, f"{len(hurt)} answers suffered: {dict(stage.load.endings())}")
+        stage.close_books(findings)
+    findings.figures["reloads"] = drill.level.reloads
+    findings.figures["streams across reloads"] = len(long)
+    return findings
+
+
+def _serves_anew(stage: Stage, old: set[int]) -> bool:
+    """Whether all workers of before have made room or are on their way out, and new ones serve."""
+    pids = set(stage.weir.worker_pids())
+    return len(pids - old) >= _WORKERS and stage.weir.is_ready()
 
 
 def _long_stream(stage: Stage, drill: Drill) -> Request:

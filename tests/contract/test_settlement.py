@@ -1,5 +1,6 @@
 """Booking on a real MongoDB: what is written where, to the nano-dollar, and what cannot be booked."""
 
+from collections import defaultdict
 from datetime import timedelta
 from decimal import Decimal
 from random import Random
@@ -337,6 +338,9 @@ class Refusing:
     def insert_many(self, *_, **__):
         raise self.error
 
+    def update_one(self, *_, **__):
+        """The writer announces itself."""
+
 
 @pytest.mark.parametrize(
     "error",
@@ -353,7 +357,7 @@ class Refusing:
 )
 def test_a_server_in_trouble_is_not_taken_for_a_bad_document(error):
     with pytest.raises(StoreUnavailable):
-        Settlement({"request_logs": Refusing(error)}, "w1").apply([sequenced(1)])
+        Settlement(defaultdict(lambda: Refusing(error)), "w1").apply([sequenced(1)])
 
 
 def test_documents_that_never_stand_still_are_tried_again_later(db):
@@ -364,6 +368,9 @@ def test_documents_that_never_stand_still_are_tried_again_later(db):
             return self
 
         def insert_many(self, *_, **__):
+            return None
+
+        def update_one(self, *_, **__):
             return None
 
         def find(self, *_):

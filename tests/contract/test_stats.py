@@ -54,10 +54,10 @@ def made_record(number, moment, random):
     )
 
 
-def book(database, records):
+def book(database, records, now=NOW):
     for start in range(0, len(records), 100):
         # Two writers, as two workers would be.
-        Settlement(database, f"w{start // 100 % 2}").apply(records[start : start + 100])
+        Settlement(database, f"w{start // 100 % 2}", now=lambda: now).apply(records[start : start + 100])
 
 
 def documents_of(records):

@@ -16,6 +16,7 @@ from tests.support.weir_process import WeirProcess
 
 SSE_HEAD = Head(200, (("Content-Type", "text/event-stream"),), "chunked", flush=True)
 ENDLESS = Script.of(SSE_HEAD, *[Data(chunk("x" * 200_000))] * 200, End())
+PAGE = "https://chat.example.com"
 ENOUGH = 60
 """Connections that the proxy below allows."""
 
@@ -31,6 +32,7 @@ def strict_weir(upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFact
         CLIENT_WRITE_TIMEOUT_S="0.5",
         WORKER_CONNECTIONS=str(ENOUGH),
         ABORT_DRAIN_S="10",
+        CORS_ORIGINS=PAGE,
     ) as process:
         yield process
 
@@ -186,3 +188,13 @@ def test_what_is_no_request_is_answered_in_json_counted_and_not_logged(strict_la
         assert b"4711" not in response.body
     assert refused(strict_lab, "malformed_request") == before + 2
     assert "4711" not in strict_lab.weir.log
+
+
+def test_pages_of_a_named_origin_read_answers_of_all_kinds(strict_lab: Lab) -> None:
+    """Here, since this is the proxy that names one."""
+    for origin, wanted in ((PAGE, PAGE), ("https://evil.test", None)):
+        headers = strict_lab.headers(Origin=origin)
+        for play, status in (("out=2", 200), ("fault=400", 400)):
+            played = strict_lab.send(CHAT, strict_lab.body(CHAT, play), headers)
+            assert played.response.status == status
+            assert played.response.headers.get("access-control-allow-origin") == wanted

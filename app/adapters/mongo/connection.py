@@ -31,6 +31,9 @@ _DEFAULTS: dict[str, Any] = {
     "socketTimeoutMS": 30_000,
     # Without it a killed server loses writes it has acknowledged.
     "journal": True,
+    # Said outright, since `journal` alone has a replica set acknowledge what only one member has; and what
+    # is acknowledged leaves the journal here. On a single server it changes nothing.
+    "w": "majority",
 }
 
 INDEXES: tuple[tuple[str, tuple[tuple[str, int], ...], dict[str, Any]], ...] = (

@@ -10,6 +10,8 @@ and marks on hours that were over already, whose summaries have to be made again
   doubt after a lost connection may therefore be sent again, with any batch boundaries: a late twin of the
   first attempt either came first (then this update matches nothing, and the number is read again) or comes
   last (then the twin matches nothing).
+- So that marks of writers that are gone need not stay for ever, what is two months old is not added to sums
+  any more (`app.adapters.mongo.writers` says why).
 - A hold on a user's credit is removed by the very update that books its request's charge, and removing it
   again changes nothing. So it is for requests that cost nothing, and for those that died with their
   process, of which nobody knows whether they had one.
@@ -30,7 +32,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, PyMongoError
 
-from app.adapters.mongo import rollups, summaries
+from app.adapters.mongo import rollups, summaries, writers
 from app.adapters.mongo.connection import store_problem
 from app.adapters.mongo.credit_holds import FIELD as HOLDS
 from app.adapters.mongo.credit_holds import nano as _nano
@@ -52,6 +54,8 @@ Document = dict[str, Any]
 Update = dict[str, Any] | list[dict[str, Any]]
 
 _WRITER_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+_TOO_OLD = "too old to be added to sums: it may have been, and nobody could tell any more"
 
 _MAX_ROUNDS = 5
 """How often a document's marker may change between reading and writing before it is called a failure."""
@@ -80,6 +84,10 @@ class _Account:
     creates: bool = False
 
 
+def _utcnow() -> datetime:
+    return datetime.now(UTC)
+
+
 class Settlement:
     """Books batches of records for one writer. Raises `StoreUnavailable` when a batch must be sent again."""
 
@@ -88,12 +96,13 @@ class Settlement:
         db: Database[Any],
         writer_id: str,
         *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] | None = None,
     ) -> None:
         if not _WRITER_ID.fullmatch(writer_id):
             raise ValueError("a writer id is a letter followed by up to 63 letters, digits, _ or -")
         self._db = db
-        self._now = now
+        self._now = now or _utcnow
+        self._announced_at: datetime | None = None
         self.writer_id = writer_id
         marker = f"applied.{writer_id}"
         self._users = _Account("usersNew", marker, lambda rows: _user_update(marker, rows))
@@ -113,7 +122,12 @@ class Settlement:
         """
         rows, dead = _read(batch, self.writer_id)
         readable = {row.seq for row in rows}
+        now = self._now()
+        stale = [row for row in rows if not writers.is_bookable(row.created_at, now)]
+        rows = [row for row in rows if writers.is_bookable(row.created_at, now)]
+        dead += [DeadLetter.of_figures(row, self.writer_id, "sums", _TOO_OLD) for row in stale]
         try:
+            self._announce(now)
             dead += insert_records(
                 self._db["request_logs"], [item for item in batch if item.seq in readable], self.writer_id
             )
@@ -126,11 +140,17 @@ class Settlement:
             by_rollup = _grouped(paced(rows), lambda row: rollups.rollup_id(self.writer_id, row))
             dead += self._book(self._rollups, by_rollup)
             # Also for records booked by an earlier attempt, which may have ended before it came to this.
-            summaries.mark_late(self._db, (row.created_at for row in rows), self._now())
+            summaries.mark_late(self._db, (row.created_at for row in rows), now)
             bury(self._db, dead)
         except PyMongoError as error:
             raise StoreUnavailable(store_problem(error)) from error
-        return BookedBatch(len(batch), _charges(rows), tuple(dead))
+        return BookedBatch(len(batch), _charges([*rows, *stale]), tuple(dead))
+
+    def _announce(self, now: datetime) -> None:
+        """Say that this writer lives, before it may leave a mark."""
+        if self._announced_at is None or now - self._announced_at >= writers.ANNOUNCED:
+            writers.announce(self._db, self.writer_id)
+            self._announced_at = now
 
     def put_aside(self, record: SequencedRecord, reason: str) -> DeadLetter:
         """Keep a record that cannot be booked in `request_logs_dead`, with the reason."""

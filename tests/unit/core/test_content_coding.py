@@ -180,7 +180,8 @@ def test_a_bomb_is_stopped_early_and_costs_little_memory(coding: str) -> None:
 @pytest.mark.wire(69)
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "raw", "br", "zstd"])
 def test_a_bomb_comes_in_bounded_pieces(coding: str) -> None:
-    decoder = require_decoder("deflate" if coding == "raw" else coding)
+    decoder = decoder_for("deflate" if coding == "raw" else coding)
+    assert decoder is not None
     sizes = [len(piece) for piece in decoder.decode(bomb(coding))]
     assert sum(sizes) == 64 * MB
     assert max(sizes) <= 4 * MB
@@ -216,3 +217,27 @@ def test_a_zstd_window_beyond_what_http_allows_is_refused() -> None:
     data = compressor.compress(os.urandom(64)) + compressor.flush()
     with pytest.raises(CodingError):
         decode("zstd", [data])
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_an_answer_that_inflates_beyond_all_measure_is_given_up_early(name: str) -> None:
+    """At the latest when it is a hundred times as large as what came, and eight megabytes."""
+    coding, encode = ENCODINGS[name]
+    bomb = encode(b" " * (64 * MB))
+    pieces = require_decoder(coding).decode(bomb)
+    sizes: list[int] = []
+    with pytest.raises(CodingError, match="measure"):
+        sizes.extend(map(len, pieces))
+    size = sum(sizes)
+    assert size <= content_coding.FREE_BYTES + content_coding.MOST_INFLATION * len(bomb)
+
+
+def test_an_answer_may_inflate_a_hundredfold_for_as_long_as_it_likes() -> None:
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"the same again"}}]}\n\n'
+    compressor = zlib.compressobj()
+    decoder = require_decoder("deflate")
+    size = 0
+    for _ in range(300):
+        piece = compressor.compress(event * 500) + compressor.flush(zlib.Z_SYNC_FLUSH) + b""
+        size += sum(map(len, decoder.decode(piece + compressor.flush(zlib.Z_SYNC_FLUSH))))
+    assert size == 300 * 500 * len(event)

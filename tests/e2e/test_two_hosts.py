@@ -1,0 +1,210 @@
+"""Two gunicorns, each with a data directory of its own, on one MongoDB: as two hosts behind a balancer."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from app.adapters.embedded_mongo import EmbeddedMongo
+from simulator import Data, End, Head, Script, Wait
+from tests.support import sse
+from tests.support.lab import CHAT, Lab
+from tests.support.metrics_page import ADMIN_TOKEN, ask_json
+from tests.support.processes import wait_until
+from tests.support.raw_http import Ending, RawConnection, RawResponse
+from tests.support.sse import chunk
+from tests.support.upstream_process import UpstreamProcess
+from tests.support.users import User, add_user, used_nano_usd
+from tests.support.weir_process import CLIENT_KEY, WeirProcess
+
+ANSWER = sse.chat_answer(sse.USAGE_9_2)
+KEYS = "sk-upstream-first-0123,sk-upstream-second-0123"
+AT_ONCE = 8
+
+Hosts = tuple[WeirProcess, WeirProcess]
+
+
+@pytest.fixture(scope="module")
+def hosts(upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    server = EmbeddedMongo(tmp_path_factory.mktemp("mongo"))
+    server.start()
+    shared = {
+        "MONGODB_URI": server.uri,
+        "SECRET_KEY": "one-secret-of-both-hosts",
+        "ADMIN_TOKEN": ADMIN_TOKEN,
+        "WEB_CONCURRENCY": "2",
+        "OHMYGPT_API_KEYS": KEYS,
+    }
+    try:
+        with (
+            WeirProcess(tmp_path_factory.mktemp("a"), upstream.url, **shared) as first,
+            WeirProcess(tmp_path_factory.mktemp("b"), upstream.url, **shared) as second,
+        ):
+            yield first, second
+    finally:
+        server.stop()
+
+
+def post(host: WeirProcess, key: str, body: bytes) -> RawResponse:
+    with RawConnection(host.url) as connection:
+        connection.request("POST", CHAT, {"Authorization": f"Bearer {key}"}, body)
+        return connection.read_response()
+
+
+def spread(hosts: Hosts, count: int, ask: Callable[[WeirProcess], RawResponse]) -> list[RawResponse]:
+    """So many requests, to both hosts by turns, some at a time."""
+    turns = itertools.islice(itertools.cycle(hosts), count)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(ask, turns))
+
+
+def body(hosts: Hosts, upstream: UpstreamProcess, **members: Any) -> bytes:
+    return Lab(hosts[0], upstream).body(CHAT, Script.body(ANSWER), **members)
+
+
+def settled(hosts: Hosts, responses: list[RawResponse]) -> list[dict[str, Any]]:
+    """The records of these requests."""
+    ids = [response.request_id for response in responses]
+    records = hosts[0].database["request_logs"]
+    wait_until(lambda: records.count_documents({"_id": {"$in": ids}}) == len(ids), what="the records")
+    return list(records.find({"_id": {"$in": ids}}))
+
+
+def test_a_rate_limit_holds_over_both_hosts(hosts: Hosts, upstream: UpstreamProcess) -> None:
+    """A key passes its limit at most by what the workers let through before they tell each other."""
+    limit = 40
+    user = add_user(hosts[0], credits="5", rpm=limit)
+    request = body(hosts, upstream)
+    responses = spread(hosts, 3 * limit, lambda host: post(host, user.key, request))
+    windows = {response.headers["x-ratelimit-reset"] for response in responses}
+    passed = [response for response in responses if response.status == 200]
+    assert {response.status for response in responses} <= {200, 429}
+    assert len(passed) >= limit
+    # Four workers can each let a limit through at worst, if all of them are asked at once.
+    assert len(passed) <= 4 * limit * len(windows)
+    window = max(windows)
+    wait_until(lambda: spent(hosts, user, request, window), what="all workers to know")
+    settled(hosts, responses)
+
+
+def spent(hosts: Hosts, user: User, request: bytes, window: str) -> bool:
+    """Whether every worker refuses, or another minute has begun."""
+    responses = spread(hosts, 12, lambda host: post(host, user.key, request))
+    is_over = any(response.headers["x-ratelimit-reset"] != window for response in responses)
+    return is_over or all(response.status == 429 for response in responses)
+
+
+def test_credit_is_charged_once_whoever_serves(hosts: Hosts, upstream: UpstreamProcess) -> None:
+    user = add_user(hosts[1], credits="1")
+    request = body(hosts, upstream)
+    responses = spread(hosts, 80, lambda host: post(host, user.key, request))
+    assert Counter(response.status for response in responses) == {200: 80}
+    records = settled(hosts, responses)
+    cost = sum(record["costNanoUsd"] for record in records)
+    assert cost > 0
+    wait_until(lambda: used_nano_usd(hosts[0], user) == cost, what="the charges")
+    document = hosts[0].database["usersNew"].find_one({"_id": user.name}) or {}
+    assert round(document["credits"] * 10**9) == 10**9 - cost
+    assert len(document["applied"]) >= 2, "it was charged by workers of both"
+
+
+def test_a_user_without_credit_is_refused_by_both(hosts: Hosts, upstream: UpstreamProcess) -> None:
+    user = add_user(hosts[0], credits="0.001")
+    request = body(hosts, upstream, model="gpt-dear", max_tokens=10)
+    wait_until(
+        lambda: all(
+            response.status == 402
+            for response in spread(hosts, 8, lambda host: post(host, user.key, request))
+        ),
+        what="all workers to refuse",
+    )
+
+
+def test_a_key_that_dies_on_one_host_is_left_alone_by_the_other(
+    hosts: Hosts, upstream: UpstreamProcess
+) -> None:
+    first, _ = KEYS.split(",")
+    upstream.key(first, "exhausted")
+    request = body(hosts, upstream)
+    try:
+        wait_until(lambda: post(hosts[0], CLIENT_KEY, request) and is_out(hosts[0]), what="a failure")
+        wait_until(lambda: is_out(hosts[1]), what="the other host to know")
+        assert states(hosts[1])["env-2"] == "healthy"
+        since = upstream.last_seq()
+        responses = spread((hosts[1], hosts[1]), 20, lambda host: post(host, CLIENT_KEY, request))
+        assert {response.status for response in responses} == {200}
+        asked = Counter(entry["key"] for entry in upstream.tally(since))
+        assert asked[first] <= 1, "no more than a trial whether it has money again"
+    finally:
+        upstream.key(first, "ok")
+        hosts[0].forgive_keys()
+
+
+def is_out(host: WeirProcess) -> bool:
+    """Whether both of its workers (whichever answer) know the first key as exhausted."""
+    return all(states(host)["env-1"] == "exhausted" for _ in range(8))
+
+
+def states(host: WeirProcess) -> dict[str, str]:
+    return {key["id"]: key["status"] for key in ask_json(host, "/keys/status")["keys"]}
+
+
+def test_both_tell_the_same_statistics_and_they_are_right(hosts: Hosts, upstream: UpstreamProcess) -> None:
+    request = body(hosts, upstream)
+    settled(hosts, spread(hosts, 30, lambda host: post(host, CLIENT_KEY, request)))
+    # Sums are booked after the records, so they may lag for a moment; then they agree, and on both hosts.
+    wait_until(lambda: all(told(host) == recorded(host) for host in hosts), what="the statistics")
+    assert told(hosts[0])
+    for host in hosts:
+        assert ask_json(host, "/api/admin/verify")["_status"] == 200
+
+
+def told(host: WeirProcess) -> dict[str, tuple[int, int, int]]:
+    """Requests, fresh input and nano-dollars of each model, as the statistics say."""
+    rows = ask_json(host, "/api/admin/model-stats?period=all")["models"]
+    return {
+        row["model"]: (row["requestCount"], row["inputTokens"], round(row["creditsBurned"] * 10**9))
+        for row in rows
+        if row["model"]
+    }
+
+
+def recorded(host: WeirProcess) -> dict[str, tuple[int, int, int]]:
+    """The same, summed up from the records."""
+    sums: dict[str, tuple[int, int, int]] = {}
+    for record in host.records({"model": {"$ne": None}}):
+        count, tokens, cost = sums.get(record["model"], (0, 0, 0))
+        sums[record["model"]] = (count + 1, tokens + record["inputTokens"], cost + record["costNanoUsd"])
+    return sums
+
+
+def test_a_rolling_restart_costs_no_request_and_no_stream(hosts: Hosts, upstream: UpstreamProcess) -> None:
+    """One host after the other stops and starts; the balancer sends requests to who is ready."""
+    lab = Lab(hosts[0], upstream)
+    head = Head(200, (("Content-Type", "text/event-stream"),), "chunked", flush=True)
+    request = body(hosts, upstream)
+    before = hosts[0].record_count()
+    responses: list[RawResponse] = []
+    for index, host in enumerate(hosts):
+        other = hosts[1 - index]
+        gate = lab.gate()
+        script = Script.of(head, Data(chunk("hi")), Wait(gate), *map(Data, sse.chat()), End())
+        with RawConnection(host.url) as stream:
+            stream.request(
+                "POST", CHAT, {"Authorization": f"Bearer {CLIENT_KEY}"}, lab.stream_body(CHAT, script)
+            )
+            stream.read_head()
+            stream.read_until(b"hi")
+            host.terminate()
+            responses += spread((other, other), 20, lambda ready: post(ready, CLIENT_KEY, request))
+            upstream.open_gate(gate)
+            responses.append(stream.read_rest())
+            assert responses[-1].ending is Ending.FINAL_CHUNK
+        host.stop()
+        host.start()
+    assert {response.status for response in responses} == {200}
+    settled(hosts, responses)
+    assert hosts[0].record_count() - before == len(responses)
