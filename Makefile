@@ -35,7 +35,7 @@ run: $(VENV)/.runtime ## the real thing: gunicorn against OHMYGPT_BASE_URL
 	@$(BIN)/python -m app.preflight $(BIN)/gunicorn wsgi:app $(ARGS)
 
 test: $(VENV)/.dev ## all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 check: $(VENV)/.dev lint types arch test ## what CI runs: lint, types, architecture, tests, a short drill
 	@$(MAKE) --no-print-directory drill DRILL=short

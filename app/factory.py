@@ -59,8 +59,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = services
-    # A connection that is kept is served by one greenlet: the last request's id must not stay.
-    app.before_request(lambda: request_id.set(None) and None)
     client = client_blueprint(services.gateway, ModelList(services.models), clock, SocketWatch)
     if settings.cors_origins:
         share_with_origins(client, frozenset(settings.cors_origins))
@@ -81,6 +79,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(_operations(services, admin_token, verify_admin))
     app.register_blueprint(docs_blueprint(lambda: openapi_document(app)))
     dashboard = _dashboard(settings, services, admin_token, verify_admin)
+    for part in (app, dashboard):
+        # A connection that is kept is served by one greenlet: the last request's id must not stay.
+        part.before_request(lambda: request_id.set(None) and None)
     rest = DispatcherMiddleware(app.wsgi_app, {"/admin": dashboard})
     # What the shortcut answers has none of the headers that pages of other origins need.
     served = rest if settings.cors_origins else shortcut(rest, services.gateway, clock, SocketWatch)
