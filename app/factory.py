@@ -1,10 +1,13 @@
 """The composition root: settings become services, services routes."""
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
+from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
 from flask import Blueprint, Flask, Response, jsonify
+from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
 from pymongo.errors import PyMongoError
 from werkzeug.exceptions import HTTPException
@@ -39,7 +42,7 @@ from app.api.user import user_blueprint
 from app.cli import register_commands
 from app.core.credentials import derived_secret
 from app.core.current_request import request_id
-from app.core.ports import StoreUnavailable
+from app.core.ports import RateLimiter, StoreUnavailable, TooManyTries
 from app.core.stats import usd
 from app.services import Services, build_services
 from app.settings import Settings, generated_secret
@@ -47,6 +50,8 @@ from app.settings import Settings, generated_secret
 EXTENSION = "weir"
 
 _MAX_WAITING_LOGINS = 64
+_WRONG_PASSWORDS = 5
+"""In a minute and for one name; beyond it none is checked."""
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -65,7 +70,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(client)
     app.register_blueprint(health_blueprint(clock, services.metrics))
     admin_token = generated_secret(settings.data_dir, "admin-token", settings.admin_token)
-    verify_admin = _admin_check(UserStore(services.database), services.password_threads)
+    verify_admin = _admin_check(
+        UserStore(services.database), services.password_threads, services.rate_limiter
+    )
     app.register_blueprint(_admin(settings, services, admin_token, verify_admin))
     app.register_blueprint(
         resources_blueprint(
@@ -91,8 +98,23 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _admin_check(users: UserStore, threads: ThreadPool) -> VerifyAdmin:
+def _admin_check(users: UserStore, threads: ThreadPool, limiter: RateLimiter) -> VerifyAdmin:
+    # One password at a time for each name: those that come together must not all find tries left.
+    turns: WeakValueDictionary[str, BoundedSemaphore] = WeakValueDictionary()
+
     def verify(name: str, password: str) -> bool | None:
+        # Of a name that is too long or secret by mistake nothing but a digest is kept.
+        key = f"wrong-password:{sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+        with turns.setdefault(key, BoundedSemaphore()):
+            tries = limiter.hit(key, _WRONG_PASSWORDS, cost=0)
+            if not tries.allowed:
+                raise TooManyTries(tries.retry_after_s)
+            is_admin = matches(name, password)
+            if is_admin is None:
+                limiter.hit(key, _WRONG_PASSWORDS)
+            return is_admin
+
+    def matches(name: str, password: str) -> bool | None:
         if len(threads) >= _MAX_WAITING_LOGINS:
             raise StoreUnavailable("too many logins at once")
         try:

@@ -48,7 +48,7 @@ class SharedRateLimiter:
         self._counts: dict[str, _Count] = {}
         self.failed_open = 0  # never: memory does not fail
 
-    def hit(self, key_id: str, limit: int) -> RateDecision:
+    def hit(self, key_id: str, limit: int, cost: int = 1) -> RateDecision:
         """Count one request of this key against `limit` per minute."""
         now = self._now()
         if (window := window_start(now)) != self._window:
@@ -59,7 +59,7 @@ class SharedRateLimiter:
             count = self._counts[key_id] = _Count()
         decision = decide(count.mine + count.others, limit, now)
         if decision.allowed:
-            count.mine += 1
+            count.mine += cost
         return decision
 
     def sync(self, database: "Database[dict[str, object]]") -> None:
@@ -143,12 +143,12 @@ class StorageRateLimiter:
         self._now = now
         self.failed_open = 0
 
-    def hit(self, key_id: str, limit: int) -> RateDecision:
+    def hit(self, key_id: str, limit: int, cost: int = 1) -> RateDecision:
         """Count one request of this key against `limit` per minute."""
         now = self._now()
         item = limits.RateLimitItemPerMinute(limit)
         try:
-            allowed = self._limiter.hit(item, key_id)
+            allowed = self._limiter.hit(item, key_id) if cost else self._limiter.test(item, key_id)
             stats = self._limiter.get_window_stats(item, key_id)
         except Exception as error:  # noqa: BLE001  every storage has errors of its own
             self.failed_open += 1

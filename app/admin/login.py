@@ -14,7 +14,7 @@ from wtforms.validators import Length
 
 from app.admin.access import Sessions
 from app.admin.ports import Entrance
-from app.core.ports import RateDecision, StoreUnavailable
+from app.core.ports import RateDecision, StoreUnavailable, TooManyTries
 
 TRIES_PER_ADDRESS = 20
 TRIES_PER_NAME = 5
@@ -119,6 +119,8 @@ def _check(form: LoginForm, entrance: Entrance, sessions: Sessions) -> None:
             raise Refused(f"{username} is not an admin. Ask an admin for the role.", 403)
         if not is_admin or not sessions.open(username):
             raise Refused("The user name or the password is wrong.")
+    except TooManyTries as error:
+        raise _too_many(error.retry_after_s) from error
     except StoreUnavailable as error:
         raise Refused(
             f"The database cannot answer, so passwords cannot be checked ({error}). The admin token works.",
@@ -129,8 +131,11 @@ def _check(form: LoginForm, entrance: Entrance, sessions: Sessions) -> None:
 def _count(entrance: Entrance, key: str, limit: int) -> None:
     decision: RateDecision = entrance.limiter.hit(f"login:{key}", limit)
     if not decision.allowed:
-        wait_s = decision.retry_after_s
-        raise Refused(f"Too many tries. Wait {wait_s} s and try again.", 429, wait_s)
+        raise _too_many(decision.retry_after_s)
+
+
+def _too_many(wait_s: int) -> Refused:
+    return Refused(f"Too many tries. Wait {wait_s} s and try again.", 429, wait_s)
 
 
 def _network(address: str | None) -> str:

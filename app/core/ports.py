@@ -72,8 +72,8 @@ class RateLimiter(Protocol):
 
     failed_open: int
 
-    def hit(self, key_id: str, limit: int) -> "RateDecision":
-        """Count one request; `limit` is in requests per minute."""
+    def hit(self, key_id: str, limit: int, cost: int = 1) -> "RateDecision":
+        """Count one request; `limit` is in requests per minute. With `cost` 0 it only looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,14 @@ class UpstreamFailure(Exception):
 
 class StoreUnavailable(Exception):
     """The database cannot be reached and nothing cached can stand in for it."""
+
+
+class TooManyTries(Exception):
+    """So many wrong passwords were given for a name that none is checked for now."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"too many wrong passwords: wait {retry_after_s} s")
+        self.retry_after_s = retry_after_s
 
 
 class ClientGone(BaseException):

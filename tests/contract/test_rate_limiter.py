@@ -32,6 +32,18 @@ def test_a_limit_is_exact_within_one_worker(time: Time) -> None:
     assert (refused.allowed, refused.reset_at, refused.retry_after_s) == (False, 6060, 60)
 
 
+@pytest.mark.parametrize("kind", ["shared", "storage"])
+def test_looking_does_not_count(kind: str) -> None:
+    import time as system_time
+
+    limiter: SharedRateLimiter | StorageRateLimiter = SharedRateLimiter("w1", system_time.time)
+    if kind == "storage":
+        limiter = StorageRateLimiter("memory://", system_time.time)
+    assert all(limiter.hit("k", 1, cost=0).allowed for _ in range(3))
+    assert limiter.hit("k", 1).allowed
+    assert not limiter.hit("k", 1, cost=0).allowed
+
+
 def test_keys_do_not_count_for_each_other(time: Time) -> None:
     limiter = SharedRateLimiter("w1", time)
     assert passed(limiter, "a", 2, 5) == 2

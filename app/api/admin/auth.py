@@ -7,13 +7,14 @@ from flask import Blueprint, Response, g, request
 from werkzeug.datastructures import Authorization
 
 from app.api.answers import error_answer
+from app.core.ports import TooManyTries
 from app.management.audit import Actor
 from app.management.users import TOKEN_HOLDER
 
 VerifyAdmin = Callable[[str, str], bool | None]
 """Checks a name and password: True for an admin, False for a user who is none, None for wrong ones.
 
-May raise `StoreUnavailable`. It is slow on purpose and has to run off the event loop.
+May raise `StoreUnavailable` and `TooManyTries`. It is slow on purpose and has to run off the event loop.
 """
 
 _CHALLENGE = 'Bearer realm="weir-admin", Basic realm="weir-admin", charset="UTF-8"'
@@ -67,7 +68,12 @@ def identify(
             return TOKEN_HOLDER
         return _unauthorized("this is not the admin token")
     name = authorization.username or ""
-    is_admin = verify_admin(name, authorization.password or "")
+    try:
+        is_admin = verify_admin(name, authorization.password or "")
+    except TooManyTries as error:
+        answer = error_answer(429, str(error), retry_after=error.retry_after_s)
+        answer.headers["Retry-After"] = str(error.retry_after_s)
+        return answer
     if is_admin is None:
         return _unauthorized("wrong user name or password")
     if not is_admin:

@@ -155,7 +155,7 @@ class FakeRateLimiter:
         self.is_over = False
         self.fails: Exception | None = None
 
-    def hit(self, key_id: str, limit: int) -> RateDecision:
+    def hit(self, key_id: str, limit: int, cost: int = 1) -> RateDecision:
         self.hits.append((key_id, limit))
         if self.fails:
             raise self.fails
