@@ -131,7 +131,7 @@ def test_people_are_told_the_same(run: Run, earlier: EarlierDatabase) -> None:
 def test_statistics_are_the_same_before_and_after(
     run: Run, database: Database[Any], earlier: EarlierDatabase, now: datetime
 ) -> None:
-    book(database, 1, [hash_client_key(earlier.client_keys["user1"])], now - timedelta(days=60))
+    book(database, 1, [hash_client_key(earlier.client_keys["user1"])], now - timedelta(days=45))
     summarise(database, now)
     before = statistics(database, now)
     assert before["all"][1]["total_requests"] == 130
