@@ -1,7 +1,6 @@
 """The composition root: settings become services, services routes."""
 
 from collections.abc import Callable
-from hashlib import sha256
 from typing import Any
 from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
@@ -40,7 +39,7 @@ from app.api.openapi import openapi_document
 from app.api.operations import operations_blueprint
 from app.api.user import user_blueprint
 from app.cli import register_commands
-from app.core.credentials import derived_secret
+from app.core.credentials import derived_secret, name_digest
 from app.core.current_request import request_id
 from app.core.ports import RateLimiter, StoreUnavailable, TooManyTries
 from app.core.stats import usd
@@ -103,8 +102,7 @@ def _admin_check(users: UserStore, threads: ThreadPool, limiter: RateLimiter) ->
     turns: WeakValueDictionary[str, BoundedSemaphore] = WeakValueDictionary()
 
     def verify(name: str, password: str) -> bool | None:
-        # Of a name that is too long or secret by mistake nothing but a digest is kept.
-        key = f"wrong-password:{sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+        key = f"wrong-password:{name_digest(name)}"
         with turns.setdefault(key, BoundedSemaphore()):
             tries = limiter.hit(key, _WRONG_PASSWORDS, cost=0)
             if not tries.allowed:

@@ -1,6 +1,6 @@
 """How much each level of the drill does."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +58,15 @@ DEFAULT = Level(
     held_connections=2000,
     strangers=100000,
 )
-FULL = Level(
+FULL = replace(
+    DEFAULT,
     name="full",
     worker_kills=1000,
     least_requests=200_000,
     tree_kills=100,
     outage_s=3600,
     calm_s=60,
-    rate=200,
-    byte_step=1,
     disturbed_s=60,
-    overspenders=200,
     chaos_s=60,
-    reloads=100,
-    held_connections=2000,
-    strangers=100000,
 )
 LEVELS = {level.name: level for level in (SHORT, DEFAULT, FULL)}

@@ -2,7 +2,6 @@
 
 import hmac
 import ipaddress
-from hashlib import sha256
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, flash, make_response, redirect, render_template, request, url_for
@@ -14,6 +13,7 @@ from wtforms.validators import Length
 
 from app.admin.access import Sessions
 from app.admin.ports import Entrance
+from app.core.credentials import name_digest
 from app.core.ports import RateDecision, StoreUnavailable, TooManyTries
 
 TRIES_PER_ADDRESS = 20
@@ -110,9 +110,7 @@ def _check(form: LoginForm, entrance: Entrance, sessions: Sessions) -> None:
         return
     if not username:
         raise Refused("Give the admin token, or a user name and a password.", 400)
-    # Of a name that is too long or secret by mistake nothing but a digest is kept.
-    digest = sha256(username.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    _count(entrance, f"name:{digest}", TRIES_PER_NAME)
+    _count(entrance, f"name:{name_digest(username)}", TRIES_PER_NAME)
     try:
         is_admin = entrance.verify_admin(username, form.password.data or "")
         if is_admin is False:

@@ -79,3 +79,11 @@ def mask(secret: str) -> str:
     budget = min(len(secret) // _SHOWN_FRACTION, _SHOWN_HEAD + _SHOWN_TAIL)
     tail = budget * _SHOWN_TAIL // (_SHOWN_HEAD + _SHOWN_TAIL)
     return f"{secret[: budget - tail]}...{secret[len(secret) - tail :]}"
+
+
+def name_digest(name: str) -> str:
+    """What tries to log in are counted under.
+
+    Of a name that is too long, or a secret by mistake, nothing else is kept.
+    """
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""The drill's scenarios about upstream keys, in short: `make drill` runs them at full size."""
+"""The drill's scenarios about upstream keys, crowds and reloads, in short: `make drill` has the full size."""
 
 import os
 import subprocess
@@ -16,6 +16,9 @@ from tests.support.processes import ROOT
         "key-chaos",  # no request fails while one key is good, and no key is asked while it cools down
         "key-limits",  # limits of keys hold over four workers
         "spare-keys",  # hundreds of failures at once on two hosts use exactly one spare key
+        "slow-clients",  # hundreds of held sockets of four kinds: the healthy are served as before
+        "strangers",  # thousands of unknown keys: counted exactly, nothing grows
+        "reloads",  # no answer suffers, no record is lost
     ],
 )
 def test_the_drill_finds_no_disagreement(scenario: str) -> None:
