@@ -46,6 +46,12 @@ def resident_bytes(pid: int) -> int:
     return 0
 
 
+def private_bytes(pid: int) -> int:
+    """Memory that only this process holds in RAM (USS): what its end would give back."""
+    lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
 def process_tree(pid: int) -> list[int]:
     """A process and its descendants."""
     found = [pid]
