@@ -182,9 +182,10 @@ def _multiply(
     place = {"$add": [{"$multiply": ["$place", len(kinds)]}, "$_id"]}
     db["kinds"].aggregate(
         [
-            {"$addFields": {"place": {"$range": [0, number // len(kinds)]}}},
+            {"$addFields": {"place": {"$range": [0, -(-number // len(kinds))]}}},
             {"$unwind": "$place"},
             {"$addFields": {"place": place}},
+            {"$match": {"place": {"$lt": number}}},
             *steps,
             {"$out": into},
         ],
