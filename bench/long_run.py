@@ -81,6 +81,7 @@ def measure(site: Site, seconds: float, results: Results) -> Mapping[str, Curve]
         # Of unknown callers there is no record.
         booked = (reading for (_, _, is_known), reading in zip(_MIX, readings, strict=True) if is_known)
         book.sent = sum(reading.figures["answered"] for reading in booked)
+        behind = book.sent - (target.records() - before)
         with suppress(Overdue):  # then the report says what is missing
             wait_until(lambda: target.records() - before >= book.sent, _BOOKING_S, "the records")
         book.records = target.records() - before
@@ -89,6 +90,7 @@ def measure(site: Site, seconds: float, results: Results) -> Mapping[str, Curve]
     counts = {what: reading.figures["answered"] for (what, _, _), reading in zip(_MIX, readings, strict=True)}
     total = sum(counts.values())
     rate = {"requests": float(total), "requests_per_s": total / seconds, "failed": float(failed)}
+    rate["behind"] = float(behind)
     results.figures[FIGURE]["weir"] = rate | {f"requests, {what}": float(n) for what, n in counts.items()}
     said = ", ".join(f"{what} {number:,}" for what, number in counts.items())
     site.say(f"{total:,} requests, as many as an hour at {total / HOUR_S:.0f} a second: {said}")

@@ -33,10 +33,11 @@ _COLUMNS: dict[str, tuple[tuple[str, str, int], ...]] = {
     "long run": (
         ("requests", "requests", 0),
         ("requests_per_s", "requests/s", 0),
-        ("first_mib", "first quarter MiB", 1),
+        ("behind", "not booked at end", 0),
+        ("first_mib", "1st quarter MiB", 1),
         ("last_mib", "last quarter MiB", 1),
         ("growth", "last/first", 3),
-        ("slope", "KiB/1,000 requests", 1),
+        ("slope", "KiB/1,000 req.", 1),
     ),
     "growth": (
         ("requests_per_s", "requests/s", 0),

@@ -31,7 +31,7 @@ class Level:
 LEVELS = {
     level.name: level
     for level in (
-        Level("short", 1, 2.0, 20.0),
+        Level("short", 1, 2.0, 30.0),
         Level("default", 3, 4.0, 480.0),
         Level("full", 5, 10.0, 1800.0),
     )
