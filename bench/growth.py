@@ -24,7 +24,7 @@ from bench.run import Bench, Figure, Results, Row, Site
 from bench.shapes import Level, plain
 from bench.weir import WeirTarget
 
-SIZES = (10, 10_000)
+SIZES = (10, 10_000, 1_000_000)
 POOLS = (10, 1_000, 10_000)
 ONE, TEN, COLD = "growth, one user", "growth, ten users", "growth, another user each time"
 REST, BOOKING, POOL = "growth, at rest", "growth, booking", "growth, upstream keys"
