@@ -45,7 +45,8 @@ class GrownWeir(WeirTarget):
 
     def __init__(self, site: Site, directory: Path, size: int, pool: int = 0) -> None:
         self.name = f"weir-pool-{pool}" if pool else f"weir-{size}"
-        settings = {"SECRET_KEY": _SECRET_KEY, "ADMIN_TOKEN": _ADMIN_TOKEN}
+        # Kept for ever: else MongoDB would delete the oldest meanwhile, and they would seem to be missing.
+        settings = {"SECRET_KEY": _SECRET_KEY, "ADMIN_TOKEN": _ADMIN_TOKEN, "LOG_RETENTION_DAYS": "0"}
         super().__init__(
             site.upstream.port, directory / self.name, (site.proxy_core,), site.load_core, settings
         )

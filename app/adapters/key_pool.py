@@ -16,7 +16,6 @@ from app.adapters.mongo.provider_keys import ENV_ID_PREFIX, StoredProviderKey
 from app.adapters.pooled_key import PendingState, PooledKey
 from app.core.credentials import mask
 from app.core.key_choice import Candidate, NoKey, Shortage, Turn, choose, usable_count
-from app.core.key_line import KeyLine
 from app.core.key_shares import Kind, Need
 from app.core.key_states import (
     KeyState,
@@ -104,7 +103,6 @@ class SharedKeyPool:
         self._by_id: dict[str, PooledKey] = {}
         self._by_store_id: dict[str, PooledKey] = {}
         self._candidates: list[Candidate] = []
-        self._line = KeyLine(self._candidates)
         self._turn = Turn(start % len(env_keys) if env_keys else 0)
         self._start = start
         self._leases: dict[Lease, PooledKey] = {}
@@ -119,7 +117,7 @@ class SharedKeyPool:
         with self._lock:
             now = self._moment()
             self._asked_at = now
-            chosen = choose(self._candidates, now, self._turn, excluding, self._line.search)
+            chosen = choose(self._candidates, now, self._turn, excluding)
             if isinstance(chosen, NoKey):
                 self.is_starved |= self._divides_limits and Shortage.BUSY in chosen.counts
                 return chosen
@@ -134,7 +132,7 @@ class SharedKeyPool:
     def shortage(self, excluding: frozenset[str]) -> NoKey | None:
         """Why `acquire` would give none; None when it would give one."""
         with self._lock:
-            chosen = choose(self._candidates, self._moment(), self._turn, excluding, self._line.search)
+            chosen = choose(self._candidates, self._moment(), self._turn, excluding)
             return chosen if isinstance(chosen, NoKey) else None
 
     def report(self, lease: Lease, finding: Finding, request_id: str) -> None:
@@ -299,7 +297,6 @@ class SharedKeyPool:
     def _touch(self, entry: PooledKey) -> None:
         if entry.index >= 0:
             self._candidates[entry.index] = entry.candidate()
-            self._line.changed(entry.index)
 
     def _entry(
         self, known: Mapping[str, PooledKey], key: StoredProviderKey, secret: str, now: datetime
@@ -336,7 +333,6 @@ class SharedKeyPool:
         for index, entry in enumerate(entries):
             entry.index = index
         self._candidates = [entry.candidate() for entry in entries]
-        self._line = KeyLine(self._candidates)
 
 
 def _view(entry: PooledKey, now: datetime) -> KeyView:

@@ -7,7 +7,7 @@ under load it has the least in flight and is tried at once, and the request move
 The turn is a value that goes in and comes out, so that the choice is a function of its arguments.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -98,25 +98,15 @@ class NoKey:
         return f"no upstream key can serve: {keys or 'there is none'}"
 
 
-Search = Callable[[datetime, Turn, frozenset[str]], int | None]
-"""How many steps from the turn the least loaded key is that may serve and is not excluded, or None."""
-
-
 def choose(
-    candidates: Sequence[Candidate],
-    now: datetime,
-    turn: Turn,
-    excluding: frozenset[str] = frozenset(),
-    search: Search | None = None,
+    candidates: Sequence[Candidate], now: datetime, turn: Turn, excluding: frozenset[str] = frozenset()
 ) -> Chosen | NoKey:
     """The key for the next request, which has tried those in `excluding`; keys keep their order.
-
-    `search` finds it sooner than by looking at all (`app.core.key_line`), to the same result.
 
     Keys that were ejected for failures are the last resort: workers may have ejected different ones at the
     same time, and a key that may fail is better than none.
     """
-    step = search(now, turn, excluding) if search else _least_loaded(candidates, now, turn, excluding)
+    step = _least_loaded(candidates, now, turn, excluding)
     if step is None:
         step = _least_loaded(candidates, now, turn, excluding, is_last_resort=True)
     if step is None:
@@ -143,7 +133,7 @@ def _least_loaded(
     size = len(candidates)
     for step in range(size):
         candidate = candidates[(turn.position + step) % size]
-        if candidate.key_id in excluding or obstacle(candidate, now, is_last_resort) is not None:
+        if candidate.key_id in excluding or _obstacle(candidate, now, is_last_resort) is not None:
             continue
         load = candidate.in_flight / candidate.limits.weight
         if best is None or load < best[0]:
@@ -165,15 +155,7 @@ def earliest_recovery(states: Iterable[KeyState], now: datetime) -> datetime | N
     return None if earliest == NEVER else earliest
 
 
-def next_look(candidate: Candidate, now: datetime) -> datetime | None:
-    """When time alone may change what `obstacle` says next; None: only a change of the candidate can."""
-    until = None if candidate.state.status is KeyStatus.HEALTHY else returns_at(candidate.state)
-    later = [moment for moment in (until, candidate.rate_full_until) if moment and now < moment < NEVER]
-    return min(later, default=None)
-
-
-def obstacle(candidate: Candidate, now: datetime, is_last_resort: bool = False) -> Shortage | None:
-    """Why the key may not serve now; None: it may."""
+def _obstacle(candidate: Candidate, now: datetime, is_last_resort: bool = False) -> Shortage | None:
     stands = standing(candidate.state, now)
     if stands is Standing.RESTRICTED and not (is_last_resort and is_ejected(candidate.state)):
         return _RESTRICTIONS[candidate.state.status]
@@ -196,7 +178,7 @@ _RESTRICTIONS = {
 
 def _explain(candidates: Sequence[Candidate], now: datetime, excluding: frozenset[str]) -> NoKey:
     # What a tried key suffers from by now says more than that it was tried.
-    obstacles = [obstacle(candidate, now) or Shortage.ALL_TRIED for candidate in candidates]
+    obstacles = [_obstacle(candidate, now) or Shortage.ALL_TRIED for candidate in candidates]
     counts = {reason: obstacles.count(reason) for reason in Shortage if reason in obstacles}
     reason = next(iter(counts), Shortage.NO_KEYS)
     moments = [
