@@ -103,6 +103,7 @@ class SharedKeyPool:
         ]
         self._entries: list[PooledKey] = []
         self._by_id: dict[str, PooledKey] = {}
+        self._by_store_id: dict[str, PooledKey] = {}
         self._roster = Roster()
         self._turn = Turn(start % len(env_keys) if env_keys else 0)
         self._start = start
@@ -179,9 +180,9 @@ class SharedKeyPool:
     def shared(self, done: PendingState) -> None:
         """This one is out; what has changed since then stays pending."""
         with self._lock:
-            for entry in self._entries:
-                if entry.pending is done:
-                    entry.pending = None
+            entry = self._by_store_id.get(done.store_id)
+            if entry is not None and entry.pending is done:
+                entry.pending = None
 
     def take_events(self) -> list[KeyEvent]:
         """The audit's events since the last time."""
@@ -243,21 +244,20 @@ class SharedKeyPool:
     def cede(self, store_id: str, slots: Mapping[Kind, int]) -> dict[Kind, int]:
         """Shrink to these shares at once, but not below what is occupied; what this worker then holds."""
         with self._lock:
-            now = self._moment()
-            for entry in self._entries:
-                if entry.store_id == store_id:
-                    entry.cede(slots, now)
-                    self._touch(entry)
-                    return dict(entry.shares)
-        return {}
+            entry = self._by_store_id.get(store_id)
+            if entry is None:
+                return {}
+            entry.cede(slots, self._moment())
+            self._touch(entry)
+            return dict(entry.shares)
 
     def grant(self, store_id: str, slots: Mapping[Kind, int]) -> None:
         """These shares are this worker's."""
         with self._lock:
-            for entry in self._entries:
-                if entry.store_id == store_id:
-                    entry.shares = dict(slots)
-                    self._touch(entry)
+            entry = self._by_store_id.get(store_id)
+            if entry is not None:
+                entry.shares = dict(slots)
+                self._touch(entry)
 
     @property
     def lacks_shares(self) -> bool:
@@ -277,6 +277,10 @@ class SharedKeyPool:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def statuses(self) -> list[str]:
+        """Every key's status; that of unreadable ones is `error`."""
+        return [str(entry.state.status) for entry in self._entries] + ["error"] * len(self._unreadable)
 
     def snapshot(self) -> list[KeyView]:
         """Every key with its state, in the order of use; unreadable ones last, with the status `error`."""
@@ -306,22 +310,30 @@ class SharedKeyPool:
             state = key.state.restore(now, now, self.policy)
             entry = PooledKey(ProviderKey(key.key_id, secret), key.key_id, False, state, now)
             entry.is_divided = self._divides_limits
-        entry.limits = key.limits
+        if entry.limits != key.limits:
+            entry.limits = key.limits
+            self._touch(entry)
         self._learn(entry, key.state, now)
         return entry
 
     def _learn(self, entry: PooledKey, stored: StoredState, now: datetime) -> None:
-        entry.state = merge(entry.state, stored.restore(entry.first_seen, now, self.policy))
+        before = entry.state
+        entry.state = merge(before, stored.restore(entry.first_seen, now, self.policy))
+        if entry.state is not before:
+            self._touch(entry)
         if not stored.is_whole and entry.pending is None:
             entry.share(is_own=False)
 
     def _arrange(self, entries: list[PooledKey]) -> None:
+        if entries == self._entries:  # the same ones: what has changed in them has been touched
+            return
         for entry in self._entries:
             entry.index = -1
         if not self._entries and entries:
             self._turn = Turn(self._start % len(entries))
         self._entries = entries
         self._by_id = {entry.key.key_id: entry for entry in entries}
+        self._by_store_id = {entry.store_id: entry for entry in entries}
         for index, entry in enumerate(entries):
             entry.index = index
         self._roster = Roster(entry.candidate() for entry in entries)

@@ -98,6 +98,10 @@ class ReadCache(Generic[V]):
         entry = self._entries.get(key)
         return entry.value if entry else None
 
+    def holds(self, key: str) -> bool:
+        """Whether there is a value, or one is being loaded."""
+        return key in self._entries or key in self._flights
+
     def invalidate(self, key: str) -> None:
         """Forget the key, also its absence; a load under way will not be kept."""
         with self._lock:
