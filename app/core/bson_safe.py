@@ -9,7 +9,7 @@ MAX_MEMBERS = 64
 MAX_TEXT = 500
 MAX_VALUES = 2000
 """How many values one object may hold in all: far below MongoDB's 16 MB, whatever they are."""
-_INT64 = 2**63
+_LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 _SHOWN_BITS = 1024
 _MAX_NAME = 100
 
@@ -37,7 +37,9 @@ class _Copy:
         for name, member in islice(value.items(), MAX_MEMBERS):
             if not self._left:
                 break
-            copy[_name(str(name)[:_MAX_NAME])] = self._value(member, depth - 1)
+            self._left -= 1
+            is_plain = type(member) is int and _LOWEST <= member <= _HIGHEST  # nearly all of a usage object
+            copy[_name(str(name)[:_MAX_NAME])] = member if is_plain else self._value(member, depth - 1)
         return copy
 
     def _items(self, value: list[Any], depth: int) -> list[Any]:
@@ -45,13 +47,11 @@ class _Copy:
         for item in value[:MAX_MEMBERS]:
             if not self._left:
                 break
+            self._left -= 1
             copy.append(self._value(item, depth - 1))
         return copy
 
     def _value(self, value: Any, depth: int) -> Any:
-        self._left -= 1
-        if type(value) is int and -_INT64 <= value < _INT64:  # nearly all of a usage object
-            return value
         if isinstance(value, dict):
             return self.members(value, depth) if depth > 0 else None
         if isinstance(value, list):
@@ -63,7 +63,7 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, bool | float | None):
         return value
     if isinstance(value, int):
-        if -_INT64 <= value < _INT64:
+        if _LOWEST <= value <= _HIGHEST:
             return value
         # Python refuses to write out integers of more than a few thousand digits.
         is_shown = value.bit_length() <= _SHOWN_BITS

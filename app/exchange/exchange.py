@@ -230,7 +230,7 @@ class Exchange:
             cache_hit_tokens=usage.cache_read_input_tokens,
             reasoning_tokens=usage.reasoning_tokens,
             usage_source=metered.source,
-            usage_flags=tuple(sorted(metered.flags)),
+            usage_flags=tuple(sorted(metered.flags)) if metered.flags else (),
             usage_raw=bson_safe(metered.usage_raw),
             cost_nano_usd=sum(costs),
             costs=costs,

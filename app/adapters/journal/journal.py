@@ -176,9 +176,12 @@ class Journal:
 
     def _note_open(self, request_id: str, document: bytes) -> bool:
         payload = encode_entry(0, self._now_ms(), request_id.encode(), document)
-        # Until the new frame is written the old one stands, and is what `void` has to undo.
-        earlier = self._opens.get(request_id)
-        opened = self._opens[request_id] = _Open(earlier.segment if earlier else None, payload)
+        opened = self._opens.get(request_id)
+        if opened is None:
+            opened = self._opens[request_id] = _Open(None, payload)
+        else:
+            # Until the new frame is written the old one stands, and is what `void` has to undo.
+            opened.payload = payload
         return not self.log.is_full and self._write_open(request_id, opened)
 
     def holds_open(self, request_id: str) -> bool:
@@ -289,10 +292,11 @@ class Journal:
         place = self.log.append(FrameKind.OPEN, opened.payload, is_limited=False)
         if place is None:
             return False
-        if opened.segment is not None:
-            opened.segment.opens.discard(request_id)
-        opened.segment = place.segment
-        place.segment.opens.add(request_id)
+        if opened.segment is not place.segment:
+            if opened.segment is not None:
+                opened.segment.opens.discard(request_id)
+            opened.segment = place.segment
+            place.segment.opens.add(request_id)
         return True
 
     def _write_void(self, request_id: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from app.adapters.journal.group_commit import GroupCommit
 from app.adapters.journal.segments import Place, Segment, SegmentWriter
 from app.adapters.journal.slots import Slot, segment_names, slot_names
-from app.core.journal_format import HEAD_SIZE, MAX_PAYLOAD, SegmentHeader
+from app.core.journal_format import HEAD_SIZE, MAX_PAYLOAD, SegmentHeader, encode_frame
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class SegmentLog:
     @property
     def is_full(self) -> bool:
         """Whether there is no room for new requests: the disk fails, or the limit is nearly reached."""
-        return self.is_failing or self.total_bytes + self._reserve > self.policy.max_bytes
+        return self.is_failing or self.own_bytes + self._other_bytes + self._reserve > self.policy.max_bytes
 
     @property
     def total_bytes(self) -> int:
@@ -120,14 +120,17 @@ class SegmentLog:
         if self.is_failing:
             return None
         size = HEAD_SIZE + len(payload)
-        if len(payload) > MAX_PAYLOAD or (is_limited and self.total_bytes + size > self.policy.max_bytes):
+        taken = self.own_bytes + self._other_bytes
+        if len(payload) > MAX_PAYLOAD or (is_limited and taken + size > self.policy.max_bytes):
             self.counts.refused += 1
             return None
         writer = self._writer
         try:
             if writer is None or writer.is_broken or writer.segment.size >= self.policy.segment_bytes:
                 writer = self._rotate()
-            offset = writer.append(kind, payload)
+            segment = writer.segment
+            offset = segment.size
+            writer.append(encode_frame(kind, payload, segment.seed, offset))
         except OSError as error:
             self.counts.write_errors += 1
             self.is_failing = True
@@ -136,7 +139,7 @@ class SegmentLog:
         self.own_bytes += size
         self.position += size
         self.counts.frames += 1
-        return Place(writer.segment, offset)
+        return Place(segment, offset)
 
     def retry(self, kind: int, payload: bytes) -> None:
         """See with this frame, which may be repeated, whether a failing disk works again."""

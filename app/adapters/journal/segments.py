@@ -20,7 +20,6 @@ from app.core.journal_format import (
     decode,
     decode_entry,
     decode_header,
-    encode_frame,
     encode_header,
     segment_seed,
 )
@@ -75,30 +74,24 @@ class SegmentWriter:
         self.fd = disk.create(path)
         self.is_broken = False
         try:
-            self._append(encode_header(header))
+            self.append(encode_header(header))
         except OSError:
             disk.close(self.fd)
             disk.remove(path)
             raise
 
-    def append(self, kind: int, payload: bytes) -> int:
-        """Add a frame and return its offset; after a failure the segment is as it was, or `is_broken`."""
+    def append(self, frame: bytes) -> None:
+        """Add a frame made for the segment's end; after a failure it is as it was, or `is_broken`."""
         segment = self.segment
-        return self._append(encode_frame(kind, payload, segment.seed, segment.size))
-
-    def _append(self, data: bytes) -> int:
-        segment = self.segment
-        offset = segment.size
         try:
-            written = self._write(self.fd, data)
+            written = self._write(self.fd, frame)
         except BaseException:
-            self._take_back(offset)
+            self._take_back(segment.size)
             raise
-        if written != len(data):
-            self._take_back(offset)
-            raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes were written", segment.path)
-        segment.size = offset + written
-        return offset
+        if written != len(frame):
+            self._take_back(segment.size)
+            raise OSError(errno.ENOSPC, f"only {written} of {len(frame)} bytes were written", segment.path)
+        segment.size += written
 
     def _take_back(self, size: int) -> None:
         try:
