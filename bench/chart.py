@@ -1,11 +1,13 @@
 """The chart of a run: requests and chunks a second of every proxy, as SVG."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pygal
 from pygal.style import CleanStyle
 
+from bench.long_run import Curve, points
 from bench.report import Document
 
 _PANELS = (("plain", "requests_per_s", "plain requests/s"), ("burst", "chunks_per_s", "streamed chunks/s"))
@@ -40,6 +42,22 @@ def draw(document: Document, path: Path) -> bool:
     if is_drawn:
         path.write_text(_without_scripts(chart.render(is_unicode=True)) + "\n")
     return is_drawn
+
+
+def draw_memory(curves: Mapping[str, Curve], path: Path) -> None:
+    """Write the chart of a long run: what each process held to itself, by the requests answered so far."""
+    chart = pygal.XY(
+        title="Memory of one's own, MiB, by thousands of requests",
+        style=CleanStyle(font_family=_FONT),
+        legend_at_bottom=True,
+        dots_size=1,
+        range=(0, 1.2 * max(size for curve in curves.values() for _, size in points(curve))),
+        js=[],
+        height=380,
+    )
+    for name, curve in curves.items():
+        chart.add(name, points(curve))
+    path.write_text(_without_scripts(chart.render(is_unicode=True)) + "\n")
 
 
 def _without_scripts(svg: str) -> str:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import machine, report
-from bench.chart import draw
+from bench import growth, long_run, machine, report, workers
+from bench.chart import draw, draw_memory
 from bench.native import BenchTrouble, LoadUpstream, compile_programs
 from bench.peers import LiteLLM, Portkey
-from bench.run import FIGURES, MEMORY, Bench, Results
+from bench.run import FIGURES, MEMORY, Bench, Results, Site
 from bench.shapes import LEVELS
 from bench.targets import Direct, Nginx, Peer, Target
 from bench.weir import WeirOff, WeirTarget
@@ -24,6 +24,9 @@ _PEERS: tuple[tuple[type[Peer], str], ...] = (
     (LiteLLM, "not installed (make bench-peers)"),
     (Portkey, "not installed (make bench-peers, needs npm)"),
 )
+GROWTH, TWO_WORKERS, LONG_RUN = "growth", "two-workers", "long-run"
+OWN = (GROWTH, TWO_WORKERS, LONG_RUN)
+"""What is measured of this proxy alone, and only when it is asked for."""
 TARGETS = ("direct", "nginx", "litellm", "portkey", "weir", "weir-off")
 EXIT_PROBLEM, EXIT_TROUBLE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -74,44 +77,54 @@ def _run(arguments: argparse.Namespace, directory: Path, stack: ExitStack) -> Re
         say("there is one core only: proxy and load share it, and no figure is worth much")
     programs = compile_programs(directory)
     upstream = stack.enter_context(LoadUpstream(programs, directory, load_core))
-    targets, left_out = _targets(arguments, upstream, directory, (proxy_core, load_core))
+    site = Site(programs, upstream, directory, proxy_core, load_core, say)
+    results = Results()
+    if set(arguments.figures) & {*FIGURES, MEMORY}:
+        with ExitStack() as targets:
+            _compare(arguments, site, results, targets)
+    if GROWTH in arguments.figures:
+        growth.measure(site, LEVELS[arguments.level], results, arguments.data or directory)
+    if TWO_WORKERS in arguments.figures:
+        workers.measure(site, LEVELS[arguments.level], results)
+    if LONG_RUN in arguments.figures:
+        curves = long_run.measure(site, LEVELS[arguments.level].long_run_s, results)
+        if arguments.history:
+            draw_memory(curves, arguments.history.with_name("long-run.svg"))
+    return results
+
+
+def _compare(arguments: argparse.Namespace, site: Site, results: Results, stack: ExitStack) -> None:
+    targets, left_out = _targets(arguments, site)
+    results.left_out |= left_out
     for target in targets:
         stack.callback(target.stop)
         target.start()
-    say("measured: " + ", ".join(f"{target.name} {target.version()}".strip() for target in targets))
-    bench = _measured(arguments, Bench(programs, upstream, targets, load_core, say))
-    bench.results.left_out |= left_out
-    bench.results.versions = {target.name: target.version() for target in targets if target.version()}
-    return bench.results
-
-
-def _measured(arguments: argparse.Namespace, bench: Bench) -> Bench:
+    site.say("measured: " + ", ".join(f"{target.name} {target.version()}".strip() for target in targets))
+    results.versions = {target.name: target.version() for target in targets if target.version()}
+    bench = Bench(site, targets, results)
     level = LEVELS[arguments.level]
     bench.measure([FIGURES[name] for name in arguments.figures if name in FIGURES], level)
     if MEMORY in arguments.figures:
         bench.measure_memory()
     bench.close_books()
-    return bench
 
 
-def _targets(
-    arguments: argparse.Namespace, upstream: LoadUpstream, directory: Path, cores: tuple[int, int]
-) -> tuple[list[Target], dict[str, str]]:
+def _targets(arguments: argparse.Namespace, site: Site) -> tuple[list[Target], dict[str, str]]:
     """The targets that were asked for and are there, and the others with the reason."""
-    proxy_core, load_core = cores
+    port, core = site.upstream.port, site.proxy_core
     targets: list[Target] = []
     left_out: dict[str, str] = {}
     if "direct" in arguments.targets:
-        targets.append(Direct(upstream.port))
+        targets.append(Direct(port))
     for kind, reason in _PEERS:
         if kind.name not in arguments.targets:
             continue
         if kind.where() is None:
             left_out[kind.name] = reason
         else:
-            targets.append(kind(upstream.port, directory / kind.name, proxy_core))
+            targets.append(kind(port, site.directory / kind.name, core))
     targets.extend(
-        weir(upstream.port, directory / weir.name, (proxy_core,), load_core)
+        weir(port, site.directory / weir.name, (core,), site.load_core)
         for weir in (WeirTarget, WeirOff)
         if weir.name in arguments.targets
     )
@@ -132,7 +145,8 @@ def _list_of(names: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    figures = (*FIGURES, MEMORY)
+    compared = (*FIGURES, MEMORY)
+    figures = (*compared, *OWN)
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measures this proxy, with everything on, beside nginx, LiteLLM and Portkey.",
@@ -143,7 +157,11 @@ def _parser() -> argparse.ArgumentParser:
         "--targets", type=_list_of(TARGETS), default=TARGETS, metavar="A,B", help=", ".join(TARGETS)
     )
     parser.add_argument(
-        "--figures", type=_list_of(figures), default=figures, metavar="A,B", help=", ".join(figures)
+        "--figures",
+        type=_list_of(figures),
+        default=compared,
+        metavar="A,B",
+        help=f"{', '.join(compared)} (those are the default); of this proxy alone: {', '.join(OWN)}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument(
@@ -151,6 +169,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--history", type=Path, metavar="FILE", help="append a line to it, and draw its last run beside it"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="keep the databases of `growth` there, for the next time"
     )
     parser.add_argument("--keep", action="store_true", help="keep the data directory")
     return parser

@@ -84,7 +84,10 @@ class LoadUpstream:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One kind of load. Times in seconds; `chunks` 0: plain answers; `ramp_s` is how long the start takes."""
+    """One kind of load. Times in seconds; `chunks` 0: plain answers; `ramp_s` is how long the start takes.
+
+    A stream is left after `abort_after` chunks (0: never); `status` is what all answers are expected to have.
+    """
 
     model: str
     connections: int
@@ -92,16 +95,24 @@ class Shape:
     warmup_s: float = 1.0
     ramp_s: float = 0.0
     chunks: int = 0
+    abort_after: int = 0
+    status: int = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """Where load goes, and with which credential."""
+    """Where load goes, and with which credential.
+
+    With `users`, each request is another one's: the last eight characters of `key` become his number, which
+    goes through all of them before one comes again; `from_request` says where in that order to begin.
+    """
 
     port: int
     key: str = "none"
     path: str = "/v1/chat/completions"
     headers: tuple[str, ...] = ()
+    users: int = 0
+    from_request: int = 0
 
 
 @dataclass(slots=True)
@@ -165,6 +176,10 @@ def _command(programs: Programs, aim: Aim, shape: Shape) -> list[str]:
         "seconds": shape.seconds,
         "warmup": shape.warmup_s,
         "ramp": shape.ramp_s,
+        "status": shape.status,
+        "users": aim.users,
+        "from": aim.from_request,
+        "abort": shape.abort_after,
     }
     if shape.chunks:
         options["chunks"] = shape.chunks

@@ -23,6 +23,37 @@ _COLUMNS: dict[str, tuple[tuple[str, str, int], ...]] = {
     ),
     "burst": (("chunks_per_s", "chunks/s", 0), ("cpu_us_per_chunk", "CPU µs/chunk", 2)),
     "memory": (("memory_mib", "worker MiB", 0), ("kib_per_stream", "KiB/open stream", 1)),
+    "workers": (
+        ("requests_per_s", "requests/s", 0),
+        ("cpu_us_per_request", "CPU µs/request", 0),
+        ("store_cpu_us_per_request", "MongoDB µs", 0),
+        ("chunks_per_s", "chunks/s", 0),
+        ("cpu_us_per_chunk", "CPU µs/chunk", 2),
+    ),
+    "long run": (
+        ("requests", "requests", 0),
+        ("requests_per_s", "requests/s", 0),
+        ("behind", "not booked at end", 0),
+        ("first_mib", "1st quarter MiB", 1),
+        ("last_mib", "last quarter MiB", 1),
+        ("growth", "last/first", 3),
+        ("slope", "KiB/1,000 req.", 1),
+    ),
+    "growth": (
+        ("requests_per_s", "requests/s", 0),
+        ("latency_p50_ms", "p50 ms", 1),
+        ("latency_p99_ms", "p99 ms", 1),
+        ("cpu_us_per_request", "CPU µs/request", 0),
+        ("store_cpu_us_per_request", "MongoDB µs", 0),
+        ("writer_us, ten users", "ten: writer µs", 1),
+        ("store_us, ten users", "ten: MongoDB µs", 1),
+        ("writer_us, each another", "each: writer µs", 1),
+        ("store_us, each another", "each: MongoDB µs", 1),
+        ("start_s", "start s", 1),
+        ("memory_mib", "worker MiB", 0),
+        ("idle_cpu", "idle CPU %", 1),
+        ("store_idle_cpu", "idle MongoDB %", 1),
+    ),
 }
 _PACED = (
     ("chunks_per_s", "chunks/s", 0),
@@ -38,6 +69,12 @@ _PACED = (
 _BUSY = (("proxy_busy", "proxy busy %", 0), ("load_busy", "load busy %", 0))
 _RATES = {"plain": "requests_per_s", "burst": "chunks_per_s"}
 """What ratios are made of."""
+
+_GROWN = "growth"
+"""Figures that begin so have a row for each size, the smallest first: ratios are of the last to the first."""
+
+_WORKERS = {"workers, plain": "cpu_us_per_request", "workers, burst": "cpu_us_per_chunk"}
+"""Of one worker and of two: and what two would be worth with their cores to themselves, by CPU time."""
 
 _LOAD_BOUND = 90.0
 """A load core busier than this (percent) may have been what was measured."""
@@ -80,8 +117,21 @@ def merged(earlier: Document, later: Document) -> Document:
 
 
 def ratios(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
-    """This proxy against each other target, by figure; `weir/weir-off`: what is left with everything on."""
+    """This proxy against each other target, by figure; `weir/weir-off`: what is left with everything on.
+
+    Of growth, the largest size against the smallest.
+    """
     found = {}
+    for figure, rows in figures.items():
+        columns = _columns(figure)
+        if len(rows) > 1 and (figure.startswith(_GROWN) or figure in _WORKERS):
+            (first, least), *_, (last, most) = rows.items()
+            for key, heading, _ in columns:
+                if least.get(key) and key in most:
+                    found[f"{figure}: {last}/{first}: {heading}"] = most[key] / least[key]
+            if figure in _WORKERS:
+                cost = _WORKERS[figure]
+                found[f"{figure}: {last}/{first}: on cores of their own"] = 2 * least[cost] / most[cost]
     for figure, key in _RATES.items():
         rows = figures.get(figure, {})
         own = rows.get("weir", {}).get(key)
@@ -113,18 +163,18 @@ def table(document: Document) -> str:
     lines = ["", " · ".join(f"{name} {value}" for name, value in document["machine"].items())]
     for figure, rows in document["figures"].items():
         columns = [
-            column
-            for column in (*_COLUMNS.get(figure, _PACED), *_BUSY)
-            if any(column[0] in row for row in rows.values())
+            column for column in (*_columns(figure), *_BUSY) if any(column[0] in row for row in rows.values())
         ]
-        lines += ["", _line(figure, [heading for _, heading, _ in columns])]
+        lines += ["", figure] if "," in figure else [""]
+        lines += [_line("" if "," in figure else figure, [heading for _, heading, _ in columns])]
         for name, row in rows.items():
             lines.append(_line(name, [_cell(row, key, digits) for key, _, digits in columns]))
             if row.get("load_busy", 0) > _LOAD_BOUND and name != "direct":
                 lines[-1] += "  (the load side may be the limit)"
     if document["ratios"]:
         lines += ["", "ratios"]
-        lines += [f"  {name:<24}{value:8.2f}" for name, value in document["ratios"].items()]
+        width = max(map(len, document["ratios"])) + 1
+        lines += [f"  {name:<{width}}{value:8.2f}" for name, value in document["ratios"].items()]
     for name, book in document["books"].items():
         lines += ["", f"{name}: {book['sent']} requests, {book['records']} records, {book['lost']} lost"]
     lines += [f"left out: {name}: {reason}" for name, reason in document["left_out"].items()]
@@ -156,6 +206,11 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _rounded(member) for name, member in value.items()}
     return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def _columns(figure: str) -> tuple[tuple[str, str, int], ...]:
+    """Of this figure, or of those it is one of: `growth, one user` is one of `growth`."""
+    return _COLUMNS.get(figure) or _COLUMNS.get(figure.partition(",")[0], _PACED)
 
 
 def _cell(row: Mapping[str, float], key: str, digits: int) -> str:

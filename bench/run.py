@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bench.machine import cpu_seconds, resident_bytes
@@ -66,31 +67,38 @@ class Results:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-class Bench:
-    """One run over targets that have been started."""
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What every measurement needs: the load's programs, cores, a directory, and whom to tell progress."""
 
-    def __init__(
-        self,
-        programs: Programs,
-        upstream: LoadUpstream,
-        targets: Sequence[Target],
-        load_core: int,
-        say: Callable[[str], None],
-    ) -> None:
-        self._programs = programs
-        self._upstream = upstream
+    programs: Programs
+    upstream: LoadUpstream
+    directory: Path
+    proxy_core: int
+    load_core: int
+    say: Callable[[str], None]
+
+
+class Bench:
+    """Measures targets that have been started, and adds to the results."""
+
+    def __init__(self, site: Site, targets: Sequence[Target], results: Results) -> None:
+        self._programs = site.programs
+        self._upstream = site.upstream
         self._targets = targets
-        self._load_core = load_core
-        self._say = say
-        self.results = Results()
+        self._load_core = site.load_core
+        self._say = site.say
+        self.results = results
         self._before = {target.name: target.records() for target in targets if target.keeps_books}
         self._failures: dict[tuple[str, str], str] = {}
 
-    def measure(self, figures: Sequence[Figure], level: Level) -> None:
-        """All rounds of these figures, interleaved."""
+    def measure(
+        self, figures: Sequence[Figure], level: Level, targets: Sequence[Target] | None = None
+    ) -> None:
+        """All rounds of these figures, interleaved; of some targets only, if they are given."""
         for figure in figures:
             for number in range(level.rounds):
-                for target in self._targets:
+                for target in targets or self._targets:
                     self._one(figure, target, level, number)
             self._summarise(figure)
 
@@ -144,6 +152,7 @@ class Bench:
 
     def _read(self, figure: Figure, target: Target, level: Level) -> Row:
         shape = figure.shape(level)
+        target.prepare()
         pids, database = target.pids(), target.database_pids()
         before, store_before = cpu_seconds(pids), cpu_seconds(database)
         upstream_before = cpu_seconds(self._upstream.pids)

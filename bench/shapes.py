@@ -10,22 +10,31 @@ PACED_CHUNKS, PACED_MS = 100, 20
 _BURST_MODEL = f"b-stream-{BURST_CHUNKS}-0"
 _PACED_MODEL = f"b-stream-{PACED_CHUNKS}-{PACED_MS}"
 _IDLE_MODEL = "b-stream-3-60000"
-MODELS = (PLAIN_MODEL, _BURST_MODEL, _PACED_MODEL, _IDLE_MODEL)
+STREAM_CHUNKS = 30
+STREAM_MODEL = f"b-stream-{STREAM_CHUNKS}-1"
+REFUSED_MODEL = "b-refused"
+MODELS = (PLAIN_MODEL, _BURST_MODEL, _PACED_MODEL, _IDLE_MODEL, STREAM_MODEL, REFUSED_MODEL)
 CHUNKS_PER_SECOND = 1000 / PACED_MS
 """Of one paced stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """How long and how often: `rounds` of every figure, each for `seconds`."""
+    """How long and how often: `rounds` of every figure, each for `seconds`; and one long run."""
 
     name: str
     rounds: int
     seconds: float
+    long_run_s: float
 
 
 LEVELS = {
-    level.name: level for level in (Level("short", 1, 2.0), Level("default", 3, 4.0), Level("full", 5, 10.0))
+    level.name: level
+    for level in (
+        Level("short", 1, 2.0, 30.0),
+        Level("default", 3, 4.0, 480.0),
+        Level("full", 5, 10.0, 1800.0),
+    )
 }
 
 

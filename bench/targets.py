@@ -41,6 +41,9 @@ class Target(ABC):
     def pids(self) -> list[int]:
         """Its processes, whose CPU time is its cost."""
 
+    def prepare(self) -> None:  # noqa: B027  most need none
+        """Called before each reading."""
+
     def workers(self) -> list[int]:
         """Those of them that answer requests, whose memory is looked at."""
         return self.pids()

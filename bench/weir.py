@@ -41,6 +41,7 @@ class WeirTarget(Target):
         self._settings = dict(settings or {})
         self._stack = ExitStack()
         self._key = ""
+        self.start_s = 0.0
         self.store: Store | None = None
         self.proxy: Weir | None = None
 
@@ -57,6 +58,7 @@ class WeirTarget(Target):
         models.write_text("\n".join(f'[[models]]\nid = "{model}"\ninput = 1\noutput = 4' for model in MODELS))
         with pinned(self._load_core):
             self.store = self._stack.enter_context(Store(self._directory / "store"))
+            self.fill()
         self.proxy = self._make_proxy(
             {
                 "MODELS_FILE": str(models),
@@ -71,11 +73,20 @@ class WeirTarget(Target):
         )
         with pinned(*self._cores):
             self._stack.enter_context(self.proxy)
-            self.proxy.start()
+            self.start_s = self.proxy.start()
+        self._key = self._add_user()
+
+    def fill(self) -> None:
+        """What is in the database before the proxy starts: nothing."""
+
+    def _add_user(self) -> str:
+        """The client key of a user with credit."""
+        assert self.proxy is not None
         status, output = self.proxy.flask("users", "add", USER, "--credits", "1000000", "--json")
         if status:
             raise BenchTrouble(f"flask users add: {output}")
-        self._key = json.loads(output)["apiKey"]
+        key: str = json.loads(output)["apiKey"]
+        return key
 
     def _make_proxy(self, settings: Mapping[str, str]) -> Weir:
         return Weir(self._directory, self._upstream, settings)

@@ -274,10 +274,17 @@ class LogWriter:
             room = self._buffer.room
             wait_s = self._buffer.next_deadline(self._clock())
             arrived = self._queue.take(min(room, _SLICE), wait_s, at_least=room)
-        for record in arrived:
-            self.submit(record)
-        if len(arrived) == _SLICE:
+        self._submit_all(arrived)
+        while len(arrived) == _SLICE and self._buffer.room:
+            # There may be a backlog. It is old, and a batch of old records is due: booked a slice at a time
+            # it would cost several times as many round trips, and under full load it would only grow.
             gevent.sleep(0)
+            arrived = self._queue.take(min(self._buffer.room, _SLICE), 0.0)
+            self._submit_all(arrived)
+
+    def _submit_all(self, records: Sequence[SequencedRecord]) -> None:
+        for record in records:
+            self.submit(record)
 
     def _pause(self) -> None:
         """Sleep until the next attempt is due, or until `close` or `terminate` want attention."""

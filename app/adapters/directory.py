@@ -6,7 +6,7 @@ key just made, or a user just enabled, does not meet a stale "no".
 """
 
 import hmac
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ _MAX_SECRET_LENGTH = 512
 _LOOKUP_TIMEOUT_S = 2.0
 # A balance that would refuse the request is not older than this: credit just bought counts at once.
 _REFUSAL_MAX_AGE_S = 1.0
+_MANY = 1000
 
 
 class UserReader(Protocol):
@@ -86,9 +87,9 @@ class CachedDirectory:
         self._keys: ReadCache[_KnownKey] = ReadCache(clock, spawn, policy or CachePolicy())
         self._accounts: ReadCache[_Account] = ReadCache(clock, spawn, policy or CachePolicy())
         # Charges made here: noted but not in MongoDB yet, and booked there but maybe not yet in the account
-        # as cached. Only users who were charged are in these.
+        # as cached. Only users who were charged are in these, and for long only cached ones.
         self._pending: defaultdict[str, int] = defaultdict(int)
-        self._booked: defaultdict[str, deque[tuple[int, int]]] = defaultdict(deque)
+        self._booked: dict[str, list[tuple[int, int]]] = {}
         self._bookings = 0
 
     def find(self, secret: str) -> Principal | None:
@@ -158,8 +159,16 @@ class CachedDirectory:
         if pending > 0:
             self._pending[user_id] = pending
         self._bookings += 1
-        self._booked[user_id].append((self._bookings, nano_usd))
+        self._booked.setdefault(user_id, []).append((self._bookings, nano_usd))
         self._accounts.expire(user_id)
+        self._forget_uncached()
+
+    def _forget_uncached(self) -> None:
+        """Let go of users whom the cache has pushed out; now and then, so that it costs next to nothing."""
+        if len(self._booked) > 2 * self._accounts.sizes[0] + _MANY:
+            self._booked = {
+                user_id: charges for user_id, charges in self._booked.items() if self._accounts.holds(user_id)
+            }
 
     def invalidate_key_id(self, key_id: str) -> None:
         """Forget a key by its id as shown (`wk_…`), after an own write."""
@@ -191,11 +200,12 @@ class CachedDirectory:
         booked = self._booked.get(user_id)
         if not booked:
             return 0
-        while booked and booked[0][0] <= account.booked:
-            booked.popleft()
-        if not booked:
+        unseen = [charge for charge in booked if charge[0] > account.booked]
+        if unseen:
+            self._booked[user_id] = unseen
+        else:
             del self._booked[user_id]
-        return sum(amount for _, amount in booked)
+        return sum(amount for _, amount in unseen)
 
     def _load_key(self, secret: str) -> _KnownKey | None:
         with _translated(), pymongo.timeout(_LOOKUP_TIMEOUT_S):

@@ -15,7 +15,7 @@ from app.adapters.mongo.key_states import KeyEvent, StoredState, env_store_id
 from app.adapters.mongo.provider_keys import ENV_ID_PREFIX, StoredProviderKey
 from app.adapters.pooled_key import PendingState, PooledKey
 from app.core.credentials import mask
-from app.core.key_choice import Candidate, NoKey, Shortage, Turn, choose, usable_count
+from app.core.key_choice import NoKey, Roster, Shortage, Turn, usable_count
 from app.core.key_shares import Kind, Need
 from app.core.key_states import (
     KeyState,
@@ -24,6 +24,7 @@ from app.core.key_states import (
     Report,
     Standing,
     Transition,
+    is_confirmed,
     merge,
     must_be_shared,
     standing,
@@ -37,6 +38,7 @@ MAX_EVENTS = 10_000
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _RECENTLY = timedelta(seconds=5)  # longer than a client waits that was told to come back in a second
+_MICROSECONDS = [timedelta(microseconds=count) for count in range(1000)]
 _BAD = (
     KeyOutcome.RATE_LIMITED,
     KeyOutcome.EXHAUSTED,
@@ -101,7 +103,8 @@ class SharedKeyPool:
         ]
         self._entries: list[PooledKey] = []
         self._by_id: dict[str, PooledKey] = {}
-        self._candidates: list[Candidate] = []
+        self._by_store_id: dict[str, PooledKey] = {}
+        self._roster = Roster()
         self._turn = Turn(start % len(env_keys) if env_keys else 0)
         self._start = start
         self._leases: dict[Lease, PooledKey] = {}
@@ -116,7 +119,7 @@ class SharedKeyPool:
         with self._lock:
             now = self._moment()
             self._asked_at = now
-            chosen = choose(self._candidates, now, self._turn, excluding)
+            chosen = self._roster.choose(now, self._turn, excluding)
             if isinstance(chosen, NoKey):
                 self.is_starved |= self._divides_limits and Shortage.BUSY in chosen.counts
                 return chosen
@@ -131,7 +134,7 @@ class SharedKeyPool:
     def shortage(self, excluding: frozenset[str]) -> NoKey | None:
         """Why `acquire` would give none; None when it would give one."""
         with self._lock:
-            chosen = choose(self._candidates, self._moment(), self._turn, excluding)
+            chosen = self._roster.choose(self._moment(), self._turn, excluding)
             return chosen if isinstance(chosen, NoKey) else None
 
     def report(self, lease: Lease, finding: Finding, request_id: str) -> None:
@@ -140,9 +143,11 @@ class SharedKeyPool:
             entry = self._leases.get(lease)
             if entry is None or entry.index < 0:  # deleted, or given another secret, meanwhile
                 return
+            if is_confirmed(entry.state, finding):
+                return
             now = self._moment()
             entry.failures += finding.outcome in _BAD
-            is_last = finding.outcome is KeyOutcome.FAILED and usable_count(self._candidates, now) <= 1
+            is_last = finding.outcome is KeyOutcome.FAILED and usable_count(self._roster.candidates, now) <= 1
             report = Report(finding, request_id, lease.sent_at)
             before = entry.state
             entry.state, event = transition(before, report, now, self.policy, is_last_usable=is_last)
@@ -175,9 +180,9 @@ class SharedKeyPool:
     def shared(self, done: PendingState) -> None:
         """This one is out; what has changed since then stays pending."""
         with self._lock:
-            for entry in self._entries:
-                if entry.pending is done:
-                    entry.pending = None
+            entry = self._by_store_id.get(done.store_id)
+            if entry is not None and entry.pending is done:
+                entry.pending = None
 
     def take_events(self) -> list[KeyEvent]:
         """The audit's events since the last time."""
@@ -239,21 +244,20 @@ class SharedKeyPool:
     def cede(self, store_id: str, slots: Mapping[Kind, int]) -> dict[Kind, int]:
         """Shrink to these shares at once, but not below what is occupied; what this worker then holds."""
         with self._lock:
-            now = self._moment()
-            for entry in self._entries:
-                if entry.store_id == store_id:
-                    entry.cede(slots, now)
-                    self._touch(entry)
-                    return dict(entry.shares)
-        return {}
+            entry = self._by_store_id.get(store_id)
+            if entry is None:
+                return {}
+            entry.cede(slots, self._moment())
+            self._touch(entry)
+            return dict(entry.shares)
 
     def grant(self, store_id: str, slots: Mapping[Kind, int]) -> None:
         """These shares are this worker's."""
         with self._lock:
-            for entry in self._entries:
-                if entry.store_id == store_id:
-                    entry.shares = dict(slots)
-                    self._touch(entry)
+            entry = self._by_store_id.get(store_id)
+            if entry is not None:
+                entry.shares = dict(slots)
+                self._touch(entry)
 
     @property
     def lacks_shares(self) -> bool:
@@ -274,6 +278,10 @@ class SharedKeyPool:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def statuses(self) -> list[str]:
+        """Every key's status; that of unreadable ones is `error`."""
+        return [str(entry.state.status) for entry in self._entries] + ["error"] * len(self._unreadable)
+
     def snapshot(self) -> list[KeyView]:
         """Every key with its state, in the order of use; unreadable ones last, with the status `error`."""
         with self._lock:
@@ -288,11 +296,11 @@ class SharedKeyPool:
 
     def _moment(self) -> datetime:
         now = self._now()
-        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+        return now - _MICROSECONDS[now.microsecond % 1000]
 
     def _touch(self, entry: PooledKey) -> None:
         if entry.index >= 0:
-            self._candidates[entry.index] = entry.candidate()
+            self._roster.put(entry.index, entry.candidate())
 
     def _entry(
         self, known: Mapping[str, PooledKey], key: StoredProviderKey, secret: str, now: datetime
@@ -302,25 +310,33 @@ class SharedKeyPool:
             state = key.state.restore(now, now, self.policy)
             entry = PooledKey(ProviderKey(key.key_id, secret), key.key_id, False, state, now)
             entry.is_divided = self._divides_limits
-        entry.limits = key.limits
+        if entry.limits != key.limits:
+            entry.limits = key.limits
+            self._touch(entry)
         self._learn(entry, key.state, now)
         return entry
 
     def _learn(self, entry: PooledKey, stored: StoredState, now: datetime) -> None:
-        entry.state = merge(entry.state, stored.restore(entry.first_seen, now, self.policy))
+        before = entry.state
+        entry.state = merge(before, stored.restore(entry.first_seen, now, self.policy))
+        if entry.state is not before:
+            self._touch(entry)
         if not stored.is_whole and entry.pending is None:
             entry.share(is_own=False)
 
     def _arrange(self, entries: list[PooledKey]) -> None:
+        if entries == self._entries:  # the same ones: what has changed in them has been touched
+            return
         for entry in self._entries:
             entry.index = -1
         if not self._entries and entries:
             self._turn = Turn(self._start % len(entries))
         self._entries = entries
         self._by_id = {entry.key.key_id: entry for entry in entries}
+        self._by_store_id = {entry.store_id: entry for entry in entries}
         for index, entry in enumerate(entries):
             entry.index = index
-        self._candidates = [entry.candidate() for entry in entries]
+        self._roster = Roster(entry.candidate() for entry in entries)
 
 
 def _view(entry: PooledKey, now: datetime) -> KeyView:

@@ -9,9 +9,11 @@ workers let through within that moment. `StorageRateLimiter` is the exact altern
 
 import logging
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import limits
 import limits.errors
@@ -19,14 +21,19 @@ import limits.storage
 import limits.strategies
 import limits.util
 from pymongo import UpdateOne
+from pymongo.collection import Collection
 from pymongo.database import Database
 
 from app.core.ports import RateDecision
 from app.core.rate_window import WINDOW_S, decide, window_start
 from app.settings import SettingsError
 
+Document = dict[str, Any]
+
 SYNC_INTERVAL_S = 0.5
 COLLECTION = "rate_windows"
+_NEWS = 500
+"""Of so many keys that were not asked for just now others' counts are read at a time."""
 
 logger = logging.getLogger("weir.rate")
 
@@ -46,6 +53,10 @@ class SharedRateLimiter:
         self._now = now
         self._window = 0
         self._counts: dict[str, _Count] = {}
+        # Keys asked for since the last exchange, and all of the window in turn: so many keys there may be,
+        # an exchange costs by the first, and by no more than `_NEWS` of the others.
+        self._touched: set[str] = set()
+        self._in_turn: deque[str] = deque()
         self.failed_open = 0  # never: memory does not fail
 
     def hit(self, key_id: str, limit: int, cost: int = 1) -> RateDecision:
@@ -53,24 +64,36 @@ class SharedRateLimiter:
         now = self._now()
         if (window := window_start(now)) != self._window:
             self._window = window
-            self._counts = {}
+            self._counts, self._touched, self._in_turn = {}, set(), deque()
+        self._touched.add(key_id)
         count = self._counts.get(key_id)
         if count is None:
             count = self._counts[key_id] = _Count()
+            self._in_turn.append(key_id)
         decision = decide(count.mine + count.others, limit, now)
         if decision.allowed:
             count.mine += cost
         return decision
 
-    def sync(self, database: "Database[dict[str, object]]") -> None:
+    def sync(self, database: Database[Document]) -> None:
         """Exchange counts with the other workers; raises `PyMongoError`, then the own count stands alone."""
-        window, counts = self._window, self._counts
+        window, counts, touched = self._window, self._counts, self._touched
         if not counts:
             return
+        others = [self._in_turn.popleft() for _ in range(min(_NEWS, len(self._in_turn)))]
+        self._in_turn.extend(others)
+        self._touched = set()
+        try:
+            self._exchange(database[COLLECTION], window, {key: counts[key] for key in touched.union(others)})
+        except BaseException:
+            if self._counts is counts:
+                self._touched |= touched
+            raise
+
+    def _exchange(self, collection: Collection[Document], window: int, counts: dict[str, _Count]) -> None:
         # One document per key and window, one field per worker: nobody overwrites another's count.
         expires = datetime.fromtimestamp(window, UTC) + timedelta(seconds=2 * WINDOW_S)
         changed = {key: count.mine for key, count in counts.items() if count.mine != count.published}
-        collection = database[COLLECTION]
         if changed:
             collection.bulk_write(
                 [
@@ -87,15 +110,15 @@ class SharedRateLimiter:
             counts[key].published = mine
         self._read_others(collection.find({"_id": {"$in": [f"{window}:{key}" for key in counts]}}), counts)
 
-    def _read_others(self, documents: object, counts: dict[str, _Count]) -> None:
-        for document in documents:  # type: ignore[attr-defined]
+    def _read_others(self, documents: Iterable[Document], counts: dict[str, _Count]) -> None:
+        for document in documents:
             key = document["_id"].split(":", 1)[1]
             shares = document.get("w", {})
             if key in counts:
                 counts[key].others = sum(n for worker, n in shares.items() if worker != self._worker_id)
 
 
-def ensure_expiry(database: "Database[dict[str, object]]") -> None:
+def ensure_expiry(database: Database[Document]) -> None:
     """Have MongoDB delete counts of past windows by itself."""
     database[COLLECTION].create_index("expiresAt", expireAfterSeconds=0)
 

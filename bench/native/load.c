@@ -2,6 +2,8 @@
  *
  * Each connection sends its request again as soon as it was answered. After the measured time no more are sent and
  * those under way are awaited, so that every request sent was answered: their number can be compared with the books.
+ * With `--users N` each request is another user's: the key's last eight characters are his number. With `--abort N`
+ * a stream is left after N chunks; with `--status N` that is the status to be expected.
  * The result is one line of JSON. Times are CLOCK_MONOTONIC, which the upstream writes into its chunks, too.
  */
 #include "common.h"
@@ -25,21 +27,23 @@ typedef struct {
     int fd, is_over;
     Stage stage;
     uint64_t start_at, sent_at, last_chunk_at;
-    int status, is_first, next_seq, seen, is_done, is_closing;
+    int status, is_first, next_seq, seen, is_done, is_closing, is_left;
     size_t left; /* of the body, or of the HTTP chunk */
     Buffer head, line;
 } Conn;
 
 static struct {
     const char *host, *path, *model, *key;
-    int port, connections, chunks, is_stream, is_held;
+    int port, connections, chunks, is_stream, is_held, abort_after, status;
+    unsigned long long users, from;
     double seconds, warmup, ramp;
     Buffer headers;
 } options = {.host = "127.0.0.1", .path = "/v1/chat/completions", .model = "b-plain", .key = "none",
-             .connections = 32, .seconds = 5, .warmup = 1};
+             .connections = 32, .seconds = 5, .warmup = 1, .status = 200};
 
 static Conn *conns;
 static Buffer request;
+static char *key_digits; /* in the request, where users differ */
 static int epoll_fd;
 static uint64_t begin, window_from, window_to;
 static Samples latencies, first_bytes, delays, gaps;
@@ -79,10 +83,22 @@ static void connect_conn(Conn *c) {
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &event);
 }
 
+/* Users come in an order that no index has; all of them before any comes again, as long as STRIDE divides none of
+ * their number. */
+#define STRIDE 7919u
+#define DIGITS 8
+
+static void next_user(void) {
+    char digits[24];
+    snprintf(digits, sizeof digits, "%0*llu", DIGITS, (options.from + sent) * STRIDE % options.users);
+    memcpy(key_digits, digits, DIGITS);
+}
+
 static void send_request(Conn *c) {
     if (c->fd < 0) connect_conn(c);
+    if (options.users) next_user();
     c->stage = HEAD;
-    c->status = c->seen = c->next_seq = c->is_done = c->is_closing = 0;
+    c->status = c->seen = c->next_seq = c->is_done = c->is_closing = c->is_left = 0;
     c->is_first = 1;
     c->last_chunk_at = 0;
     c->head.size = c->line.size = 0;
@@ -95,10 +111,10 @@ static void ended(Conn *c, int is_good) {
     uint64_t now = now_ns();
     c->stage = IDLE;
     answered++;
-    if (c->status != 200) bad_status++;
+    if (c->status != options.status) bad_status++;
     if (!is_good) broken++;
-    if (c->status != 200 || !is_good) failed++;
-    else if (options.is_stream) {
+    if (c->status != options.status || !is_good) failed++;
+    else if (options.is_stream && !options.abort_after) {
         if (c->seen < options.chunks) lost += (uint64_t)(options.chunks - c->seen);
         if (!c->is_done) unfinished++;
     }
@@ -136,6 +152,7 @@ static void take_line(Conn *c, const char *line, size_t size, uint64_t now) {
         if (c->last_chunk_at) sample(&gaps, now - c->last_chunk_at);
     }
     c->last_chunk_at = now;
+    if (options.abort_after && c->seen >= options.abort_after) c->is_left = c->is_closing = 1;
 }
 
 static void take_body(Conn *c, const char *data, size_t size, uint64_t now) {
@@ -144,7 +161,7 @@ static void take_body(Conn *c, const char *data, size_t size, uint64_t now) {
         if (is_measured(now)) sample(&first_bytes, now - c->sent_at);
     }
     bytes += size;
-    if (c->status != 200) note_error("status", data);
+    if (c->status != options.status) note_error("status", data);
     if (!options.is_stream) return;
     const char *end = data + size, *newline;
     while ((newline = memchr(data, '\n', (size_t)(end - data)))) {
@@ -259,6 +276,7 @@ static void readable(Conn *c) {
     }
     data[got] = 0;
     take(c, data, (size_t)got, now_ns());
+    if (c->is_left && c->stage != IDLE) ended(c, 1);
 }
 
 static int by_value(const void *a, const void *b) {
@@ -298,7 +316,8 @@ static void read_options(int argc, char **argv) {
     static const struct option known[] = {
         {"port", 1, 0, 'p'}, {"path", 1, 0, 'P'}, {"model", 1, 0, 'm'}, {"key", 1, 0, 'k'}, {"header", 1, 0, 'H'},
         {"connections", 1, 0, 'c'}, {"seconds", 1, 0, 's'}, {"warmup", 1, 0, 'w'}, {"ramp", 1, 0, 'r'},
-        {"chunks", 1, 0, 'n'}, {"hold", 0, 0, 'h'}, {0, 0, 0, 0}};
+        {"chunks", 1, 0, 'n'}, {"hold", 0, 0, 'h'}, {"users", 1, 0, 'u'}, {"from", 1, 0, 'f'}, {"abort", 1, 0, 'a'},
+        {"status", 1, 0, 'S'},         {0, 0, 0, 0}};
     for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (option) {
         case 'p': options.port = atoi(optarg); break;
@@ -312,6 +331,10 @@ static void read_options(int argc, char **argv) {
         case 'r': options.ramp = atof(optarg); break;
         case 'n': options.chunks = atoi(optarg); options.is_stream = 1; break;
         case 'h': options.is_held = 1; break;
+        case 'u': options.users = strtoull(optarg, NULL, 10); break;
+        case 'f': options.from = strtoull(optarg, NULL, 10); break;
+        case 'S': options.status = atoi(optarg); break;
+        case 'a': options.abort_after = atoi(optarg); break;
         default: exit(2);
         }
     }
@@ -329,6 +352,10 @@ static void make_request(void) {
     if (options.headers.size) buffer_add(&request, options.headers.data, options.headers.size);
     buffer_add(&request, "\r\n", 2);
     buffer_add(&request, body.data, body.size);
+    if (options.users) {
+        if (strlen(options.key) < DIGITS) die("--users needs a longer key");
+        key_digits = strstr(request.data, options.key) + strlen(options.key) - DIGITS;
+    }
 }
 
 /* Milliseconds until the next connection is to begin, -1 if all have; begins those that are due. */

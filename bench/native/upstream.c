@@ -3,6 +3,7 @@
  *   b-plain          one JSON body
  *   b-stream-N-MS    a stream of N marked chunks, one every MS milliseconds; 0: one after the other, as fast as
  *                    they can be sent, each with a system call of its own
+ *   b-refused        an error with status 400
  *
  * One thread, epoll, and a heap of due times. Usage:  upstream PORT-FILE   (writes its port there when ready)
  */
@@ -159,6 +160,12 @@ static void answer(Conn *c, const char *body) {
             c->due = now_ns() + c->interval;
             heap_add(c);
         }
+        return;
+    }
+    if (strstr(body, "\"b-refused\"")) {
+        static const char refused[] = "{\"error\":{\"message\":\"no\",\"type\":\"invalid_request_error\"}}";
+        buffer_printf(&c->out, "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
+            "Content-Length: %zu\r\n\r\n%s", sizeof refused - 1, refused);
         return;
     }
     static const char plain[] =

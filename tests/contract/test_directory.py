@@ -9,6 +9,7 @@ from app.adapters.directory import CachedDirectory
 from app.adapters.mongo.client_keys import ClientKey, ClientKeyStore
 from app.adapters.mongo.connection import connect
 from app.adapters.mongo.users import User, UserStore
+from app.adapters.read_cache import CachePolicy
 from app.core.credentials import hash_client_key
 from app.core.ports import StoreUnavailable
 from app.core.principal import Balance, Principal
@@ -56,7 +57,7 @@ class FakeStore:
 
 
 class Bench:
-    def __init__(self, proxy_api_key: str | None = None) -> None:
+    def __init__(self, proxy_api_key: str | None = None, policy: CachePolicy | None = None) -> None:
         self.store = FakeStore()
         self.store.put_user("alice")
         self.store.put_key("sk-1", "alice")
@@ -68,6 +69,7 @@ class Bench:
             clock=lambda: self.clock,
             spawn=self.background.append,
             proxy_api_key=proxy_api_key,
+            policy=policy,
             now=lambda: NOW,
         )
 
@@ -244,6 +246,16 @@ def test_a_charge_counts_at_once_and_once(bench: Bench) -> None:
     assert bench.balance() == 3 * DOLLAR
     assert not bench.directory._booked
     assert not bench.directory._pending
+
+
+def test_users_who_come_once_do_not_pile_up() -> None:
+    directory = Bench(policy=CachePolicy(max_entries=10)).directory
+    for number in range(5000):
+        directory.find(f"sk-{number}")
+        directory.note_charge(f"user-{number}", DOLLAR)
+        directory.charges_booked(f"user-{number}", DOLLAR)
+    assert len(directory._booked) < 1500
+    assert not directory._pending
 
 
 def test_a_read_that_a_booking_overtakes_does_not_lose_the_charge(bench: Bench) -> None:

@@ -3,7 +3,14 @@ import re
 
 import pytest
 from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
 
+from app.adapters.mongo.connection import connect
 from app.adapters.rate_limiter import COLLECTION, SharedRateLimiter, StorageRateLimiter, ensure_expiry
 from app.settings import SettingsError
 
@@ -76,6 +83,42 @@ def test_two_workers_share_a_limit(database, time: Time) -> None:
     two.sync(database)
     one.sync(database)
     assert not one.hit("k", 10).allowed
+
+
+class Reads(CommandListener):
+    """How many documents were asked for, exchange by exchange."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name == "find":
+            self.asked.append(len(event.command["filter"]["_id"]["$in"]))
+
+    def succeeded(self, event: CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: CommandFailedEvent) -> None: ...
+
+
+def test_an_exchange_does_not_grow_with_the_keys_of_a_window_and_none_is_forgotten(
+    mongo_uri, database, time: Time
+) -> None:
+    reads = Reads()
+    watched = connect(mongo_uri, database.name, event_listeners=[reads])
+    one, two = SharedRateLimiter("w1", time), SharedRateLimiter("w2", time)
+    crowd = [f"k{number}" for number in range(2000)]
+    for key in crowd:
+        one.hit(key, 10)
+    one.sync(watched)
+    passed(two, crowd[0], 10, 10)
+    two.sync(database)
+    for _ in range(4):
+        one.hit("busy", 10)
+        one.sync(watched)
+    watched.client.close()
+    assert reads.asked[0] == 2000
+    assert all(asked <= 501 for asked in reads.asked[1:])
+    assert not one.hit(crowd[0], 10).allowed
 
 
 def test_a_sync_is_repeatable(database, time: Time) -> None:

@@ -12,92 +12,23 @@ from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from bson.int64 import Int64
 from pymongo.database import Database
 
 from app.adapters.embedded_mongo import temporary_mongo
-from app.adapters.mongo.connection import connect, ensure_indexes
+from app.adapters.mongo.connection import connect
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.stats import StatsStore
 from app.adapters.mongo.summaries import SummaryMaker
-from app.core.histogram import count
 from app.core.log_filter import LogFilter
 from app.core.periods import ADMIN_PERIODS
+from bench.crowd import HOURS, make_hourly_sums, make_indexes, make_records
 
-RECORDS, KINDS, HOURS, PER_HOUR = 1_000_000, 2000, 720, 280
+RECORDS, SUMS, USERS = 1_000_000, 280 * HOURS, 100
 NOW = datetime(2026, 11, 23, 12, 20, 30, tzinfo=UTC)
 ZONE = ZoneInfo("Asia/Ho_Chi_Minh")
 PAGE_MS, SERIES_MS = 100, 150
 
 Ask = Callable[[], object]
-
-
-def make_records(db: Database[Any], random: Random) -> None:
-    """Of 100 users and 20 models over 30 days, multiplied by the server; one of a kind far back."""
-    db["kinds"].insert_many(_kind(number, random) for number in range(KINDS))
-    step_ms = 30 * 86_400_000 // RECORDS
-    place = {"$add": [{"$multiply": ["$n", KINDS]}, "$kind"]}
-    db["kinds"].aggregate(
-        [
-            {"$addFields": {"n": {"$range": [0, RECORDS // KINDS]}}},
-            {"$unwind": "$n"},
-            {"$addFields": {"createdAt": {"$subtract": [NOW, {"$multiply": [place, step_ms]}]}}},
-            {"$addFields": {"_id": {"$concat": [{"$toString": "$createdAt"}, "-", {"$toString": "$kind"}]}}},
-            {"$addFields": {"requestId": "$_id"}},
-            {"$out": "request_logs"},
-        ],
-        allowDiskUse=True,
-    )
-    rare = {"userId": "rare", "model": "rare", "statusCode": 418, "outcome": "internal_error"}
-    db["request_logs"].update_one({"createdAt": {"$lt": NOW - timedelta(days=29)}}, {"$set": rare})
-
-
-def _kind(number: int, random: Random) -> dict[str, Any]:
-    user, is_ok = random.randrange(100), random.random() < 0.97
-    return {
-        "kind": number,
-        "userId": f"user-{user}",
-        "userKeyId": f"wk_{user:040x}",
-        "factoryKeyId": f"pool-{random.randrange(5)}",
-        "model": f"model-{random.randrange(20)}",
-        "apiFormat": "openai" if number % 500 else "anthropic",
-        "inputTokens": random.randrange(9000),
-        "outputTokens": random.randrange(900),
-        "tokensUsed": 1000,
-        "costNanoUsd": random.randrange(10**9),
-        "statusCode": 200 if is_ok else random.choice((402, 429, 500, 502)),
-        "isSuccess": is_ok,
-        "outcome": "ok" if is_ok else random.choice(("rejected", "upstream_error")),
-        "errorType": None if is_ok else "rate_limit_error",
-        "latencyMs": random.randrange(9000),
-        "attempts": [{"factoryKeyId": "pool-1", "statusCode": 200, "latencyMs": 55}],
-        "usageRaw": {"prompt_tokens": 812, "completion_tokens": 97, "total_tokens": 909},
-    }
-
-
-def make_hourly_sums(db: Database[Any], random: Random) -> None:
-    """As many combinations of user, model and upstream key in each hour."""
-    histograms = [count(int(random.lognormvariate(8, 1)) for _ in range(5)) for _ in range(3000)]
-    newest = NOW.replace(minute=0, second=0)
-    for hour in range(HOURS):
-        db["request_rollups"].insert_many(
-            {
-                "hour": newest - timedelta(hours=hour),
-                "model": f"model-{random.randrange(20)}",
-                "userId": f"user-{(user := random.randrange(100))}",
-                "userKeyId": f"wk_{user:040x}",
-                "factoryKeyId": f"pool-{random.randrange(5)}",
-                "requests": 5,
-                "success": 5,
-                "inputTokens": 5000,
-                "outputTokens": 700,
-                "costNanoUsd": Int64(12_345_678),
-                "latencyCount": 5,
-                "latencySumMs": 20_000,
-                "latency": random.choice(histograms),
-            }
-            for _ in range(PER_HOUR)
-        )
 
 
 def statistics(db: Database[Any]) -> Iterator[tuple[str, int, Ask]]:
@@ -153,11 +84,9 @@ def main() -> int:
     with temporary_mongo() as uri:
         db = connect(uri, "million")
         started = time.monotonic()
-        make_records(db, random)
-        make_hourly_sums(db, random)
-        ensure_indexes(db, 0)
-        RequestLogStore(db).ensure_indexes()
-        StatsStore(db).ensure_indexes()
+        make_records(db, RECORDS, NOW, users=USERS, random=random)
+        make_hourly_sums(db, SUMS, NOW, users=USERS, random=random)
+        make_indexes(db)
         print(f"made in {time.monotonic() - started:.0f} s", flush=True)
         started, maker = time.monotonic(), SummaryMaker(db)
         while maker.step(NOW):

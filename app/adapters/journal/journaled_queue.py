@@ -180,9 +180,10 @@ class JournaledQueue:
             records.append(self._hand_over(kept.seq, kept.queued_at, kept.document))
             end = kept.end
         try:
-            while self._reader is not None and len(records) < max_items:
-                self._read_back(self._reader, records, max_items)
-                end = self._journal.log.position
+            while (reader := self._reader) is not None and len(records) < max_items:
+                self._read_back(reader, records, max_items)
+                # Not what was appended since: that would have each take of old records wait for the disk.
+                end = max(end, reader.position)
         except OSError as error:
             self._journal.log.note_error("cannot be read", error)
             if not records:

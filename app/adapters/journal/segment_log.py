@@ -203,6 +203,7 @@ class SegmentLog:
         header = SegmentHeader(self.slot.writer_id, self.slot.take_seq(), int(self._wall_clock() * 1000))
         new = SegmentWriter(self._disk, self.slot.directory, header)
         self._writer = new
+        new.segment.begins = self.position
         self.segments.append(new.segment)
         self.own_bytes += new.segment.size
         self.position += new.segment.size

@@ -36,7 +36,8 @@ class Segment:
     """What is known of one segment of a slot.
 
     `size` is how far it holds frames (the file may be longer after a failed write that could not be taken
-    back). `opens` are the requests whose OPEN frame is only here and that have not ended.
+    back). `opens` are the requests whose OPEN frame is only here and that have not ended. `begins` is where
+    it begins in the positions of the log that writes it; None for a segment of an earlier owner.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Segment:
     closes: int = 0
     last_seq: int = 0
     opens: set[str] = field(default_factory=set)
+    begins: int | None = None
     seed: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,6 +145,11 @@ class EntryReader:
     def segment(self) -> Segment:
         """The segment the entries of the last `read` came from."""
         return self._segment
+
+    @property
+    def position(self) -> int:
+        """How far that is in the positions of the log being written; 0 in what an earlier owner wrote."""
+        return 0 if self._segment.begins is None else self._segment.begins + self._offset
 
     @property
     def is_at_end(self) -> bool:

@@ -35,19 +35,11 @@ class Writer(Protocol):
         """Seconds that the oldest record has waited."""
 
 
-class PooledKey(Protocol):
-    """What is asked of a key's state."""
-
-    @property
-    def status(self) -> str:
-        """One of `KEY_STATES`."""
-
-
 class Pool(Protocol):
     """What is asked of the key pool."""
 
-    def snapshot(self) -> Sequence[PooledKey]:
-        """Every key's state."""
+    def statuses(self) -> Sequence[str]:
+        """Every key's status, one of `KEY_STATES`."""
 
 
 @dataclass(slots=True)
@@ -91,7 +83,7 @@ class Vitals:
 
     def keys(self) -> dict[str, int]:
         """How many keys of the pool are in each state."""
-        return key_states(key.status for key in self.pool.snapshot())
+        return key_states(self.pool.statuses())
 
     def totals(self) -> Iterator[tuple[MetricSpec, tuple[str, ...], int]]:
         """Counters that are kept elsewhere, with what they have come to in this process."""

@@ -213,7 +213,7 @@ class Queue:
 
 
 class Pool:
-    def snapshot(self) -> list[Any]:
+    def statuses(self) -> list[str]:
         return []
 
 

@@ -1,0 +1,138 @@
+"""An hour's worth of requests in minutes: does the memory of master and workers stay where it is?
+
+Plain answers, whole streams, streams the client leaves, requests the upstream refuses and wrong keys, all at
+once and as fast as they go. The memory of each process is read every second.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from statistics import fmean, linear_regression
+
+from bench.machine import private_bytes, resident_bytes
+from bench.native import Aim, BenchTrouble, Reading, Shape, run_load
+from bench.run import Book, Results, Row, Site
+from bench.shapes import PLAIN_MODEL, REFUSED_MODEL, STREAM_CHUNKS, STREAM_MODEL
+from bench.weir import WeirTarget
+from drill.waiting import Overdue, wait_until
+
+FIGURE = "long run"
+HOUR_S = 3600
+_WORKERS = 2
+_SAMPLE_S = 1.0
+_WARM = 0.1
+"""The part of the run in which caches and pools fill."""
+_BOOKING_S = 120.0
+_MIB, _KIB = 1024 * 1024, 1024
+
+_MIX: tuple[tuple[str, Shape, bool], ...] = (
+    # What it is, its load, and whether the caller is known.
+    ("plain", Shape(PLAIN_MODEL, 16, 0, warmup_s=0.0), True),
+    ("streams", Shape(STREAM_MODEL, 24, 0, warmup_s=0.0, chunks=STREAM_CHUNKS), True),
+    ("left", Shape(STREAM_MODEL, 8, 0, warmup_s=0.0, chunks=STREAM_CHUNKS, abort_after=3), True),
+    ("refused", Shape(REFUSED_MODEL, 2, 0, warmup_s=0.0, status=400), True),
+    ("wrong key", Shape(PLAIN_MODEL, 1, 0, warmup_s=0.0, status=401), False),
+)
+
+
+@dataclass(slots=True)
+class Curve:
+    """Memory of one process: seconds from the start, requests booked by then, bytes, bytes of its own."""
+
+    seconds: list[float] = field(default_factory=list)
+    requests: list[int] = field(default_factory=list)
+    resident: list[float] = field(default_factory=list)
+    private: list[float] = field(default_factory=list)
+
+    def summary(self) -> Row:
+        """Quarters compared, of what comes after the warm-up; and the slope by requests."""
+        values = self.private[int(len(self.private) * _WARM) :]
+        requests = self.requests[-len(values) :]
+        quarter = max(len(values) // 4, 1)
+        first, last = fmean(values[:quarter]), fmean(values[-quarter:])
+        slope = linear_regression(requests, values).slope if len(set(requests)) > 1 else 0.0
+        return {
+            "first_mib": first / _MIB,
+            "last_mib": last / _MIB,
+            "growth": last / first,
+            "slope": 1000 * slope / _KIB,
+            "resident_mib": self.resident[-1] / _MIB,
+        }
+
+
+def measure(site: Site, seconds: float, results: Results) -> Mapping[str, Curve]:
+    """Run the mix for so long; the curves, by process."""
+    target = WeirTarget(
+        site.upstream.port,
+        site.directory / "long-run",
+        (site.proxy_core, site.load_core),
+        site.load_core,
+        {"WEB_CONCURRENCY": str(_WORKERS)},
+    )
+    target.name = "weir, long run"
+    with ExitStack() as stack:
+        stack.callback(target.stop)
+        target.start()
+        before = target.records()
+        curves, readings = _run(site, target, seconds, before)
+        book = results.books.setdefault(target.name, Book())
+        # Of unknown callers there is no record.
+        booked = (reading for (_, _, is_known), reading in zip(_MIX, readings, strict=True) if is_known)
+        book.sent = sum(reading.figures["answered"] for reading in booked)
+        behind = book.sent - (target.records() - before)
+        with suppress(Overdue):  # then the report says what is missing
+            wait_until(lambda: target.records() - before >= book.sent, _BOOKING_S, "the records")
+        book.records = target.records() - before
+    failed = sum(reading.figures["failed"] for reading in readings)
+    results.figures[FIGURE] = {name: curve.summary() for name, curve in curves.items()}
+    counts = {what: reading.figures["answered"] for (what, _, _), reading in zip(_MIX, readings, strict=True)}
+    total = sum(counts.values())
+    rate = {"requests": float(total), "requests_per_s": total / seconds, "failed": float(failed)}
+    rate["behind"] = float(behind)
+    results.figures[FIGURE]["weir"] = rate | {f"requests, {what}": float(n) for what, n in counts.items()}
+    said = ", ".join(f"{what} {number:,}" for what, number in counts.items())
+    site.say(f"{total:,} requests, as many as an hour at {total / HOUR_S:.0f} a second: {said}")
+    return curves
+
+
+def _run(
+    site: Site, target: WeirTarget, seconds: float, before: int
+) -> tuple[dict[str, Curve], list[Reading]]:
+    pids = {"master": target.pids()[0]} | {
+        f"worker {number}": pid for number, pid in enumerate(target.workers(), 1)
+    }
+    curves = {name: Curve() for name in pids}
+    began = time.monotonic()
+    with ThreadPoolExecutor(len(_MIX)) as threads:
+        loads = [
+            threads.submit(
+                run_load,
+                site.programs,
+                target.aim if is_known else Aim(target.aim.port, "sk-wrong"),
+                replace(shape, seconds=seconds),
+                site.load_core,
+            )
+            for _, shape, is_known in _MIX
+        ]
+        while not all(load.done() for load in loads):
+            _sample(curves, pids, time.monotonic() - began, target.records() - before)
+            time.sleep(_SAMPLE_S)
+        readings = [load.result() for load in loads]
+    if sorted(pids.values()) != sorted([target.pids()[0], *target.workers()]):
+        raise BenchTrouble("a worker was replaced during the long run")
+    return curves, readings
+
+
+def _sample(curves: Mapping[str, Curve], pids: Mapping[str, int], at: float, requests: int) -> None:
+    for name, curve in curves.items():
+        curve.seconds.append(at)
+        curve.requests.append(requests)
+        curve.resident.append(resident_bytes(pids[name]))
+        curve.private.append(private_bytes(pids[name]))
+
+
+def points(curve: Curve) -> Iterable[tuple[float, float]]:
+    """Thousands of requests, and MiB."""
+    return [(n / 1000, size / _MIB) for n, size in zip(curve.requests, curve.private, strict=True)]

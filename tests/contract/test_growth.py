@@ -1,0 +1,125 @@
+"""What a request asks of the database is the same with ten users, keys and records as with thousands."""
+
+from collections import Counter
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from app.adapters.credit_gate import MongoCreditGate
+from app.adapters.directory import CachedDirectory
+from app.adapters.key_cipher import KeyCipher
+from app.adapters.key_pool import SharedKeyPool
+from app.adapters.key_sync import KeySync
+from app.adapters.mongo.client_keys import ClientKeyStore
+from app.adapters.mongo.credit_holds import CreditHolds
+from app.adapters.mongo.key_rotation import KeyRotation
+from app.adapters.mongo.key_states import KeyStateStore
+from app.adapters.mongo.provider_keys import ProviderKeyStore
+from app.adapters.mongo.settlement import Settlement
+from app.adapters.mongo.summaries import SummaryMaker
+from app.adapters.mongo.users import UserStore
+from app.adapters.rate_limiter import SharedRateLimiter, ensure_expiry
+from app.core.credentials import hash_client_key
+from app.core.records import SequencedRecord
+from bench import crowd
+
+FEW, MANY = 10, 3000
+NOW = datetime(2026, 11, 23, 12, 20, tzinfo=UTC)
+REQUESTS = 10
+DOLLAR = 10**9
+CIPHER = KeyCipher("a secret key of the tests, long enough")
+
+Work = Counter[tuple[str, str, int]]
+"""How often: command, collection, documents examined."""
+
+
+def filled(database: Database[Any], size: int) -> None:
+    crowd.make_users(database, size, NOW)
+    crowd.make_upstream_keys(database, 3, CIPHER, NOW)
+    crowd.make_records(database, size, NOW, users=size, random=Random(1))
+    crowd.make_hourly_sums(database, size, NOW, users=size, random=Random(1))
+    crowd.make_indexes(database)
+    ensure_expiry(database)
+    summaries = SummaryMaker(database)
+    while summaries.step(NOW):
+        pass
+
+
+def record(number: int) -> SequencedRecord:
+    user, key_id = crowd.user_name(number), hash_client_key(crowd.client_key(number))
+    whom = {
+        "userId": user,
+        "userKeyId": key_id,
+        "factoryKeyId": "pool-1",
+        "model": "m",
+        "apiFormat": "openai",
+    }
+    counts = ("inputTokens", "outputTokens", "cacheWriteTokens", "cacheWrite1hTokens", "cacheHitTokens")
+    figures = {"reasoningTokens": 0, "tokensUsed": 10, "costNanoUsd": 7, "latencyMs": 5, "ttftMs": 4}
+    how = {"outcome": "ok", "statusCode": 200, "createdAt": NOW}
+    document = {"_id": f"r{number}", **whom, **dict.fromkeys(counts, 5), **figures, **how}
+    return SequencedRecord(number + 1, document)
+
+
+def serve(database: Database[Any]) -> None:
+    """All that ten requests of ten users who are in no cache ask of the database, and what goes on beside."""
+    directory = CachedDirectory(
+        UserStore(database), ClientKeyStore(database), clock=lambda: 0.0, spawn=lambda work: work()
+    )
+    gate = MongoCreditGate(directory, CreditHolds(database), clock=lambda: 0.0)
+    limiter = SharedRateLimiter("w1", NOW.timestamp)
+    for number in range(REQUESTS):
+        principal = directory.find(crowd.client_key(number))
+        assert principal is not None
+        limiter.hit(principal.user_key_id, 60)
+        # Every second one asks for so much that it has to be held in the database.
+        gate.reserve(principal.user_id, f"r{number}", 900 * DOLLAR if number % 2 else 1)
+    assert directory.find("sk-of-nobody") is None
+    limiter.sync(database)
+    Settlement(database, "w1", now=lambda: NOW).apply([record(number) for number in range(REQUESTS)])
+    pool = SharedKeyPool(["sk-env-key"], now=lambda: NOW)
+    states = KeyStateStore(database)
+    sync = KeySync(pool, ProviderKeyStore(database, CIPHER), states, KeyRotation(database, CIPHER))
+    assert sync.refresh()
+    assert not SummaryMaker(database).step(NOW)
+    crowd.make_indexes(database)  # as at a start: they are there
+
+
+def work_of(database: Database[Any]) -> Work:
+    database.command("profile", 2)
+    serve(database)
+    database.command("profile", 0)
+    work: Work = Counter()
+    for entry in database["system.profile"].find({"op": {"$ne": "killcursors"}}):
+        command = next(iter(entry["command"]), entry["op"])
+        if command != "profile":
+            place = entry["ns"].partition(".")[2]
+            work[command, place, entry.get("docsExamined", 0)] += 1
+            assert "COLLSCAN" not in entry.get("planSummary", "") or place in SMALL, entry
+    return work
+
+
+SMALL = ("ohmygpt_keys", "ohmygpt_backup_keys", "upstream_key_states", "request_summaries")
+
+
+@pytest.fixture
+def another_database(database: Database[Any]) -> Any:
+    other = database.client[f"{database.name}_2"]
+    yield other
+    database.client.drop_database(other.name)
+
+
+def test_requests_ask_the_same_of_the_database_however_large_it_is(
+    database: Database[Any], another_database: Database[Any]
+) -> None:
+    filled(database, FEW)
+    filled(another_database, MANY)
+    few, many = work_of(database), work_of(another_database)
+    assert another_database["usersNew"].estimated_document_count() == MANY
+    assert few == many
+    examined = sum(examined * times for (_, _, examined), times in many.items())
+    assert examined <= 20 * REQUESTS
+    assert sum(many.values()) <= 10 * REQUESTS
