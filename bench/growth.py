@@ -109,6 +109,10 @@ def measure(site: Site, level: Level, results: Results, data: Path) -> None:
             }
             for target in grown
         }
+
+
+def measure_pools(site: Site, level: Level, results: Results, data: Path) -> None:
+    """The same with upstream keys; databases are made in `data`, or found there."""
     with ExitStack() as stack:
         pools = _started(stack, [GrownWeir(site, data, 10, pool) for pool in POOLS])
         rest = _at_rest(pools)
