@@ -4,8 +4,7 @@
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -142,13 +141,15 @@ class MongoCreditGate:
             waited += _RECHECK_S
 
     def _try_reserve(self, user_id: str, request_id: str, estimate_nano: int, funds: Funds) -> Reservation:
-        with self._lock, self._account(user_id) as account:
+        with self._lock:
+            account = self._account(user_id)
             if _standing(account, funds, estimate_nano) is Standing.AMPLE:
                 self.counts.ample += 1
                 account.start(request_id, estimate_nano, is_held=False)
                 return Reservation(user_id, request_id, estimate_nano)
             committed = funds.unbooked + account.unheld_sum
             own = frozenset(account.own)
+            self._drop_idle(user_id, account)
             may_ask = self._may_ask()
         if not may_ask:
             return self._on_own_view(user_id, request_id, estimate_nano)
@@ -158,9 +159,11 @@ class MongoCreditGate:
             self._failed_at = self._clock()
             return self._on_own_view(user_id, request_id, estimate_nano, may_be_held=True)
         self._failed_at = None
-        with self._lock, self._account(user_id) as account:
+        with self._lock:
+            account = self._account(user_id)
             account.own -= own - holding.live
             if not holding.nano:
+                self._drop_idle(user_id, account)
                 raise CreditExhausted(max(0, holding.balance_nano - funds.unbooked))
             self.counts.held += 1
             account.start(request_id, estimate_nano, is_held=True)
@@ -168,9 +171,12 @@ class MongoCreditGate:
 
     def release(self, reservation: Reservation) -> None:
         """Stop counting the reservation; what it cost has been noted with the directory. Idempotent."""
-        with self._lock, self._account(reservation.user_id) as account:
+        with self._lock:
+            account = self._account(reservation.user_id)
             account.end(reservation.request_id)
-            account.ended_at = self._clock()
+            if account.own:
+                account.ended_at = self._clock()
+            self._drop_idle(reservation.user_id, account)
         if len(self._accounts) > self._sweep_at:
             self._forget_long_over()
 
@@ -203,27 +209,28 @@ class MongoCreditGate:
         Deciding and counting are one step, so requests that failed together are admitted one by one.
         """
         funds = self._directory.funds(user_id) or Funds(0)
-        with self._lock, self._account(user_id) as account:
+        with self._lock:
+            account = self._account(user_id)
             if may_be_held:
                 account.own.add(request_id)
                 account.ended_at = self._clock()
             if _standing(account, funds, estimate_nano) is Standing.NONE:
+                self._drop_idle(user_id, account)
                 raise CreditExhausted(max(0, funds.balance - funds.charged))
             self.counts.unverified += 1
             account.start(request_id, estimate_nano, is_held=False)
         return Reservation(user_id, request_id, estimate_nano, estimate_nano if may_be_held else 0)
 
-    @contextmanager
-    def _account(self, user_id: str) -> Iterator[_Account]:
-        """The user's account, kept afterwards only if there is something in it."""
-        account = self._accounts.get(user_id) or _Account()
-        try:
-            yield account
-        finally:
-            if account.is_idle:
-                self._accounts.pop(user_id, None)
-            else:
-                self._accounts[user_id] = account
+    def _account(self, user_id: str) -> _Account:
+        """The user's account, to be dropped afterwards (`_drop_idle`) if there is nothing in it."""
+        account = self._accounts.get(user_id)
+        if account is None:
+            account = self._accounts[user_id] = _Account()
+        return account
+
+    def _drop_idle(self, user_id: str, account: _Account) -> None:
+        if account.is_idle:
+            self._accounts.pop(user_id, None)
 
 
 def _standing(account: _Account, funds: Funds, estimate: int) -> Standing:

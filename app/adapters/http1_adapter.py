@@ -11,7 +11,9 @@ import re
 import select
 import socket
 import ssl
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -61,7 +63,7 @@ class Http1Adapter(BaseAdapter):
         origin, target, host = _destination(request.url or "", verify)
         message = _message(request, target, host)
         connection = self._take_idle(origin) or self._connect(origin, connect_s)
-        connection.socket.settimeout(read_s)
+        connection.set_timeout(read_s)
         try:
             head, rest = connection.exchange(message)
         except BaseException:
@@ -129,18 +131,25 @@ class Http1Adapter(BaseAdapter):
 class _Connection:
     """A socket, and whether it is still fit for a request."""
 
-    __slots__ = ("_poll", "has_served", "socket")
+    __slots__ = ("_pending", "_poll", "_timeout_s", "has_served", "socket")
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self.has_served = False
         self._poll: Any = _real_poll()
         self._poll.register(sock.fileno(), select.POLLIN)
+        self._pending: Callable[[], int] | None = getattr(sock, "pending", None)
+        self._timeout_s: float | None = None
 
     def is_quiet(self) -> bool:
         """Whether nothing has come unasked for, the other side's end included: else it must not be used."""
-        pending = getattr(self.socket, "pending", None)
-        return not self._poll.poll(0) and not (pending is not None and pending())
+        return not self._poll.poll(0) and not (self._pending is not None and self._pending())
+
+    def set_timeout(self, timeout_s: float) -> None:
+        """How long to wait for the other side, each time."""
+        if timeout_s != self._timeout_s:
+            self._timeout_s = timeout_s
+            self.socket.settimeout(timeout_s)
 
     def exchange(self, message: tuple[bytes, ...]) -> tuple[AnswerHead, bytes]:
         """Send a request and read the head of its answer, and what came with it."""
@@ -148,7 +157,9 @@ class _Connection:
         broken: OSError | None = None
         try:
             for part in message:
-                self.socket.sendall(part)
+                # All of it goes at once nearly always; gevent's `sendall` asks for the buffer's size first.
+                if (sent := self.socket.send(part)) < len(part):
+                    self.socket.sendall(memoryview(part)[sent:])
         except TimeoutError as error:
             raise requests.ConnectionError(_aborted(error)) from None
         except OSError as error:
@@ -185,6 +196,17 @@ class AnswerBody:
     Once it has been read to its end, its connection is kept for the next request, unless it is not beyond
     doubt.
     """
+
+    __slots__ = (
+        "_adapter",
+        "_connection",
+        "_keeps_open",
+        "_origin",
+        "_reader",
+        "_rest",
+        "headers",
+        "status",
+    )
 
     def __init__(
         self, adapter: Http1Adapter, origin: Origin, connection: _Connection, head: AnswerHead, rest: bytes
@@ -242,21 +264,25 @@ class AnswerBody:
 
 
 class _Answer(requests.Response):
-    """A response without what is not used here: making a cookie jar takes as long as parsing the head."""
+    """A response without what is not used here: making a cookie jar takes as long as parsing the head.
+
+    What is the same in all of them is the class's.
+    """
+
+    _content = False  # type: ignore[assignment]  # as requests has it until the body is read
+    _content_consumed = False
+    _next = None
+    encoding = None
+    reason = ""
+    elapsed = timedelta(0)
 
     def __init__(self, request: requests.PreparedRequest, adapter: Http1Adapter, body: AnswerBody) -> None:
-        self._content = False  # type: ignore[assignment]
-        self._content_consumed = False
-        self._next = None
         self.status_code = body.status
         self.raw = body
         self.url = request.url or ""
         self.request = request
         self.connection = adapter  # type: ignore[assignment]  # as any adapter
-        self.encoding = None
         self.history = []
-        self.reason = ""
-        self.elapsed = timedelta(0)
 
     @property
     def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
@@ -269,8 +295,16 @@ def _real_poll() -> Any:
     return get_original("select", "poll")()
 
 
-def _destination(url: str, verify: bool | str) -> tuple[Origin, str, str]:
-    """Where to connect, what to ask for, and the `Host` header."""
+Destination = tuple[Origin, str, str]
+"""Where to connect, what to ask for, and the `Host` header."""
+
+
+def _destination(url: str, verify: bool | str) -> Destination:
+    # A query string is the client's: there are too many to keep, and they are not to be kept.
+    return _split(url, verify) if "?" in url else _usual_destination(url, verify)
+
+
+def _split(url: str, verify: bool | str) -> Destination:
     try:
         parts = urlsplit(url)
         scheme, host, port = parts.scheme, parts.hostname, parts.port
@@ -287,13 +321,16 @@ def _destination(url: str, verify: bool | str) -> tuple[Origin, str, str]:
     return (scheme, host, port or default, verify), target, name
 
 
+_usual_destination = lru_cache(maxsize=64)(_split)
+"""The endpoints' destinations are always the same few."""
+
+
 def _message(request: requests.PreparedRequest, target: str, host: str) -> tuple[bytes, ...]:
     """The request's bytes, in as many writes as are sensible."""
-    lines = [f"{request.method} {target} HTTP/1.1", f"Host: {host}"]
-    lines += [f"{name}: {value}" for name, value in request.headers.items()]
-    lines += ("", "")
-    text = "\r\n".join(lines)
-    breaks = len(lines) - 1
+    headers: Mapping[str, str] = request.headers
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    text = f"{request.method} {target} HTTP/1.1\r\nHost: {host}\r\n{''.join(lines)}\r\n"
+    breaks = len(lines) + 3
     if text.count("\n") != breaks or text.count("\r") != breaks:
         raise requests.exceptions.InvalidHeader("a header with a line break in it")
     try:

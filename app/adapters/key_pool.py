@@ -15,7 +15,7 @@ from app.adapters.mongo.key_states import KeyEvent, StoredState, env_store_id
 from app.adapters.mongo.provider_keys import ENV_ID_PREFIX, StoredProviderKey
 from app.adapters.pooled_key import PendingState, PooledKey
 from app.core.credentials import mask
-from app.core.key_choice import Candidate, NoKey, Shortage, Turn, choose, usable_count
+from app.core.key_choice import NoKey, Roster, Shortage, Turn, usable_count
 from app.core.key_shares import Kind, Need
 from app.core.key_states import (
     KeyState,
@@ -24,6 +24,7 @@ from app.core.key_states import (
     Report,
     Standing,
     Transition,
+    is_confirmed,
     merge,
     must_be_shared,
     standing,
@@ -37,6 +38,7 @@ MAX_EVENTS = 10_000
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _RECENTLY = timedelta(seconds=5)  # longer than a client waits that was told to come back in a second
+_MICROSECONDS = [timedelta(microseconds=count) for count in range(1000)]
 _BAD = (
     KeyOutcome.RATE_LIMITED,
     KeyOutcome.EXHAUSTED,
@@ -102,7 +104,7 @@ class SharedKeyPool:
         self._entries: list[PooledKey] = []
         self._by_id: dict[str, PooledKey] = {}
         self._by_store_id: dict[str, PooledKey] = {}
-        self._candidates: list[Candidate] = []
+        self._roster = Roster()
         self._turn = Turn(start % len(env_keys) if env_keys else 0)
         self._start = start
         self._leases: dict[Lease, PooledKey] = {}
@@ -117,7 +119,7 @@ class SharedKeyPool:
         with self._lock:
             now = self._moment()
             self._asked_at = now
-            chosen = choose(self._candidates, now, self._turn, excluding)
+            chosen = self._roster.choose(now, self._turn, excluding)
             if isinstance(chosen, NoKey):
                 self.is_starved |= self._divides_limits and Shortage.BUSY in chosen.counts
                 return chosen
@@ -132,7 +134,7 @@ class SharedKeyPool:
     def shortage(self, excluding: frozenset[str]) -> NoKey | None:
         """Why `acquire` would give none; None when it would give one."""
         with self._lock:
-            chosen = choose(self._candidates, self._moment(), self._turn, excluding)
+            chosen = self._roster.choose(self._moment(), self._turn, excluding)
             return chosen if isinstance(chosen, NoKey) else None
 
     def report(self, lease: Lease, finding: Finding, request_id: str) -> None:
@@ -141,9 +143,11 @@ class SharedKeyPool:
             entry = self._leases.get(lease)
             if entry is None or entry.index < 0:  # deleted, or given another secret, meanwhile
                 return
+            if is_confirmed(entry.state, finding):
+                return
             now = self._moment()
             entry.failures += finding.outcome in _BAD
-            is_last = finding.outcome is KeyOutcome.FAILED and usable_count(self._candidates, now) <= 1
+            is_last = finding.outcome is KeyOutcome.FAILED and usable_count(self._roster.candidates, now) <= 1
             report = Report(finding, request_id, lease.sent_at)
             before = entry.state
             entry.state, event = transition(before, report, now, self.policy, is_last_usable=is_last)
@@ -292,11 +296,11 @@ class SharedKeyPool:
 
     def _moment(self) -> datetime:
         now = self._now()
-        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+        return now - _MICROSECONDS[now.microsecond % 1000]
 
     def _touch(self, entry: PooledKey) -> None:
         if entry.index >= 0:
-            self._candidates[entry.index] = entry.candidate()
+            self._roster.put(entry.index, entry.candidate())
 
     def _entry(
         self, known: Mapping[str, PooledKey], key: StoredProviderKey, secret: str, now: datetime
@@ -332,7 +336,7 @@ class SharedKeyPool:
         self._by_store_id = {entry.store_id: entry for entry in entries}
         for index, entry in enumerate(entries):
             entry.index = index
-        self._candidates = [entry.candidate() for entry in entries]
+        self._roster = Roster(entry.candidate() for entry in entries)
 
 
 def _view(entry: PooledKey, now: datetime) -> KeyView:

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from app.core.key_choice import NO_LIMITS, Candidate, Limits
@@ -47,10 +47,11 @@ class PooledKey:
 
     def candidate(self) -> Candidate:
         """As the choice sees it."""
-        if not self.slot_limits():
+        slots = self.slot_limits()
+        if not slots:
             return Candidate(self.key.key_id, self.state, self.in_flight, limits=self.limits)
-        rate, at_once = self.allowed(Kind.RATE), self.allowed(Kind.IN_FLIGHT)
-        probe = self.allowed(Kind.PROBE)
+        rate, at_once = self._share(slots, Kind.RATE), self._share(slots, Kind.IN_FLIGHT)
+        probe = self._share(slots, Kind.PROBE)
         full_until = None
         if rate is not None and len(self.sent) >= rate:
             full_until = self.sent[-rate] + _MINUTE if rate else NEVER
@@ -60,20 +61,28 @@ class PooledKey:
             self.in_flight,
             full_until,
             may_probe=probe is None or self.probes < probe,
-            limits=replace(self.limits, rpm=rate, max_in_flight=at_once),
+            limits=Limits(self.limits.weight, rate, at_once),
             is_shared=rate != self.limits.rpm or at_once != self.limits.max_in_flight,
         )
 
     def slot_limits(self) -> dict[Kind, int]:
         """The limits that are divided among workers."""
-        limits = {Kind.IN_FLIGHT: self.limits.max_in_flight, Kind.RATE: self.limits.rpm}
+        limits = self.limits
+        slots: dict[Kind, int] = {}
+        if limits.max_in_flight is not None:
+            slots[Kind.IN_FLIGHT] = limits.max_in_flight
+        if limits.rpm is not None:
+            slots[Kind.RATE] = limits.rpm
         if self.state.status is KeyStatus.EXHAUSTED:
-            limits[Kind.PROBE] = 1
-        return {kind: limit for kind, limit in limits.items() if limit is not None}
+            slots[Kind.PROBE] = 1
+        return slots
 
     def allowed(self, kind: Kind) -> int | None:
         """How many slots this worker may occupy; None: there is no limit."""
-        limit = self.slot_limits().get(kind)
+        return self._share(self.slot_limits(), kind)
+
+    def _share(self, slots: dict[Kind, int], kind: Kind) -> int | None:
+        limit = slots.get(kind)
         return limit if limit is None or not self.is_divided else self.shares.get(kind, 0)
 
     def occupied(self, kind: Kind, now: datetime) -> int:

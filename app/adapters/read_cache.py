@@ -9,6 +9,7 @@ out the known ones nor reaches the store more than once per key and few seconds.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -56,13 +57,15 @@ class ReadCache(Generic[V]):
     """Values by text key; `load` functions return the value or None, or raise `StoreUnavailable`.
 
     Loads are made without holding a lock. The bookkeeping needs none under gevent, since it never yields;
-    the lock is there for plain threads (tests, other servers).
+    the lock is there for plain threads (tests, other servers). Reading takes it not even there: each step
+    of it is one operation of a dictionary.
     """
 
     def __init__(self, clock: Clock, spawn: Spawn, policy: CachePolicy) -> None:
         self._clock = clock
         self._spawn = spawn
         self._policy = policy
+        self._fresh_s = min(policy.fresh_s, policy.stale_s)
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry[V]] = OrderedDict()
         self._absent: OrderedDict[str, float] = OrderedDict()
@@ -76,18 +79,19 @@ class ReadCache(Generic[V]):
         With `max_age_s`, a value older than that is loaded anew before it is served, if the store answers.
         """
         now = self._clock()
-        with self._lock:
-            entry = self._entries.get(key)
-            if entry is None:
-                absent_until = self._absent.get(key)
-                if absent_until is not None and now < absent_until:
-                    return None
-            else:
-                self._entries.move_to_end(key)
+        entry = self._entries.get(key)
         if entry is None:
+            absent_until = self._absent.get(key)
+            if absent_until is not None and now < absent_until:
+                return None
             self._fail_fast(now)
             return self._load(key, load)
-        return self._serve(key, load, entry, now - entry.loaded_at, max_age_s)
+        with suppress(KeyError):  # another thread has just taken it out
+            self._entries.move_to_end(key)
+        age = now - entry.loaded_at
+        if age < self._fresh_s and (max_age_s is None or age < max_age_s):
+            return entry.value
+        return self._serve(key, load, entry, age, max_age_s)
 
     def peek(self, key: str) -> V | None:
         """The value as cached, whatever its age."""
@@ -130,8 +134,6 @@ class ReadCache(Generic[V]):
     ) -> V | None:
         policy = self._policy
         limit = policy.stale_s if max_age_s is None else max_age_s
-        if age < min(policy.fresh_s, limit):
-            return entry.value
         if age < limit or (self._failed_at is not None and age < policy.outage_s):
             # With the store down nobody waits for it: each read serves what there is and has it tried again.
             self._renew(key, load)

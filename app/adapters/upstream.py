@@ -5,12 +5,10 @@ environment, follow redirects (carrying the key to another host) and decode bodi
 """
 
 import http.client
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import requests
 import urllib3.exceptions
-from requests.structures import CaseInsensitiveDict
 
 from app.adapters.http1_adapter import READ_SIZE, AnswerBody, Http1Adapter
 from app.adapters.proxy_pool import ProxyPool, Route
@@ -82,13 +80,17 @@ class RequestsUpstream:
     def _send_along(self, route: Route, prepared: requests.PreparedRequest) -> "RequestsReply":
         if route.adapter is None:
             return self._send_directly(prepared)
-        with _told_as_failures():
+        try:
             response = route.adapter.send_through(prepared, timeout=self._timeout, verify=self._verify)
+        except _TRANSPORT_ERRORS as error:
+            raise _as_failure(error) from None
         return RequestsReply(response, route.proxy_id)
 
     def _send_directly(self, prepared: requests.PreparedRequest) -> "RequestsReply":
-        with _told_as_failures():
+        try:
             response = self._adapter.send(prepared, stream=True, timeout=self._timeout, verify=self._verify)
+        except _TRANSPORT_ERRORS as error:
+            raise _as_failure(error) from None
         return RequestsReply(response)
 
     def close(self) -> None:
@@ -96,19 +98,30 @@ class RequestsUpstream:
         self._adapter.close()
 
     def _prepare(self, request: UpstreamRequest, key: ProviderKey) -> requests.PreparedRequest:
-        prepared = requests.PreparedRequest()
-        prepared.method = request.method
-        prepared.url = self._base_url + request.path + (f"?{request.query}" if request.query else "")
-        headers = CaseInsensitiveDict(request.headers)
+        headers = dict(request.headers)
         if self._auth in ("bearer", "both"):
             headers["Authorization"] = f"Bearer {key.secret}"
         if self._auth in ("x-api-key", "both"):
             headers["x-api-key"] = key.secret
         if request.body or request.method == "POST":
             headers["Content-Length"] = str(len(request.body))
-        prepared.headers = headers
-        prepared.body = request.body or None
-        return prepared
+        url = self._base_url + request.path
+        return _Prepared(
+            request.method, f"{url}?{request.query}" if request.query else url, headers, request.body
+        )
+
+
+class _Prepared(requests.PreparedRequest):
+    """A request that needs no preparing. Its headers are a plain dictionary, names spelt as they are sent."""
+
+    def __init__(self, method: str, url: str, headers: dict[str, str], body: bytes) -> None:
+        self.method = method
+        self.url = url
+        self.headers = headers  # type: ignore[assignment]  # whoever sends it only walks and reads them
+        self.body = body or None
+        self.hooks = {}
+        self._cookies = None
+        self._body_position = None
 
 
 class RequestsReply:
@@ -153,24 +166,26 @@ def _note_connected(proxies: ProxyPool, route: Route, doubted: list[tuple[str, s
         proxies.note_failure(proxy_id, reason)
 
 
-@contextmanager
-def _told_as_failures() -> Iterator[None]:
-    """What requests raises until the headers are there becomes `UpstreamFailure`."""
-    try:
-        yield
-    except (
-        requests.ConnectTimeout,
-        requests.exceptions.SSLError,
-        requests.exceptions.ProxyError,
-    ) as error:
-        raise UpstreamFailure("unreachable", _reason(error)) from None
-    except requests.ReadTimeout as error:
-        raise UpstreamFailure("timeout", _reason(error)) from None
-    except requests.ConnectionError as error:
+_TRANSPORT_ERRORS = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+)
+"""What adapters raise until the headers are there."""
+
+
+def _as_failure(error: Exception) -> UpstreamFailure:
+    reason = _reason(error)
+    if isinstance(
+        error, (requests.ConnectTimeout, requests.exceptions.SSLError, requests.exceptions.ProxyError)
+    ):
+        return UpstreamFailure("unreachable", reason)
+    if isinstance(error, requests.ReadTimeout):
+        return UpstreamFailure("timeout", reason)
+    if isinstance(error, requests.ConnectionError):
         is_stale = isinstance(_broken(error), StaleConnectionError)
-        raise UpstreamFailure(_connection_failure(error), _reason(error), is_stale=is_stale) from None
-    except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
-        raise UpstreamFailure("garbled", _reason(error)) from None
+        return UpstreamFailure(_connection_failure(error), reason, is_stale=is_stale)
+    return UpstreamFailure("garbled", reason)
 
 
 def _connection_failure(error: requests.ConnectionError) -> str:

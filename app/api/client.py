@@ -165,6 +165,14 @@ class EnvironHeaders(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         return str(self._environ[_environ_key(name)])
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of any mapping, but without an exception for what is absent, which is most."""
+        value = self._environ.get(_environ_key(name))
+        return default if value is None else str(value)
+
+    def __contains__(self, name: object) -> bool:
+        return self.get(str(name)) is not None
+
     def __iter__(self) -> Iterator[str]:
         for key in self._environ:
             if key.startswith("HTTP_"):

@@ -25,7 +25,6 @@ admission are counted apart.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -58,8 +57,7 @@ class Standing(Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Funds:
+class Funds(msgspec.Struct, frozen=True, gc=False):
     """A user's credit as one process sees it, in nano-dollars.
 
     `balance` is as MongoDB had it when it was last read. `unbooked` is what this process has charged and

@@ -28,7 +28,7 @@ def request_headers(
 
     Answers are asked for uncompressed, since they are relayed byte for byte and metered on the way.
     """
-    headers = {name: client[name] for name in TO_UPSTREAM if name in client}
+    headers = {name: value for name in TO_UPSTREAM if (value := client.get(name)) is not None}
     headers["accept-encoding"] = "identity"
     headers.setdefault("content-type", "application/json")
     headers.setdefault("accept", "application/json")

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from math import inf
+
+import msgspec
 
 from app.core.key_states import NEVER, KeyState, KeyStatus, Standing, is_ejected, returns_at, standing
 
@@ -18,8 +21,7 @@ from app.core.key_states import NEVER, KeyState, KeyStatus, Standing, is_ejected
 _BUSY_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, gc=False):
     """What an operator allows a key: its share of the load (1 or more), requests per minute and at a time."""
 
     weight: int = 1
@@ -30,8 +32,7 @@ class Limits:
 NO_LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """A key and its load as this worker sees it; `limits` are this worker's share in those of the key.
 
     `rate_full_until` is when the next request may be sent without there being too many in a minute (None:
@@ -48,8 +49,7 @@ class Candidate:
     is_shared: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True, gc=False):
     """Where in the list the next search begins, and how often the key there has been served in a row."""
 
     position: int = 0
@@ -67,8 +67,7 @@ class Shortage(StrEnum):
     NO_KEYS = "no_keys"
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(msgspec.Struct, frozen=True):
     """The key to use, whether this is its trial, and the turn for the next choice."""
 
     candidate: Candidate
@@ -111,6 +110,67 @@ def choose(
         step = _least_loaded(candidates, now, turn, excluding, is_last_resort=True)
     if step is None:
         return _explain(candidates, now, excluding)
+    return _serve(candidates, now, turn, step)
+
+
+class Roster:
+    """Candidates that change one at a time, and `choose` among them without looking at each.
+
+    Kept is what `choose` finds out of every candidate: its load if it may serve; if not, when time alone may
+    change that.
+    """
+
+    __slots__ = ("_loads", "_look_at", "candidates")
+
+    def __init__(self, candidates: Iterable[Candidate] = ()) -> None:
+        self.candidates = list(candidates)
+        self._loads = [inf] * len(self.candidates)  # infinite for those that may not serve
+        self._look_at = NEVER
+        for index, candidate in enumerate(self.candidates):
+            self.put(index, candidate)
+
+    def put(self, index: int, candidate: Candidate) -> None:
+        """The candidate in this place is now this one."""
+        self.candidates[index] = candidate
+        free_from = _free_from(candidate)
+        if free_from is None:
+            self._loads[index] = _load(candidate)
+            return
+        self._loads[index] = inf
+        self._look_at = min(self._look_at, free_from)
+
+    def choose(self, now: datetime, turn: Turn, excluding: frozenset[str] = frozenset()) -> Chosen | NoKey:
+        """The same as `choose` of the candidates."""
+        if not excluding:
+            if now >= self._look_at:
+                self._look_again(now)
+            loads, size = self._loads, len(self._loads)
+            least = min(loads, default=inf)
+            if least != inf:
+                start = turn.position % size
+                try:
+                    index = loads.index(least, start)
+                except ValueError:
+                    index = loads.index(least)
+                # The clock may have been set back since it was looked at.
+                if _obstacle(self.candidates[index], now) is None:
+                    return _serve(self.candidates, now, turn, (index - start) % size)
+        return choose(self.candidates, now, turn, excluding)
+
+    def _look_again(self, now: datetime) -> None:
+        self._look_at = NEVER
+        for index, candidate in enumerate(self.candidates):
+            if self._loads[index] != inf:
+                continue
+            free_from = _free_from(candidate)
+            if free_from is None or free_from <= now:
+                self._loads[index] = _load(candidate)
+            else:
+                self._look_at = min(self._look_at, free_from)
+
+
+def _serve(candidates: Sequence[Candidate], now: datetime, turn: Turn, step: int) -> Chosen:
+    """The choice of the candidate so many steps from the turn."""
     size = len(candidates)
     index = (turn.position + step) % size
     chosen = candidates[index]
@@ -135,12 +195,16 @@ def _least_loaded(
         candidate = candidates[(turn.position + step) % size]
         if candidate.key_id in excluding or _obstacle(candidate, now, is_last_resort) is not None:
             continue
-        load = candidate.in_flight / candidate.limits.weight
+        load = _load(candidate)
         if best is None or load < best[0]:
             best = (load, step)
             if load == 0:  # no key can have less, so a large pool need not be searched
                 break
     return None if best is None else best[1]
+
+
+def _load(candidate: Candidate) -> float:
+    return candidate.in_flight / candidate.limits.weight
 
 
 def usable_count(candidates: Iterable[Candidate], now: datetime) -> int:
@@ -167,6 +231,20 @@ def _obstacle(candidate: Candidate, now: datetime, is_last_resort: bool = False)
     if candidate.rate_full_until is not None and candidate.rate_full_until > now:
         return Shortage.BUSY
     return None
+
+
+def _free_from(candidate: Candidate) -> datetime | None:
+    """From when on `_obstacle` finds none while nothing but time changes; None: always."""
+    state, limits = candidate.state, candidate.limits
+    if limits.max_in_flight is not None and candidate.in_flight >= limits.max_in_flight:
+        return NEVER
+    if state.status is KeyStatus.HEALTHY:
+        return candidate.rate_full_until
+    is_probing = candidate.in_flight > 0 or not candidate.may_probe
+    if state.status is KeyStatus.EXHAUSTED and is_probing:
+        return NEVER
+    returns = returns_at(state)
+    return returns if candidate.rate_full_until is None else max(returns, candidate.rate_full_until)
 
 
 _RESTRICTIONS = {

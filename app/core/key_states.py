@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
 
+import msgspec
+
 from app.core.upstream_outcome import FAILURE_REASONS, Finding, KeyOutcome
 
 NEVER = datetime.max.replace(tzinfo=UTC)
@@ -69,8 +71,7 @@ class KeyState:
     version: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """What came of one attempt: by which request, and when it was sent (by this process's clock)."""
 
     finding: Finding
@@ -184,7 +185,19 @@ def _rank(state: KeyState) -> tuple[object, ...]:
 
 def must_be_shared(before: KeyState, after: KeyState) -> bool:
     """Whether other workers should know of the change: all of it but the worker's own count."""
-    return replace(before, consecutive_failures=0) != replace(after, consecutive_failures=0)
+    return before is not after and replace(before, consecutive_failures=0) != replace(
+        after, consecutive_failures=0
+    )
+
+
+def is_confirmed(state: KeyState, finding: Finding) -> bool:
+    """Whether the finding says what is known, so that no report of it changes anything."""
+    return (
+        finding.outcome is KeyOutcome.OK
+        and state.status is KeyStatus.HEALTHY
+        and state.suspected_by is None
+        and not state.consecutive_failures
+    )
 
 
 def transition(

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+import msgspec
+
 from app.core.journal_format import OpenRequest
 from app.core.key_choice import NoKey
 from app.core.principal import Balance, Principal
@@ -39,8 +41,7 @@ class Directory(Protocol):
         """Count a charge against the cached balance at once, before the writer has booked it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Lease:
+class Lease(msgspec.Struct, frozen=True, eq=False):
     """An upstream key lent to one attempt, from `sent_at` until it is released.
 
     `is_probe` says that the key was without money and this is the trial whether it still is.
@@ -76,8 +77,7 @@ class RateLimiter(Protocol):
         """Count one request; `limit` is in requests per minute. With `cost` 0 it only looks."""
 
 
-@dataclass(frozen=True, slots=True)
-class RateDecision:
+class RateDecision(msgspec.Struct, frozen=True, gc=False):
     """The outcome of a rate check and what the `X-RateLimit-*` headers say.
 
     `reset_at` is in whole epoch seconds, when the window ends; `retry_after_s` is how long from now until
@@ -131,8 +131,7 @@ class Upstream(Protocol):
         """Send and wait for the headers; raises `UpstreamFailure`."""
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(msgspec.Struct, frozen=True):
     """What goes upstream: path with its leading slash, raw query string, headers without credentials."""
 
     method: str
@@ -216,8 +215,7 @@ class Clock(Protocol):
         """A UUIDv7: sortable by time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """Credit set aside for a running request, in nano-dollars.
 
     `hold_nano` is what is, or may be, held for it in the database: it goes into the request's record

@@ -1,11 +1,11 @@
 """Who is calling: the outcome of a credential check."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+
+class Principal(msgspec.Struct, frozen=True):
     """The user and client key behind an authenticated request.
 
     `user_key_id` is the id under which the key is stored, never the key itself for keys this product made.
@@ -21,8 +21,7 @@ class Principal:
     on_client_abort: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(msgspec.Struct, frozen=True):
     """What a user can still spend, in nano-dollars, and until when (None: for ever).
 
     `unbooked_nano` has been taken off for charges that may or may not be in the stored balance already.

@@ -5,8 +5,7 @@ The body is decoded at its top level only: member names with the place of each v
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from enum import Enum
 
 import msgspec
@@ -24,9 +23,10 @@ _MANY_COLONS = 20_000
 
 _TRUE = msgspec.Raw(b"true")
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TEXT = msgspec.json.Decoder(str)
 _KEY = re.compile(rb'[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\n\r]*:[ \t\n\r]*')
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-_NEXT = re.compile(rb"[ \t\n\r]*([,}])")
+_NEXT = re.compile(rb"[ \t\n\r]*,")
 
 
 class Endpoint(Enum):
@@ -41,13 +41,16 @@ class Endpoint(Enum):
         self.wire_format = wire_format
 
 
-@dataclass(frozen=True, slots=True)
-class RequestBody:
-    """A checked body: the asked-for model, whether it streams, and where the editable members are.
+_CHAT, _COUNT_TOKENS = Endpoint.CHAT, Endpoint.COUNT_TOKENS
+
+
+class RequestBody(msgspec.Struct, frozen=True):
+    """A checked body: the asked-for model, whether it streams, and its members as they came.
 
     `usage_wanted` is what the client said of `stream_options.include_usage`; `stream_options` has its members
-    as they came, and is None where it is something that cannot be added to. `output_limit` is the most tokens
-    the client lets the model generate, None where it does not say.
+    as they came, and is None where it is something that cannot be added to. `members` were read from
+    `readable`, in which everything stands where it stands in `data`. `output_limit` is the most tokens the
+    client lets the model generate, None where it does not say.
     """
 
     data: bytes
@@ -55,9 +58,8 @@ class RequestBody:
     stream: bool
     usage_wanted: bool
     stream_options: Mapping[str, msgspec.Raw] | None
-    model_at: tuple[int, int]
-    stream_options_at: tuple[int, int] | None
-    members_at: int
+    members: dict[str, msgspec.Raw]
+    readable: bytes
     output_limit: int | None = None
 
     @property
@@ -67,13 +69,13 @@ class RequestBody:
 
     def forwarded(self, upstream_model: str, inject_usage: bool) -> bytes:
         """The bytes to send upstream: unchanged but for the model's upstream id and `include_usage`."""
+        if upstream_model == self.model and not inject_usage:
+            return self.data
         edits: list[tuple[int, int, bytes]] = []
         if upstream_model != self.model:
-            edits.append((*self.model_at, msgspec.json.encode(upstream_model)))
+            edits.append((*self._place("model"), msgspec.json.encode(upstream_model)))
         if inject_usage:
             edits.append(self._usage_edit())
-        if not edits:
-            return self.data
         pieces: list[bytes] = []
         position = 0
         for start, end, replacement in sorted(edits):
@@ -83,51 +85,68 @@ class RequestBody:
         return b"".join(pieces)
 
     def _usage_edit(self) -> tuple[int, int, bytes]:
-        if self.stream_options_at is None:
+        if "stream_options" not in self.members:
             # Splicing right after the opening brace keeps every other byte; `model` always follows.
-            return (self.members_at, self.members_at, b'"stream_options":{"include_usage":true},')
+            begin = self.readable.index(b"{") + 1
+            return (begin, begin, b'"stream_options":{"include_usage":true},')
         options = {**(self.stream_options or {}), "include_usage": _TRUE}
-        return (*self.stream_options_at, msgspec.json.encode(options))
+        return (*self._place("stream_options"), msgspec.json.encode(options))
+
+    def _place(self, wanted: str) -> tuple[int, int]:
+        places = _places(self.readable, self.members)
+        return next((start, end) for name, start, end in places if name == wanted)
 
 
 def parse_body(data: bytes, endpoint: Endpoint) -> RequestBody:
     """Check a request body; raises a 400 `Refusal` whose message says what is wrong and where."""
-    readable, values = _read_members(data)
-    places, members_at = _locate(readable, values)
+    readable, members = _read_members(data)
+    values = _distinct(members)
     model = _model(values)
     messages = values.get("messages")
     if messages is None:
         raise invalid_body("you must provide the 'messages' parameter", "messages")
     if bytes(memoryview(messages)[:1]) != b"[":
         raise invalid_body("'messages' must be an array", "messages")
-    options = _stream_options(values) if endpoint is Endpoint.CHAT else None
+    is_chat = endpoint is _CHAT
+    options = _stream_options(values) if is_chat else None
     return RequestBody(
         data=data,
         model=model,
-        stream=endpoint is not Endpoint.COUNT_TOKENS and bytes(values.get("stream", b"")) == b"true",
-        usage_wanted=endpoint is not Endpoint.CHAT
+        stream=endpoint is not _COUNT_TOKENS and bytes(values.get("stream", b"")) == b"true",
+        usage_wanted=not is_chat
         or (options is not None and bytes(options.get("include_usage", b"")) == b"true"),
         stream_options=options,
-        model_at=places["model"],
-        stream_options_at=places.get("stream_options"),
-        members_at=members_at,
+        members=values,
+        readable=readable,
         output_limit=output_limit(values),
     )
 
 
-def _read_members(data: bytes) -> tuple[bytes, dict[str, msgspec.Raw]]:
+class _Key:
+    """A member's name in one place: no other is equal to it, so that none takes another's place."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+_PAIRS = msgspec.json.Decoder(dict[_Key, msgspec.Raw], dec_hook=lambda _type, name: _Key(name))
+
+
+def _read_members(data: bytes) -> tuple[bytes, dict[_Key, msgspec.Raw]]:
     """The members, and the text they were read from: the body, or one of the same length that can be read.
 
     An emoji cut in half by a client leaves an unpaired surrogate, which JSON's grammar allows (RFC 8259 §8.2)
     and the decoder does not. It is for the upstream to judge.
     """
     try:
-        return data, _decode_members(data)
+        return data, _decode_body(data)
     except Refusal:
         readable = _SURROGATE.sub(rb"\\ufffd", data)
         if readable == data:
             raise
-        return readable, _decode_members(readable)
+        return readable, _decode_body(readable)
 
 
 class _Bulky(msgspec.Struct, gc=False):
@@ -158,43 +177,59 @@ def _refuse_many_members(data: bytes) -> None:
         raise invalid_body(f"the request body has more than {MAX_MEMBERS} members")
 
 
-def _decode_members(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+def _decode_body(data: bytes) -> dict[_Key, msgspec.Raw]:
     try:
-        if isinstance(data, bytes):
-            _refuse_many_members(data)
+        _refuse_many_members(data)
+        return _PAIRS.decode(data)
+    except _UNREADABLE as error:
+        raise _unreadable(error) from None
+
+
+def _decode_members(data: msgspec.Raw) -> dict[str, msgspec.Raw]:
+    try:
         return _MEMBERS.decode(data)
-    except msgspec.ValidationError:
-        raise invalid_body("the request body must be a JSON object") from None
-    except RecursionError:
-        raise invalid_body("the request body is nested too deeply") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise invalid_body(f"the request body is not valid JSON: {error}"[:300]) from None
+    except _UNREADABLE as error:
+        raise _unreadable(error) from None
 
 
-def _locate(data: bytes, values: dict[str, msgspec.Raw]) -> tuple[dict[str, tuple[int, int]], int]:
-    """Where each member's value stands; refuses a name that occurs twice.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _unreadable(error: Exception) -> Refusal:
+    if isinstance(error, msgspec.ValidationError):
+        return invalid_body("the request body must be a JSON object")
+    if isinstance(error, RecursionError):
+        return invalid_body("the request body is nested too deeply")
+    return invalid_body(f"the request body is not valid JSON: {error}"[:300])
+
+
+def _distinct(members: dict[_Key, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+    """The members by name; refuses a name that occurs twice.
 
     Two readers of `{"model":"a","model":"b"}` may disagree about which one counts, and then the wrong model
-    is billed. The decoder keeps the last value of a name, so walking the members in order and comparing
-    finds the first of a pair without parsing the values again.
+    is billed.
     """
+    values = {key.name: value for key, value in members.items()}
     if len(values) > MAX_MEMBERS:
         raise invalid_body(f"the request body has more than {MAX_MEMBERS} members")
-    view = memoryview(data)
-    position = members_at = data.index(b"{") + 1
-    places: dict[str, tuple[int, int]] = {}
+    if len(values) < len(members):
+        names = [key.name for key in members]
+        name = next(name for name in names if names.count(name) > 1)
+        raise invalid_body(f"the request body has the member {name[:80]!r} twice", name[:80])
+    return values
+
+
+def _places(data: bytes, values: Mapping[str, msgspec.Raw]) -> Iterator[tuple[str, int, int]]:
+    """The name of each member, and where its value begins and ends; no name occurs twice."""
+    position = data.index(b"{") + 1
     while key := _KEY.match(data, position):
-        name = msgspec.json.decode(key[1], type=str)
-        value = memoryview(values[name])
-        start, end = key.end(), key.end() + len(value)
+        name = _TEXT.decode(key[1])
+        start, end = key.end(), key.end() + len(memoryview(values[name]))
+        yield name, start, end
         following = _NEXT.match(data, end)
-        if name in places or view[start:end] != value or following is None:
-            raise invalid_body(f"the request body has the member {name[:80]!r} twice", name[:80])
-        places[name] = (start, end)
+        if following is None:
+            return
         position = following.end()
-        if following[1] == b"}":
-            break
-    return places, members_at
 
 
 def _stream_options(values: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw] | None:
@@ -212,7 +247,7 @@ def _model(values: dict[str, msgspec.Raw]) -> str:
     if "model" not in values:
         raise invalid_body("you must provide a 'model' parameter", "model")
     try:
-        model = msgspec.json.decode(values["model"], type=str)
+        model = _TEXT.decode(values["model"])
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise invalid_body("'model' must be a string", "model") from None
     if not model or len(model) > MAX_MODEL_LENGTH:

@@ -57,6 +57,8 @@ class Admission:
         if len(data) > limit:
             raise too_large(limit)
         coding = call.headers.get("content-encoding", "identity")
+        if coding == "identity":
+            return parse_body(data, endpoint)
         decoder = decoder_for(coding)
         if decoder is None:
             raise Refusal(

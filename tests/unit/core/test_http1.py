@@ -236,6 +236,42 @@ def test_framing_and_the_connections_future(head: bytes, framing: Framing, keeps
     assert (found[0].framing, found[0].keeps_open) == (framing, keeps_open)
 
 
+ODD_LINES = [
+    b"\r\n",
+    b"X-A: b\r\n",
+    b"Content-Length: 5\r\n",
+    b"content-length:5 \r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Connection: close\r\n",
+    b"HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.0 404\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+]
+ODDITIES = st.sampled_from([*ODD_LINES, *(bytes([byte]) for byte in b"Xa:( \t\r\n\0\x85\xff5")])
+
+
+def head_of(pieces: Iterable[bytes]) -> tuple[object, ...] | str | None:
+    heads = HeadReader()
+    try:
+        for piece in pieces:
+            if (found := heads.feed(piece)) is not None:
+                head, rest = found
+                return head.status, head.headers, head.framing, head.length, head.keeps_open, rest
+    except BadAnswer as error:
+        return str(error)
+    return None
+
+
+@given(
+    st.sampled_from([b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 \r\n", b"HTTP/1."]),
+    st.lists(ODDITIES, max_size=14),
+)
+def test_a_head_that_comes_whole_is_read_as_one_that_comes_in_two(start: bytes, odd: list[bytes]) -> None:
+    """There is a short way for whole heads of the usual form; it must not be a way of its own."""
+    data = start + b"".join(odd) + b"\r\n\r\nrest"
+    assert head_of([data]) == head_of([data[:1], data[1:]])
+
+
 def test_headers_have_lower_case_names_and_folded_lines_are_one() -> None:
     data = b"HTTP/1.1 200 OK\r\nX-A: one\r\n two\r\nx-a: three\r\nX-B:\t4 \r\n\r\n"
     found = HeadReader().feed(data)

@@ -2,8 +2,9 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -12,6 +13,7 @@ from app.core.key_choice import (
     Chosen,
     Limits,
     NoKey,
+    Roster,
     Shortage,
     Turn,
     choose,
@@ -180,6 +182,7 @@ class KeysInUse(RuleBasedStateMachine):
         self.models["c"].limits = Limits(max_in_flight=2)
         self.flying: list[Sent] = []
         self.count = 0
+        self.roster = Roster(self.candidates())
 
     now = property(lambda self: at(self.now_s))
 
@@ -191,7 +194,11 @@ class KeysInUse(RuleBasedStateMachine):
 
     @rule(tried=st.frozensets(st.sampled_from(IDS), max_size=2))
     def send(self, tried: frozenset[str]) -> None:
-        choice = choose(self.candidates(), self.now, self.turn, tried)
+        for index, candidate in enumerate(self.candidates()):
+            if candidate != self.roster.candidates[index]:
+                self.roster.put(index, candidate)
+        choice = self.roster.choose(self.now, self.turn, tried)
+        assert choice == choose(self.candidates(), self.now, self.turn, tried)
         is_open = {
             i: model for i, model in self.models.items() if i not in tried and model.is_open(self.now_s)
         }
@@ -321,3 +328,50 @@ def test_the_last_resort_has_its_limits_too() -> None:
     nothing = choose([busy], START, Turn())
     assert isinstance(nothing, NoKey)
     assert nothing.reason is Shortage.COOLING
+
+
+MOMENTS = st.integers(-2, 5).map(lambda count: at(20 * count))
+CANDIDATES = st.builds(
+    Candidate,
+    st.just(""),
+    st.one_of(
+        st.just(UP),
+        st.builds(
+            KeyState,
+            st.sampled_from(KeyStatus),
+            st.just(START),
+            st.just(START),
+            st.none() | MOMENTS,
+            last_error=st.sampled_from([None, "server_error"]),
+        ),
+    ),
+    in_flight=st.integers(0, 3),
+    rate_full_until=st.none() | MOMENTS,
+    may_probe=st.booleans(),
+    limits=st.builds(Limits, st.integers(1, 3), st.none(), st.none() | st.integers(0, 3)),
+    is_shared=st.booleans(),
+)
+
+
+@given(
+    st.lists(CANDIDATES, max_size=6), st.lists(st.tuples(MOMENTS, st.integers(0, 5), CANDIDATES), max_size=12)
+)
+def test_a_roster_chooses_as_if_it_looked_at_every_candidate(
+    first: list[Candidate], changes: list[tuple[datetime, int, Candidate]]
+) -> None:
+    """At any moments, the clock being set back among them."""
+    candidates = [named(candidate, index) for index, candidate in enumerate(first)]
+    roster, turn = Roster(candidates), Turn(4)
+    for now, index, candidate in changes:
+        tried = frozenset("b") if candidate.is_shared else frozenset[str]()
+        choice = roster.choose(now, turn, tried)
+        assert choice == choose(candidates, now, turn, tried)
+        if isinstance(choice, Chosen):
+            turn = choice.turn
+        if index < len(candidates):
+            candidates[index] = named(candidate, index)
+            roster.put(index, candidates[index])
+
+
+def named(candidate: Candidate, index: int) -> Candidate:
+    return msgspec.structs.replace(candidate, key_id="abcdef"[index])

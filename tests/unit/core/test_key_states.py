@@ -13,6 +13,7 @@ from app.core.key_states import (
     Report,
     Standing,
     Transition,
+    is_confirmed,
     merge,
     must_be_shared,
     new_state,
@@ -293,3 +294,12 @@ def test_an_old_report_changes_no_status_and_shortens_nothing(
     moved, event = transition(state, old, at(2000), SHORT)
     assert (moved.status, event) == (state.status, None)
     assert returns_at(moved) >= returns_at(state)
+
+
+@given(reachable(), OUTCOMES, st.integers(0, 2000))
+def test_what_is_only_confirmed_changes_nothing(state: KeyState, outcome: KeyOutcome, sent_s: int) -> None:
+    it = report(outcome, sent_s, "r9")
+    if is_confirmed(state, it.finding):
+        assert transition(state, it, at(2000), SHORT) == (state, None)
+    if outcome is KeyOutcome.OK:
+        assert is_confirmed(NEW, it.finding)
