@@ -145,9 +145,10 @@ class Roster:
             if now >= self._look_at:
                 self._look_again(now)
             loads, size = self._loads, len(self._loads)
-            least = min(loads, default=inf)
+            start = turn.position % size if size else 0
+            # No load is less than none: an idle pool, however large, need not be searched.
+            least = 0.0 if size and not loads[start] else min(loads, default=inf)
             if least != inf:
-                start = turn.position % size
                 try:
                     index = loads.index(least, start)
                 except ValueError:
