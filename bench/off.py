@@ -62,7 +62,7 @@ class _UnrecordedExchange(Exchange):
 
     __slots__ = ()
 
-    def foresee(self, status: int, metered: Metered) -> None:
+    def foresee(self, status: int, metered: Metered, *, is_whole: bool) -> None:
         """Nothing is foreseen."""
 
     def settle(self, outcome: Outcome, status: int, **_what: Any) -> None:

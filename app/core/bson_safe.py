@@ -1,5 +1,6 @@
 """Making JSON from outside fit for a MongoDB document, whatever it holds."""
 
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -10,6 +11,7 @@ MAX_VALUES = 2000
 """How many values one object may hold in all: far below MongoDB's 16 MB, whatever they are."""
 _INT64 = 2**63
 _SHOWN_BITS = 1024
+_MAX_NAME = 100
 
 
 def bson_safe(value: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -35,7 +37,7 @@ class _Copy:
         for name, member in islice(value.items(), MAX_MEMBERS):
             if not self._left:
                 break
-            copy[_name(str(name))] = self._value(member, depth - 1)
+            copy[_name(str(name)[:_MAX_NAME])] = self._value(member, depth - 1)
         return copy
 
     def _items(self, value: list[Any], depth: int) -> list[Any]:
@@ -48,6 +50,8 @@ class _Copy:
 
     def _value(self, value: Any, depth: int) -> Any:
         self._left -= 1
+        if type(value) is int and -_INT64 <= value < _INT64:  # nearly all of a usage object
+            return value
         if isinstance(value, dict):
             return self.members(value, depth) if depth > 0 else None
         if isinstance(value, list):
@@ -67,8 +71,9 @@ def _scalar(value: Any) -> Any:
     return _text(value if isinstance(value, str) else str(value))
 
 
+@lru_cache(maxsize=1024)  # there are few, and the same in every answer
 def _name(name: str) -> str:
-    return _text(name[:100]).replace("\0", "").replace("$", "_").replace(".", "_")
+    return _text(name).replace("\0", "").replace("$", "_").replace(".", "_")
 
 
 def _text(text: str) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 NANO = 1_000_000_000
 
@@ -59,7 +59,7 @@ class AttemptRecord:
         return document
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ExchangeRecord:
     """Everything known about one client request once it has ended.
 
@@ -67,6 +67,9 @@ class ExchangeRecord:
     milliseconds; `cost_nano_usd` is exact; `hold_nano_usd` is the credit that was held in the database while
     the request ran (0: none); `costs` are the parts of the cost by kind, for metrics. Prompts and answers are
     never part of it.
+
+    Nothing changes one but `end`. (Not frozen: making one of so many fields takes three times as long then.)
+    `kept` is the sink's, which may leave there what it made of the facts.
     """
 
     request_id: str
@@ -104,14 +107,37 @@ class ExchangeRecord:
     client_retry_count: int | None = None
     hold_nano_usd: int = 0
     costs: tuple[int, int, int, int] = (0, 0, 0, 0)
+    kept: Any = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def is_success(self) -> bool:
         """Whether the client got a whole, good answer."""
         return self.outcome is Outcome.OK
 
+    def end(
+        self,
+        outcome: Outcome,
+        status_code: int,
+        *,
+        error_type: str | None,
+        usage_source: UsageSource,
+        latency_ms: int,
+        bytes_out: int,
+    ) -> None:
+        """Say how the request has ended whose record was foreseen."""
+        self.outcome = outcome
+        self.status_code = status_code
+        self.error_type = error_type
+        self.usage_source = usage_source
+        self.latency_ms = latency_ms
+        self.bytes_out = bytes_out
+
     def to_document(self) -> dict[str, Any]:
         """The document of `request_logs`; its `_id` makes writing it twice harmless."""
+        return self.facts() | self.ending()
+
+    def facts(self) -> dict[str, Any]:
+        """The part of the document that `end` does not change."""
         document: dict[str, Any] = {
             "_id": self.request_id,
             "requestId": self.request_id,
@@ -130,44 +156,53 @@ class ExchangeRecord:
             "cacheWrite1hTokens": self.cache_write_1h_tokens,
             "cacheHitTokens": self.cache_hit_tokens,
             "reasoningTokens": self.reasoning_tokens,
-            "usageSource": str(self.usage_source),
             "tokensUsed": self.input_tokens + self.output_tokens,
             "creditsCost": self.cost_nano_usd / NANO,
             "costNanoUsd": self.cost_nano_usd,
             "creditType": "ohmygpt",
+            "upstreamStatusCode": self.upstream_status_code,
+            "ttftMs": self.ttft_ms,
+            "overheadMs": self.overhead_ms,
+            "attempts": [attempt.to_document() for attempt in self.attempts],
+            "usageRaw": self.usage_raw,
+            "createdAt": self.created_at,
+        }
+        if self.requested_model is not None:
+            document["requestedModel"] = self.requested_model
+        if self.usage_flags:
+            document["usageFlags"] = list(self.usage_flags)
+        if self.upstream_request_id is not None:
+            document["upstreamRequestId"] = self.upstream_request_id
+        if self.service_tier is not None:
+            document["serviceTier"] = self.service_tier
+        if self.client_retry_count is not None:
+            document["clientRetryCount"] = self.client_retry_count
+        if self.hold_nano_usd:
+            document["holdNanoUsd"] = self.hold_nano_usd
+        return document
+
+    def ending(self) -> dict[str, Any]:
+        """The rest of it: how the request ended."""
+        return {
+            "usageSource": str(self.usage_source),
             "statusCode": self.status_code,
             "isSuccess": self.is_success,
             "outcome": str(self.outcome),
             "errorType": self.error_type,
-            "upstreamStatusCode": self.upstream_status_code,
             "latencyMs": self.latency_ms,
-            "ttftMs": self.ttft_ms,
-            "overheadMs": self.overhead_ms,
-            "attempts": [attempt.to_document() for attempt in self.attempts],
             "bytesOut": self.bytes_out,
-            "usageRaw": self.usage_raw,
-            "createdAt": self.created_at,
         }
-        extras = {
-            "requestedModel": self.requested_model,
-            "usageFlags": list(self.usage_flags) or None,
-            "upstreamRequestId": self.upstream_request_id,
-            "serviceTier": self.service_tier,
-            "clientRetryCount": self.client_retry_count,
-            "holdNanoUsd": self.hold_nano_usd or None,
-        }
-        document.update((name, value) for name, value in extras.items() if value is not None)
-        return document
 
 
-@dataclass(frozen=True, slots=True)
-class SequencedRecord:
+class SequencedRecord(NamedTuple):
     """A record's document and its number, strictly increasing within one writer.
 
     The store books a record only if its number is higher than the last one booked for that writer, so
-    records must reach it in the order of their numbers. `queued_at` is monotonic, in seconds.
+    records must reach it in the order of their numbers. `queued_at` is monotonic, in seconds; `encoded` is
+    the document's BSON, where that is at hand.
     """
 
     seq: int
     document: dict[str, Any]
     queued_at: float = 0.0
+    encoded: bytes = b""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.core.histogram import percentile_ms
 from app.core.records import NANO, Outcome
@@ -12,8 +12,7 @@ _LARGEST = 2**53
 """Above this a count cannot be real, and sums of it would no longer be exact in a double."""
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(NamedTuple):
     """What has to be booked for one record: whom it concerns, when, how it ended, how much it was.
 
     `seq` is the record's number in its writer's sequence; tokens are counts, durations milliseconds.
@@ -43,6 +42,7 @@ class Figures:
     @classmethod
     def read(cls, seq: int, document: Mapping[str, Any]) -> "Figures":
         """The figures of a `request_logs` document; raises `ValueError` naming the field that is unusable."""
+        ttft_ms = document.get("ttftMs")
         return cls(
             seq=seq,
             request_id=_text(document, "_id"),
@@ -62,7 +62,7 @@ class Figures:
             reasoning_tokens=_number(document, "reasoningTokens"),
             cost_nano_usd=_number(document, "costNanoUsd"),
             latency_ms=_number(document, "latencyMs"),
-            ttft_ms=None if document.get("ttftMs") is None else _number(document, "ttftMs"),
+            ttft_ms=None if ttft_ms is None else _number(document, "ttftMs"),
             hold_nano_usd=_number(document, "holdNanoUsd"),
         )
 
@@ -109,6 +109,8 @@ def _optional_text(document: Mapping[str, Any], name: str) -> str | None:
 
 
 def _storable(name: str, value: str) -> str:
+    if value.isascii():
+        return value
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -127,6 +129,8 @@ def _moment(document: Mapping[str, Any], name: str) -> datetime:
     value = document.get(name)
     if not isinstance(value, datetime):
         raise ValueError(f"{name} is not a date")  # noqa: TRY004
+    if value.tzinfo is UTC:
+        return value
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 

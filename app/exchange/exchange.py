@@ -27,6 +27,9 @@ from app.core.wire_format import WireFormat
 CLIENT_CLOSED_REQUEST = 499
 """Status of a record whose client left before anything was sent (nginx's number for it)."""
 
+_NO_USAGE = Usage()
+_NO_COSTS = Costs()
+
 
 @dataclass(frozen=True, slots=True)
 class ClientCall:
@@ -67,6 +70,16 @@ class Metered:
     upstream_model: str | None = None
     service_tier: str | None = None
     flags: Iterable[str] = ()
+
+    def is_same_but_for_source(self, other: "Metered") -> bool:
+        """Whether a record made of either has the same in it, but for `source`."""
+        return (
+            self.usage == other.usage
+            and self.usage_raw == other.usage_raw
+            and self.upstream_model == other.upstream_model
+            and self.service_tier == other.service_tier
+            and self.flags == other.flags
+        )
 
 
 class Unobserved:
@@ -112,6 +125,7 @@ class Exchange:
     bytes_out: int = 0
     reservation: Reservation | None = None
     is_settled: bool = False
+    _foreseen: tuple[Metered, ExchangeRecord] | None = None
 
     def as_opened(self) -> OpenRequest:
         """What is known when the request is about to be forwarded."""
@@ -128,9 +142,15 @@ class Exchange:
             self._requested_model(),
         )
 
-    def foresee(self, status: int, metered: Metered) -> None:
-        """Have the record kept that this request leaves if the process dies from now on."""
-        self.sink.foresee(self._record(Outcome.INTERRUPTED, status, metered, "interrupted", None))
+    def foresee(self, status: int, metered: Metered, *, is_whole: bool) -> None:
+        """Have the record kept that this request leaves if the process dies from now on.
+
+        `is_whole` says that the answer is in hand to its end: then probably only the ending will be new.
+        """
+        record = self._record(Outcome.INTERRUPTED, status, metered, "interrupted", None)
+        if is_whole:
+            self._foreseen = metered, record
+        self.sink.foresee(record)
 
     def settle(
         self,
@@ -146,7 +166,7 @@ class Exchange:
             return
         self.is_settled = True
         self.call.watch.stop()
-        record = self._record(outcome, status, metered or Metered(), error_type, ended_at)
+        record = self._ended(outcome, status, metered or Metered(), error_type, ended_at)
         try:
             # In this order there is no moment at which the charge counts neither here nor there.
             if record.cost_nano_usd and self.principal.is_metered:
@@ -158,15 +178,37 @@ class Exchange:
             self.observer.settled(record)
             self.sink.put(record)
 
+    def _ended(
+        self, outcome: Outcome, status: int, metered: Metered, error_type: str | None, ended_at: float | None
+    ) -> ExchangeRecord:
+        """The foreseen record with its ending, where nothing else has become known since; else a new one."""
+        if self._foreseen is None or not metered.is_same_but_for_source(self._foreseen[0]):
+            return self._record(outcome, status, metered, error_type, ended_at)
+        record = self._foreseen[1]
+        record.end(
+            outcome,
+            status,
+            error_type=error_type,
+            usage_source=metered.source,
+            latency_ms=self._latency_ms(ended_at),
+            bytes_out=self.bytes_out,
+        )
+        return record
+
+    def _latency_ms(self, ended_at: float | None) -> int:
+        """From the forwarding to the end, which is now if it is not given; 0 if it was not forwarded."""
+        if self.forwarded_at is None:
+            return 0
+        return _ms((self.clock.monotonic() if ended_at is None else ended_at) - self.forwarded_at)
+
     def _record(
         self, outcome: Outcome, status: int, metered: Metered, error_type: str | None, ended_at: float | None
     ) -> ExchangeRecord:
         call = self.call
-        ended = self.clock.monotonic() if ended_at is None else ended_at
-        started = self.forwarded_at
-        first = self.first_content_at
-        usage = metered.usage
-        costs = self.model.costs_nano_usd(usage) if self.model and usage else Costs()
+        started, first = self.forwarded_at, self.first_content_at
+        forwarded = self.clock.monotonic() if started is None else started
+        usage = metered.usage or _NO_USAGE
+        costs = self.model.costs_nano_usd(usage) if self.model else _NO_COSTS
         return ExchangeRecord(
             request_id=call.request_id,
             user_id=self.principal.user_id,
@@ -181,12 +223,12 @@ class Exchange:
             upstream_model=metered.upstream_model,
             endpoint=self.endpoint,
             stream=self.is_stream_asked,
-            input_tokens=usage.input_tokens if usage else 0,
-            output_tokens=usage.output_tokens if usage else 0,
-            cache_write_tokens=usage.cache_creation_input_tokens if usage else 0,
-            cache_write_1h_tokens=usage.cache_creation_1h_input_tokens if usage else 0,
-            cache_hit_tokens=usage.cache_read_input_tokens if usage else 0,
-            reasoning_tokens=usage.reasoning_tokens if usage else 0,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cache_write_tokens=usage.cache_creation_input_tokens,
+            cache_write_1h_tokens=usage.cache_creation_1h_input_tokens,
+            cache_hit_tokens=usage.cache_read_input_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
             usage_source=metered.source,
             usage_flags=tuple(sorted(metered.flags)),
             usage_raw=bson_safe(metered.usage_raw),
@@ -196,9 +238,9 @@ class Exchange:
             upstream_status_code=self.upstream_status,
             upstream_request_id=self.upstream_request_id,
             service_tier=metered.service_tier,
-            latency_ms=_ms(ended - started) if started is not None else 0,
+            latency_ms=self._latency_ms(ended_at),
             ttft_ms=_ms(first - started) if first is not None and started is not None else None,
-            overhead_ms=_ms((started if started is not None else ended) - call.accepted),
+            overhead_ms=_ms(forwarded - call.accepted),
             attempts=tuple(self.attempts),
             bytes_out=self.bytes_out,
             hold_nano_usd=self.reservation.hold_nano if self.reservation else 0,

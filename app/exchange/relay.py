@@ -166,7 +166,7 @@ class RelayStream:
         self._is_foreseen, self._is_foreseen_whole = True, is_whole
         if has_all_bytes:
             self._meter.flush()  # a plain body is read when it is all there
-        self._exchange.foresee(self._status, self._result(Outcome.INTERRUPTED))
+        self._exchange.foresee(self._status, self._result(Outcome.INTERRUPTED), is_whole=is_whole)
 
     @property
     def _status(self) -> int:

@@ -6,12 +6,25 @@ from decimal import Decimal
 from random import Random
 from typing import Any
 
+import bson
 import pytest
-from bson import Decimal128
+from bson import CodecOptions, Decimal128
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, OperationFailure
-from settlement_world import NOON, closed_database, deep, mixed, reset, seed, sequenced, state
+from settlement_world import (
+    NOON,
+    FaultyDatabase,
+    closed_database,
+    deep,
+    mixed,
+    record,
+    reset,
+    seed,
+    sequenced,
+    state,
+)
 
+from app.adapters.journal.documents import encode_record
 from app.adapters.mongo.settlement import Settlement
 from app.core.histogram import bucket_key
 from app.core.ports import StoreUnavailable
@@ -203,6 +216,72 @@ def test_batch_boundaries_do_not_matter(db):
     settlement.apply(batch[5:41])
     settlement.apply(batch[:])
     assert state(db) == whole
+
+
+OTHERS = {
+    "booked further under the same id": lambda db: Settlement(db, "w1").apply(mixed(40)),
+    "users taken away and put back": lambda db: (
+        db["usersNew"].delete_many({}),
+        db["usersNew"].insert_many(USERS),
+    ),
+    "hourly sums taken away": lambda db: db["request_rollups"].delete_many({}),
+    "numbers taken away": lambda db: db["user_keys"].update_many({}, {"$unset": {"applied": ""}}),
+}
+USERS = [{"_id": "ann", "credits": 3.0}, {"_id": "bob", "credits": 0.0, "applied": {"w1": 5}}]
+
+
+@pytest.mark.parametrize("meddle", OTHERS.values(), ids=OTHERS)
+def test_what_is_remembered_of_documents_does_not_matter_once_others_have_changed_them(db, meddle):
+    batch = mixed(60)
+    ends = []
+    for is_remembered in (False, True):
+        reset(db)
+        settlement = Settlement(db, "w1")
+        settlement.apply(batch[:20])
+        meddle(db)
+        (settlement if is_remembered else Settlement(db, "w1")).apply(batch[20:])
+        ends.append(state(db))
+    assert ends[0] == ends[1]
+
+
+def test_a_batch_asks_only_for_the_numbers_of_documents_that_were_not_in_one_before(db):
+    faults = FaultyDatabase(db, lambda _: None)
+    settlement = Settlement(faults, "w1")
+    calls = []
+    for number in (1, 2, 3):
+        settlement.apply([sequenced(number, created_at=NOON)])
+        calls.append(faults.calls)
+        faults.calls = 0
+    assert calls[0] - 4 > calls[1] == calls[2]
+
+
+def test_the_journals_own_bytes_are_what_is_stored(db, settlement):
+    made = record(1)
+    document, encoded = encode_record(made)
+    settlement.apply([SequencedRecord(1, document, 0.0, encoded)])
+    stored = db["request_logs"].find_one({"_id": made.request_id})
+    assert stored == bson.decode(encoded, CodecOptions(tz_aware=True))
+    assert db["request_logs"].count_documents({"costNanoUsd": {"$type": "long"}}) == 1
+
+
+def test_bytes_of_a_journal_that_kept_the_cost_32_bits_wide_are_not_stored_as_they_are(db, settlement):
+    document = record(1).to_document()
+    settlement.apply([SequencedRecord(1, document, 0.0, bson.encode(document))])
+    assert db["request_logs"].count_documents({"costNanoUsd": {"$type": "long"}}) == 1
+
+
+def test_bytes_that_mongodb_refuses_are_put_aside_and_still_charged(db, settlement):
+    batch = []
+    for number in (1, 2, 3):
+        document, encoded = encode_record(record(number, usage_raw=deep(170 + 15 * (number == 2))))
+        batch.append(SequencedRecord(number, document, 0.0, encoded))
+    booked = settlement.apply(batch)
+    assert [letter.request_id for letter in booked.dead] == ["r000002"]
+    stored = {
+        document["_id"]: "isReduced" in document for document in db["request_logs"].find({}, {"isReduced": 1})
+    }
+    assert stored == {"r000001": False, "r000002": True, "r000003": False}
+    assert user(db)["applied"] == {"w1": 3}
 
 
 def test_two_writers_do_not_see_each_others_numbers(db):

@@ -10,7 +10,7 @@ from click.testing import Result
 from flask import Flask
 
 from app.adapters.journal import Journal, acquire_slot
-from app.adapters.journal.documents import encode_record
+from app.adapters.journal.documents import encode_document
 from app.adapters.mongo.reconciliation import Reconciliation
 from app.adapters.mongo.settlement import Settlement
 from app.api.admin import admin_blueprint
@@ -51,7 +51,7 @@ def leave_behind(data_dir: Path, world: World, count: int) -> list[str]:
     journal.recover()
     batch = world.batch(80_001, count)
     for item in batch:
-        journal.append_close(item.document["_id"], encode_record(item.document)[1])
+        journal.append_close(item.document["_id"], encode_document(item.document)[1])
     journal.open_request(OpenRequest("open-1", "ann", world.client_keys["ann"], NOW, "openai", "chat"))
     journal.close()
     return [item.document["_id"] for item in batch]

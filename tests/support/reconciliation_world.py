@@ -10,7 +10,7 @@ from typing import Any
 from pymongo.database import Database
 
 from app.adapters.journal import Journal, acquire_slot
-from app.adapters.journal.documents import encode_record
+from app.adapters.journal.documents import encode_document
 from app.adapters.key_cipher import KeyCipher
 from app.adapters.mongo.client_keys import ClientKeyStore
 from app.adapters.mongo.provider_keys import ProviderKeyStore
@@ -107,7 +107,7 @@ def journal_of(root: str, batch: list[SequencedRecord], *, acked: int | None, cl
     journal = Journal(acquire_slot(root), run_blocking=lambda work, *args: work(*args))
     journal.recover()
     for index, item in enumerate(batch):
-        kept = journal.append_close(item.document["_id"], encode_record(item.document)[1])
+        kept = journal.append_close(item.document["_id"], encode_document(item.document)[1])
         assert kept is not None
         if acked is not None and index < acked:
             journal.ack(kept[0])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.adapters.journal.disk import Disk, DiskInThreads, RealDisk
-from app.adapters.journal.documents import decode_record, encode_record
+from app.adapters.journal.documents import decode_record, encode_document
 from app.adapters.journal.journal import Journal, in_thread
 from app.adapters.journal.recovery import count_kept_damage, scan
 from app.adapters.journal.segment_log import JournalPolicy
@@ -136,7 +136,7 @@ def settle_slot(
         unsettled = journal.recover()
         for item in unsettled.interrupted:
             # Refused ones stay open in the slot, which then stays an orphan.
-            journal.append_close(item.request_id, encode_record(item.document)[1])
+            journal.append_close(item.request_id, encode_document(item.document)[1])
         journal.sync()
         reader = journal.unsettled_reader()
         while reader is not None and not reader.is_at_end:
@@ -161,7 +161,8 @@ def _next_batch(journal: Journal, reader: EntryReader, size: int) -> list[Sequen
         if entry.seq <= journal.acked:
             continue
         try:
-            batch.append(SequencedRecord(entry.seq, decode_record(entry.document)))
+            document = decode_record(entry.document)
+            batch.append(SequencedRecord(entry.seq, document, encoded=entry.document))
         except ValueError:
             length = HEAD_SIZE + len(entry.document)
             journal.note_damage(place.segment, Damage(place.offset, length, False))

@@ -19,7 +19,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from app.adapters.journal.documents import decode_record, encode_foreseen, encode_record
+from app.adapters.journal.documents import decode_record, encode_document, encode_foreseen, encode_record
 from app.adapters.journal.journal import STRIDE, Interrupted, Journal
 from app.adapters.journal.segments import EntryReader, Place
 from app.adapters.journal.status import QueueStatus
@@ -41,6 +41,7 @@ class _Kept:
     seq: int
     queued_at: float
     document: Document
+    encoded: bytes
     place: Place
     end: int
 
@@ -135,16 +136,14 @@ class JournaledQueue:
         """
         request_id = record.request_id
         try:
-            document = record.to_document()
+            document, encoded = encode_record(record)
         except Exception:
             log.exception("record %s has no document: it is lost", request_id)
             self.lost += 1
             return False
-        if self._journal is None:
-            return self._keep_stray(_Stray(request_id, self._clock(), document))
-        document, encoded = encode_record(document)
-        if not self._keep(request_id, document, encoded, self._clock()):
-            return self._keep_stray(_Stray(request_id, self._clock(), document))
+        queued_at = self._clock()
+        if self._journal is None or not self._keep(request_id, document, encoded, queued_at):
+            return self._keep_stray(_Stray(request_id, queued_at, document))
         if self._waits_for_disk:
             self._wait_until_durable(self._journal.log.position)
         return True
@@ -177,7 +176,8 @@ class JournaledQueue:
         end = 0
         while self._memory and len(records) < max_items:
             kept = self._memory.popleft()
-            records.append(self._hand_over(kept.seq, kept.queued_at, kept.document))
+            self._note_taken(kept.seq, kept.queued_at)
+            records.append(SequencedRecord(kept.seq, kept.document, kept.queued_at, kept.encoded))
             end = kept.end
         try:
             while (reader := self._reader) is not None and len(records) < max_items:
@@ -191,7 +191,8 @@ class JournaledQueue:
         while self._reader is None and not self._memory and self._strays and len(records) < max_items:
             stray = self._strays.popleft()
             seq = self._journal.slot.take_seq()
-            records.append(self._hand_over(seq, stray.queued_at, stray.document, stray.request_id))
+            self._note_taken(seq, stray.queued_at, stray.request_id)
+            records.append(SequencedRecord(seq, stray.document, stray.queued_at))
         self._wait_until_durable(end)
         return records
 
@@ -309,7 +310,7 @@ class JournaledQueue:
         if self._reader is not None:
             self._backlog += 1
         elif len(self._memory) + len(self._strays) < self._maxsize:
-            self._memory.append(_Kept(seq, queued_at, document, place, self._journal.log.position))
+            self._memory.append(_Kept(seq, queued_at, document, encoded, place, self._journal.log.position))
         else:
             self._overflow(place, 1, queued_at)
         self._note_arrival()
@@ -363,12 +364,9 @@ class JournaledQueue:
         self._overflow(first.place, count, first.queued_at)
         return True
 
-    def _hand_over(
-        self, seq: int, queued_at: float, document: Document, stray_id: str | None = None
-    ) -> SequencedRecord:
+    def _note_taken(self, seq: int, queued_at: float, stray_id: str | None = None) -> None:
         self._last_read_seq = seq
         self._taken.append(_Taken(seq, queued_at, stray_id))
-        return SequencedRecord(seq, document, queued_at)
 
     def _read_back(self, reader: EntryReader, records: list[SequencedRecord], max_items: int) -> None:
         """Read some of what is on disk only; with the end reached, memory takes over again."""
@@ -399,7 +397,8 @@ class JournaledQueue:
             self._journal.note_damage(place.segment, Damage(place.offset, length, False))
             self.lost += 1
         else:
-            records.append(self._hand_over(entry.seq, queued_at, document))
+            self._note_taken(entry.seq, queued_at)
+            records.append(SequencedRecord(entry.seq, document, queued_at, entry.document))
 
     def _wait_until_durable(self, position: int) -> None:
         assert self._journal is not None  # noqa: S101
@@ -410,7 +409,7 @@ class JournaledQueue:
     def _close_interrupted(self) -> None:
         while self._interrupted:
             item = self._interrupted[0]
-            document, encoded = encode_record(item.document)
+            document, encoded = encode_document(item.document)
             if not self._keep(item.request_id, document, encoded, self._clock()):
                 return  # its OPEN is still there: `tend` tries again
             self._interrupted.popleft()
@@ -419,7 +418,7 @@ class JournaledQueue:
         """Journal what the journal had refused, now that it takes records again."""
         while self._strays:
             stray = self._strays.popleft()
-            document, encoded = encode_record(stray.document)
+            document, encoded = encode_document(stray.document)
             if not self._keep(stray.request_id, document, encoded, stray.queued_at):
                 self._strays.appendleft(stray)
                 return

@@ -2,16 +2,16 @@
 
 The file has the format of prometheus_client's multiprocess mode (a memory-mapped list of names and doubles),
 so a count survives `kill -9` at the moment it is made, without any system call. prometheus_client's own
-counters take three times as long, and keep one file for every worker that ever died; here the next worker
+counters take many times as long, and keep one file for every worker that ever died; here the next worker
 takes over the file of a dead one and counts on from its values (`app.adapters.metrics.directory`).
 """
 
 import json
 import logging
 import os
-from collections.abc import Callable
+from array import array
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from prometheus_client import mmap_dict
 
@@ -25,6 +25,11 @@ Series = tuple[str, tuple[str, ...], str]
 """A metric's name, its label values, and the part of a histogram (`""` for a counter)."""
 
 _ValueFile: Any = mmap_dict.MmapedDict  # it has no types
+
+Doubles: TypeAlias = "array[float] | memoryview[float]"
+_DOUBLE = 8
+_NOWHERE: Doubles = array("d", [0.0])
+"""Where a count is kept that is in memory only."""
 
 _ENTRY_OVERHEAD = 32
 _FILE_HEAD = 8
@@ -52,19 +57,23 @@ def read_series(path: Path) -> dict[Series, float]:
 
 
 class Cell:
-    """One count. It only grows."""
+    """One count, kept in memory and as a double in `kept`, at `index`. It only grows."""
 
-    __slots__ = ("_key", "value", "write")
+    __slots__ = ("index", "kept", "value")
 
-    def __init__(self, key: str, write: Callable[[str, float, float], None]) -> None:
-        self._key = key
+    def __init__(self) -> None:
         self.value = 0.0
-        self.write = write
+        self.place(_NOWHERE, 0)
+
+    def place(self, kept: Doubles, index: int) -> None:
+        """Keep the count there from now on."""
+        self.kept = kept
+        self.index = index
+        kept[index] = self.value
 
     def add(self, amount: float) -> None:
-        """Count. Takes less than half a microsecond."""
-        self.value += amount
-        self.write(self._key, self.value, 0.0)
+        """Count. Takes a tenth of a microsecond."""
+        self.value = self.kept[self.index] = self.value + amount
 
 
 class SeriesStore:
@@ -73,6 +82,7 @@ class SeriesStore:
     def __init__(self) -> None:
         self._cells: dict[Series, Cell] = {}
         self._file: Any = None
+        self._doubles: Doubles = _NOWHERE
         self._room = 0
         self._is_full = False
 
@@ -81,7 +91,7 @@ class SeriesStore:
         series = (name, labels, part)
         cell = self._cells.get(series)
         if cell is None:
-            cell = self._cells[series] = Cell(encode_series(series), _nowhere)
+            cell = self._cells[series] = Cell()
             self._place(series, cell)
         return cell
 
@@ -94,41 +104,45 @@ class SeriesStore:
         _reserve(path)
         file = _ValueFile(str(path))
         self._file = file
+        # The file does not grow, so this stays where its values are.
+        self._doubles = memoryview(file._m).cast("d")
         self._room = FILE_BYTES - _FILE_HEAD
         for key, value, _ in list(file.read_all_values()):
             self._room -= _entry_size(key)
-            series = decode_series(key)
-            cell = self._cells.setdefault(series, Cell(key, _nowhere))
+            cell = self._cells.setdefault(decode_series(key), Cell())
             cell.value += value
-            cell.write = file.write_value
+            self._keep(cell, key)
         for series, cell in self._cells.items():
             self._place(series, cell)
-            cell.add(0)
 
     def close(self) -> None:
         """Let go of the file; the counts stay in memory. Idempotent."""
         if self._file is not None:
             for cell in self._cells.values():
-                cell.write = _nowhere
+                cell.place(_NOWHERE, 0)
+            if isinstance(self._doubles, memoryview):
+                self._doubles.release()
             self._file.close()
             self._file = None
 
     def _place(self, series: Series, cell: Cell) -> None:
         """Give the cell its place in the file, where there is room: the file must never grow."""
-        if self._file is None or cell.write is not _nowhere:
+        if self._file is None or cell.kept is not _NOWHERE:
             return
-        size = _entry_size(encode_series(series))
+        key = encode_series(series)
+        size = _entry_size(key)
         if size > self._room:
             if not self._is_full:
                 log.error("the file of counts is full: further series are this worker's alone")
             self._is_full = True
             return
         self._room -= size
-        cell.write = self._file.write_value
+        self._keep(cell, key)
 
-
-def _nowhere(_key: str, _value: float, _timestamp: float) -> None:
-    """The count is in memory only."""
+    def _keep(self, cell: Cell, key: str) -> None:
+        """Keep the cell at its name's place, which is made if there is none."""
+        self._file.read_value(key)
+        cell.place(self._doubles, self._file._positions[key] // _DOUBLE)
 
 
 def _entry_size(key: str) -> int:

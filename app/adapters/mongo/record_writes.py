@@ -5,14 +5,15 @@ reason; into `request_logs` goes what is left of it when everything free-form is
 request still has its one record.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import gevent
 from bson.errors import BSONError
 from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, OperationFailure
@@ -76,7 +77,7 @@ class DeadLetter:
     @classmethod
     def of_figures(cls, row: Figures, writer_id: str, stage: str, reason: str) -> "DeadLetter":
         """For the sums of a record that a document refused; `stage` is that document's collection."""
-        return cls(row.request_id, writer_id, row.seq, stage, _clean(reason), _as_text(asdict(row)))
+        return cls(row.request_id, writer_id, row.seq, stage, _clean(reason), _as_text(row._asdict()))
 
     def to_document(self) -> dict[str, Any]:
         """Its `_id` makes burying it twice harmless."""
@@ -112,14 +113,9 @@ def insert_records(
 
     Raises `PyMongoError` when the store failed and all of it has to be tried again.
     """
-    # The cost has to be stored as 64 bits wide: pymongo makes small integers 32 bits.
-    documents = [
-        {**item.document, "costNanoUsd": Int64(item.document.get("costNanoUsd", 0))}
-        for item in paced(records)
-    ]
-    refused = _insert(collection, documents)
+    refused = _insert(collection, [_to_insert(item) for item in paced(records)])
     if refused:
-        _insert(collection, [_reduced(documents[item.index]) for item in refused])
+        _insert(collection, [_reduced(_with_wide_cost(records[item.index].document)) for item in refused])
     return [DeadLetter.of(records[item.index], writer_id, "record", item.reason) for item in refused]
 
 
@@ -131,7 +127,19 @@ def raise_if_transient(error: BulkWriteError) -> None:
         raise error
 
 
-def _insert(collection: Collection[Any], documents: list[dict[str, Any]]) -> list[_Refusal]:
+def _to_insert(record: SequencedRecord) -> Mapping[str, Any]:
+    """The record as it is inserted: the very bytes of the journal, if they are as they have to be stored."""
+    if record.encoded and type(record.document.get("costNanoUsd")) is Int64:
+        return RawBSONDocument(record.encoded)
+    return _with_wide_cost(record.document)
+
+
+def _with_wide_cost(document: dict[str, Any]) -> dict[str, Any]:
+    """The cost has to be stored 64 bits wide: pymongo makes small integers 32 bits."""
+    return {**document, "costNanoUsd": Int64(document.get("costNanoUsd", 0))}
+
+
+def _insert(collection: Collection[Any], documents: Sequence[Mapping[str, Any]]) -> list[_Refusal]:
     if not documents:
         return []
     try:
@@ -153,7 +161,7 @@ def _insert(collection: Collection[Any], documents: list[dict[str, Any]]) -> lis
 
 
 def _insert_halves(
-    collection: Collection[Any], documents: list[dict[str, Any]], error: Exception
+    collection: Collection[Any], documents: Sequence[Mapping[str, Any]], error: Exception
 ) -> list[_Refusal]:
     """Find out which documents are to blame, and insert the others."""
     if len(documents) == 1:

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from bson.int64 import Int64
@@ -36,9 +37,13 @@ def hour_of(moment: datetime) -> datetime:
 
 def rollup_id(writer_id: str, row: Figures) -> str:
     """The `_id` of the document that counts this record; sorts by hour."""
-    parts = [row.model, row.user_id, row.user_key_id, row.factory_key_id, row.api_format]
-    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+    digest = _digest(row.model, row.user_id, row.user_key_id, row.factory_key_id, row.api_format)
     return f"{row.created_at:%Y%m%d%H}:{writer_id}:{digest}"
+
+
+@lru_cache(maxsize=10_000)  # most records are of a combination that had one a moment ago
+def _digest(*parts: str | None) -> str:
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 def rollup_update(writer_id: str, rows: Sequence[Figures]) -> dict[str, Any]:

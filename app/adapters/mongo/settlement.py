@@ -6,10 +6,10 @@ and marks on hours that were over already, whose summaries have to be made again
 - A record's `_id` is its request id, so inserting it again is a duplicate, which counts as success.
 - A document that is incremented keeps, beside its sums, the highest record number that is in them, one per
   writer (`applied.<writerId>`). Only records with a higher number are added, by an update that requires
-  the number to be still the one that was read and sets the new one together with the sums. Whatever is in
-  doubt after a lost connection may therefore be sent again, with any batch boundaries: a late twin of the
-  first attempt either came first (then this update matches nothing, and the number is read again) or comes
-  last (then the twin matches nothing).
+  the number to be still the one that was read, or remembered from an earlier batch, and sets the new one
+  together with the sums. Whatever is in doubt after a lost connection may therefore be sent again, with any
+  batch boundaries: a late twin of the first attempt either came first (then this update matches nothing, and
+  the number is read again) or comes last (then the twin matches nothing).
 - So that marks of writers that are gone need not stay for ever, what is two months old is not added to sums
   any more (`app.adapters.mongo.writers` says why).
 - A hold on a user's credit is removed by the very update that books its request's charge, and removing it
@@ -28,7 +28,6 @@ from typing import Any
 
 from bson.int64 import Int64
 from pymongo import UpdateOne
-from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, PyMongoError
 
@@ -59,6 +58,8 @@ _TOO_OLD = "too old to be added to sums: it may have been, and nobody could tell
 
 _MAX_ROUNDS = 5
 """How often a document's marker may change between reading and writing before it is called a failure."""
+
+_MAX_REMEMBERED = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,9 @@ class Settlement:
         self._db = db
         self._now = now or _utcnow
         self._announced_at: datetime | None = None
+        # By collection, how far each document is booked, as far as is known. Where that is not true any
+        # more, the update does not match, and the marker is read again.
+        self._markers: defaultdict[str, dict[str, float | None]] = defaultdict(dict)
         self.writer_id = writer_id
         marker = f"applied.{writer_id}"
         self._users = _Account("usersNew", marker, lambda rows: _user_update(marker, rows))
@@ -143,6 +147,7 @@ class Settlement:
             summaries.mark_late(self._db, (row.created_at for row in rows), now)
             bury(self._db, dead)
         except PyMongoError as error:
+            self._markers.clear()  # the server may be another one, or an older state of this one
             raise StoreUnavailable(store_problem(error)) from error
         return BookedBatch(len(batch), _charges([*rows, *stale]), tuple(dead))
 
@@ -165,12 +170,21 @@ class Settlement:
         """Add each document's not yet added records to it; returns what the server will never accept."""
         collection = self._db[account.collection]
         dead: list[DeadLetter] = []
+        markers = self._markers[account.collection]
+        if len(markers) > _MAX_REMEMBERED:
+            markers.clear()
         for _ in range(_MAX_ROUNDS):
-            fresh = self._fresh(collection, account, rows_by_id)
+            unknown = [key for key in rows_by_id if key not in markers]
+            if unknown:
+                found = collection.find({"_id": {"$in": unknown}}, {account.marker: 1})
+                markers.update((document["_id"], _at(document, account.marker)) for document in found)
+            fresh = _fresh(account, rows_by_id, markers)
             if not fresh:
                 return dead
             ids = list(fresh)
             updates = [self._conditional(account, key, *fresh[key]) for key in paced(ids)]
+            for key in ids:
+                markers.pop(key, None)
             try:
                 result = collection.bulk_write(updates, ordered=False)
             except BulkWriteError as error:
@@ -182,27 +196,9 @@ class Settlement:
                     ]
                 continue
             if result.matched_count + result.upserted_count == len(updates):
+                markers.update((key, _highest(rows)) for key, (_, rows) in fresh.items())
                 return dead
         raise StoreUnavailable(f"{account.collection}: the documents kept changing")
-
-    def _fresh(
-        self, collection: Collection[Any], account: _Account, rows_by_id: Mapping[str, list[Figures]]
-    ) -> dict[str, tuple[float | None, list[Figures]]]:
-        """Per document: how far it is booked, and the records beyond that. Documents without any are left
-        out, and so are missing ones where a charge must not create them (the fixed key has no user)."""
-        if not rows_by_id:
-            return {}
-        found = collection.find({"_id": {"$in": list(rows_by_id)}}, {account.marker: 1})
-        markers = {document["_id"]: _at(document, account.marker) for document in found}
-        fresh = {}
-        for key, rows in rows_by_id.items():
-            if key not in markers and not account.creates:
-                continue
-            marker = markers.get(key)
-            new = rows if marker is None else [row for row in rows if row.seq > marker]
-            if new:
-                fresh[key] = (marker, new)
-        return fresh
 
     @staticmethod
     def _conditional(account: _Account, key: str, marker: float | None, rows: list[Figures]) -> UpdateOne:
@@ -211,6 +207,22 @@ class Settlement:
         unchanged = {"$not": {"$type": "number"}} if is_new else marker
         condition = {"_id": key, account.marker: unchanged}
         return UpdateOne(condition, account.update(rows), upsert=account.creates and is_new)
+
+
+def _fresh(
+    account: _Account, rows_by_id: Mapping[str, list[Figures]], markers: Mapping[str, float | None]
+) -> dict[str, tuple[float | None, list[Figures]]]:
+    """Per document: how far it is booked, and the records beyond that. Documents without any are left
+    out, and so are missing ones where a charge must not create them (the fixed key has no user)."""
+    fresh = {}
+    for key, rows in rows_by_id.items():
+        if key not in markers and not account.creates:
+            continue
+        marker = markers.get(key)
+        new = rows if marker is None else [row for row in rows if row.seq > marker]
+        if new:
+            fresh[key] = (marker, new)
+    return fresh
 
 
 def _read(batch: Iterable[SequencedRecord], writer_id: str) -> tuple[list[Figures], list[DeadLetter]]:
@@ -257,11 +269,15 @@ def _refused(error: BulkWriteError) -> list[tuple[int, str]]:
     return [(item["index"], item["errmsg"]) for item in problems if item["code"] != DUPLICATE_KEY]
 
 
+def _highest(rows: Iterable[Figures]) -> int:
+    return max(row.seq for row in rows)
+
+
 def _key_update(marker: str, rows: Sequence[Figures]) -> Update:
     return {
         "$inc": {"tokensUsed": sum(row.tokens_used for row in rows), "requestsCount": len(rows)},
         "$max": {"lastUsedAt": max(row.created_at for row in rows)},
-        "$set": {marker: Int64(max(row.seq for row in rows))},
+        "$set": {marker: Int64(_highest(rows))},
     }
 
 
@@ -296,7 +312,7 @@ def _user_update(marker: str, rows: Sequence[Figures]) -> Update:
                 "totalInputTokens": _plus("$totalInputTokens", sum(row.input_tokens for row in rows)),
                 "totalOutputTokens": _plus("$totalOutputTokens", sum(row.output_tokens for row in rows)),
                 "lastUsedAt": {"$max": ["$lastUsedAt", max(row.created_at for row in rows)]},
-                marker: Int64(max(row.seq for row in rows)),
+                marker: Int64(_highest(rows)),
                 **({HOLDS: without_holds(held)} if held else {}),
             }
         },

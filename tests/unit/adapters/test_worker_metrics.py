@@ -1,6 +1,7 @@
 """Counts survive their worker, add up over all of them, and stay within bounds."""
 
 import os
+from array import array
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -303,7 +304,8 @@ def test_a_state_file_is_replaced_in_one_step(tmp_path: Path) -> None:
 
 
 def test_a_cell_counts() -> None:
-    written = []
-    cell = Cell("k", lambda *entry: written.append(entry))
+    cell, kept = Cell(), array("d", [0.0, 0.0])
+    cell.add(1)
+    cell.place(kept, 1)
     cell.add(2)
-    assert (cell.value, written) == (2.0, [("k", 2.0, 0.0)])
+    assert (cell.value, kept.tolist()) == (3.0, [0.0, 3.0])

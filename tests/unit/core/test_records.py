@@ -120,6 +120,22 @@ def test_a_document_says_what_the_record_says() -> None:
     assert type(document["outcome"]) is type(document["usageSource"]) is str
 
 
+def test_the_end_of_a_foreseen_record_changes_its_ending_and_nothing_else() -> None:
+    foreseen = replace(FULL, outcome=Outcome.INTERRUPTED, usage_source=UsageSource.PARTIAL, bytes_out=0)
+    facts = foreseen.facts()
+    foreseen.end(
+        FULL.outcome,
+        FULL.status_code,
+        error_type=FULL.error_type,
+        usage_source=FULL.usage_source,
+        latency_ms=FULL.latency_ms,
+        bytes_out=FULL.bytes_out,
+    )
+    assert foreseen == FULL
+    assert foreseen.facts() == facts
+    assert not set(facts) & set(foreseen.ending())
+
+
 def test_a_document_can_be_stored() -> None:
     stored = bson.decode(bson.encode(FULL.to_document()))
     assert stored["createdAt"].replace(tzinfo=UTC) == NOW

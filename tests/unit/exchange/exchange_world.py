@@ -4,7 +4,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -100,7 +100,7 @@ class FakeSink:
         return True
 
     def foresee(self, record: ExchangeRecord) -> bool:
-        self.foreseen.append(record)
+        self.foreseen.append(replace(record))  # as it is now: its ending is still to come
         return True
 
 

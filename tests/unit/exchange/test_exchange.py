@@ -1,10 +1,13 @@
 """A request settles once, and its record holds what is known by then."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from exchange_world import NOW, World
 
 from app.core.principal import Principal
-from app.core.records import Outcome, UsageSource
+from app.core.records import AttemptRecord, Outcome, UsageSource
 from app.core.usage import Usage
 from app.exchange.exchange import Exchange, Metered
 
@@ -43,6 +46,43 @@ def test_usage_of_a_model_that_is_not_known_costs_nothing(world: World, exchange
     assert (world.record.input_tokens, world.record.cost_nano_usd) == (5, 0)
     assert world.record.usage_raw == {"a_b": 1}
     assert world.directory.charges == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "changes"),
+    [
+        (Outcome.OK, {}),
+        (
+            Outcome.CLIENT_ABORT,
+            {"usage": Usage(input_tokens=5, output_tokens=9), "source": UsageSource.ESTIMATE},
+        ),
+        (Outcome.OK, {"usage_raw": {"a": 2}}),
+        (Outcome.STREAM_ERROR, {"upstream_model": "other"}),
+        (Outcome.OK, {"service_tier": "batch"}),
+        (Outcome.OK, {"flags": frozenset(("odd",))}),
+    ],
+    ids=["same", "usage", "raw", "model", "tier", "flags"],
+)
+def test_a_record_is_the_same_whether_it_was_foreseen_or_not(
+    world: World, exchange: Exchange, outcome: Outcome, changes: dict[str, Any]
+) -> None:
+    from exchange_world import MODELS
+
+    at_hand = Metered(Usage(input_tokens=5), {"a": 1}, UsageSource.PARTIAL, "gpt-2026", None, frozenset())
+    known = replace(at_hand, source=UsageSource.UPSTREAM)
+    exchange.model = MODELS.resolve("gpt")
+    exchange.forwarded_at = world.clock.monotonic()
+    exchange.attempts.append(AttemptRecord("env-1", 200, 7))
+    unforeseen = replace(exchange)
+    exchange.foresee(200, at_hand, is_whole=True)
+    for ended in (exchange, unforeseen):
+        world.clock.now += 0.25
+        ended.bytes_out = 321
+        ended.settle(outcome, 499, metered=replace(known, **changes), error_type="x", ended_at=1000.5)
+    foreseen, record = world.sink.records
+    assert foreseen == record
+    assert (record.outcome, record.bytes_out, record.latency_ms) == (outcome, 321, 500)
+    assert world.sink.foreseen[0].outcome is Outcome.INTERRUPTED
 
 
 def test_a_charge_that_cannot_be_noted_does_not_cost_the_record(world: World, exchange: Exchange) -> None:

@@ -207,14 +207,18 @@ class ModelClock:
         return self.now
 
 
-@dataclass(frozen=True)
+@dataclass
 class Note:
     """Stands in for an `ExchangeRecord`: the queue asks for no more."""
 
     request_id: str
+    kept: object = None
 
-    def to_document(self) -> dict[str, object]:
-        return {"_id": self.request_id, "outcome": "ok"}
+    def facts(self) -> dict[str, object]:
+        return {"_id": self.request_id, "costNanoUsd": 0}
+
+    def ending(self) -> dict[str, object]:
+        return {"outcome": "ok"}
 
 
 class ModelBooks:

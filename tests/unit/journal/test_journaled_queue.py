@@ -4,8 +4,10 @@ import errno
 from datetime import UTC, datetime
 from typing import Any
 
+import bson
 import gevent
 import pytest
+from bson.codec_options import CodecOptions
 from gevent.event import Event
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -16,9 +18,10 @@ from app.adapters.journal.group_commit import GroupCommit
 from app.adapters.journal.journaled_queue import JournaledQueue
 from app.adapters.journal.segment_log import JournalPolicy, SyncMode
 from app.core.journal_format import FrameKind, OpenRequest, encode_entry
-from app.core.records import AttemptRecord, ExchangeRecord, Outcome
+from app.core.records import AttemptRecord, ExchangeRecord, Outcome, UsageSource
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+_WITH_ZONE: "CodecOptions[dict[str, Any]]" = CodecOptions(tz_aware=True, tzinfo=UTC)
 
 
 def opened(request_id: str) -> OpenRequest:
@@ -353,6 +356,35 @@ def test_what_was_foreseen_is_the_record_if_the_process_dies(disk: ModelDisk, cl
     assert record.document == foreseen.to_document()
 
 
+@pytest.mark.parametrize(
+    "usage_raw", [{"n": 3}, {"n": 2**70}, {"n": "x" * 2_000_000}], ids=["fit", "odd", "long"]
+)
+def test_a_foreseen_record_is_kept_as_it_ends(
+    disk: ModelDisk, clock: ModelClock, usage_raw: dict[str, Any]
+) -> None:
+    values: tuple[Any, ...] = ("r1", "user", "key", NOW, "openai", Outcome.INTERRUPTED, 200)
+    record = ExchangeRecord(*values, usage_raw=usage_raw, cost_nano_usd=7, error_type="interrupted")
+    at_once = ExchangeRecord(*values, usage_raw=usage_raw, cost_nano_usd=7)
+    first, other = Process(disk, clock), Process(ModelDisk(), clock)
+    assert first.queue.foresee(record)
+    for ended in (record, at_once):
+        ended.end(
+            Outcome.CLIENT_ABORT,
+            499,
+            error_type="\ud800",
+            usage_source=UsageSource.ESTIMATE,
+            latency_ms=2**33,
+            bytes_out=2**40,
+        )
+    assert first.queue.put(record)
+    assert other.queue.put(at_once)
+    (taken,), (expected,) = first.take(10), other.take(10)
+    assert taken.document == expected.document
+    assert taken.document["outcome"] == "client_abort"
+    assert bson.decode(taken.encoded, _WITH_ZONE) == taken.document
+    assert Process(disk, clock).take(10)[0].document == taken.document
+
+
 def test_what_was_foreseen_counts_for_nothing_once_the_request_has_ended(
     disk: ModelDisk, clock: ModelClock
 ) -> None:
@@ -381,8 +413,9 @@ def test_a_record_is_the_same_from_memory_and_from_disk(disk: ModelDisk, clock: 
 def test_a_record_without_a_document_is_counted(disk: ModelDisk, clock: ModelClock) -> None:
     class Broken:
         request_id = "r1"
+        kept = None
 
-        def to_document(self) -> dict[str, Any]:
+        def facts(self) -> dict[str, Any]:
             raise RuntimeError("a bug")
 
     process = Process(disk, clock)
