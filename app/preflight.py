@@ -11,7 +11,6 @@ import sys
 
 from app.adapters.model_file import load_models
 from app.adapters.mongo.connection import check_uri
-from app.adapters.rate_limiter import check_storage
 from app.settings import Settings, SettingsError, drop_empty_variables
 
 
@@ -22,6 +21,8 @@ def checked_settings() -> Settings:
     if settings.mongodb_uri is not None:
         check_uri(settings.mongodb_uri.get_secret_value())
     if settings.rate_limit_storage_uri is not None:
+        from app.adapters.storage_rate_limiter import check_storage  # noqa: PLC0415  see its head
+
         check_storage(settings.rate_limit_storage_uri)
     return settings
 

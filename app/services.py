@@ -36,7 +36,7 @@ from app.adapters.mongo.proxy_bindings import BindingStore
 from app.adapters.mongo.users import UserStore, hash_password
 from app.adapters.proxy_check import ProxyChecker
 from app.adapters.proxy_pool import ProxyPool
-from app.adapters.rate_limiter import SharedRateLimiter, StorageRateLimiter
+from app.adapters.rate_limiter import SharedRateLimiter
 from app.adapters.reloading import LiveModelTable, Reloader
 from app.adapters.upstream import RequestsUpstream
 from app.core.key_states import Policy
@@ -265,5 +265,7 @@ def _embedded_uri(settings: Settings) -> str:
 
 def _rate_limiter(settings: Settings, worker_id: str) -> RateLimiter:
     if settings.rate_limit_storage_uri:
+        from app.adapters.storage_rate_limiter import StorageRateLimiter  # noqa: PLC0415  see its head
+
         return StorageRateLimiter(settings.rate_limit_storage_uri, time.time)
     return SharedRateLimiter(worker_id, time.time)

@@ -24,8 +24,8 @@ _PEERS: tuple[tuple[type[Peer], str], ...] = (
     (LiteLLM, "not installed (make bench-peers)"),
     (Portkey, "not installed (make bench-peers, needs npm)"),
 )
-GROWTH, TWO_WORKERS, LONG_RUN = "growth", "two-workers", "long-run"
-OWN = (GROWTH, TWO_WORKERS, LONG_RUN)
+GROWTH, KEYS, TWO_WORKERS, LONG_RUN = "growth", "upstream-keys", "two-workers", "long-run"
+OWN = (GROWTH, KEYS, TWO_WORKERS, LONG_RUN)
 """What is measured of this proxy alone, and only when it is asked for."""
 TARGETS = ("direct", "nginx", "litellm", "portkey", "weir", "weir-off")
 EXIT_PROBLEM, EXIT_TROUBLE, EXIT_INTERRUPTED = 1, 2, 130
@@ -82,15 +82,23 @@ def _run(arguments: argparse.Namespace, directory: Path, stack: ExitStack) -> Re
     if set(arguments.figures) & {*FIGURES, MEMORY}:
         with ExitStack() as targets:
             _compare(arguments, site, results, targets)
+    _measure_alone(arguments, site, results)
+    return results
+
+
+def _measure_alone(arguments: argparse.Namespace, site: Site, results: Results) -> None:
+    """What is asked of this proxy only, of those figures that were chosen."""
+    level, data = LEVELS[arguments.level], arguments.data or site.directory
     if GROWTH in arguments.figures:
-        growth.measure(site, LEVELS[arguments.level], results, arguments.data or directory)
+        growth.measure(site, level, results, data)
+    if KEYS in arguments.figures:
+        growth.measure_pools(site, level, results, data)
     if TWO_WORKERS in arguments.figures:
-        workers.measure(site, LEVELS[arguments.level], results)
+        workers.measure(site, level, results)
     if LONG_RUN in arguments.figures:
-        curves = long_run.measure(site, LEVELS[arguments.level].long_run_s, results)
+        curves = long_run.measure(site, level.long_run_s, results)
         if arguments.history:
             draw_memory(curves, arguments.history.with_name("long-run.svg"))
-    return results
 
 
 def _compare(arguments: argparse.Namespace, site: Site, results: Results, stack: ExitStack) -> None:

@@ -19,6 +19,7 @@ from app.adapters.mongo.key_states import KeyStateStore
 from app.adapters.mongo.provider_keys import ProviderKeyStore
 from app.adapters.mongo.request_logs import RequestLogStore
 from app.adapters.mongo.stats import StatsStore
+from app.adapters.mongo.summaries import SummaryMaker
 from app.adapters.mongo.users import UserStore
 from app.core.credentials import hash_client_key, mask
 from app.core.histogram import count
@@ -128,6 +129,13 @@ def make_indexes(db: Database[Any]) -> None:
     KeyStateStore(db).ensure_indexes()
 
 
+def make_summaries(db: Database[Any]) -> None:
+    """Of all hours that are over: else workers would make them while something else is measured."""
+    maker = SummaryMaker(db)
+    while maker.step(datetime.now(UTC)):
+        pass
+
+
 def fill(db: Database[Any], size: int, say: Callable[[str], None]) -> None:
     """`size` users, client keys and records, and a fifth of it hourly sums; nothing if it is all there.
 
@@ -137,6 +145,7 @@ def fill(db: Database[Any], size: int, say: Callable[[str], None]) -> None:
     if mark is not None:
         for name, field in (("request_logs", "createdAt"), ("request_rollups", "hour")):
             db[name].delete_many({field: {"$gt": mark["at"]}})
+        make_summaries(db)
         return
     now, random = datetime.now(UTC).replace(microsecond=0), Random(1)
     steps: tuple[tuple[str, Callable[[], None]], ...] = (
@@ -144,6 +153,7 @@ def fill(db: Database[Any], size: int, say: Callable[[str], None]) -> None:
         ("records", lambda: make_records(db, size, now, users=size, random=random)),
         ("hourly sums", lambda: make_hourly_sums(db, size // 5, now, users=size, random=random)),
         ("indexes", lambda: make_indexes(db)),
+        ("summaries", lambda: make_summaries(db)),
     )
     for what, make in steps:
         say(f"{size:,}: {what}")

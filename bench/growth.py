@@ -105,17 +105,23 @@ def measure(site: Site, level: Level, results: Results, data: Path) -> None:
         results.figures[BOOKING] = {
             target.name: {
                 **_named("ten users", _booking(target, 10)),
-                **_named("each another", _booking(target, target.size)),
+                **(_named("each another", _booking(target, target.size)) if target.size >= _BATCH else {}),
             }
             for target in grown
         }
-    with ExitStack() as stack:
-        pools = _started(stack, [GrownWeir(site, data, 10, pool) for pool in POOLS])
-        rest = _at_rest(pools)
-        bench = Bench(site, pools, results)
-        bench.measure([Figure(POOL, plain)], level)
-        bench.close_books()
+
+
+def measure_pools(site: Site, level: Level, results: Results, data: Path) -> None:
+    """The same with upstream keys, one size after the other: they all share the proxies' core."""
+    for pool in POOLS:
+        with ExitStack() as stack:
+            targets = _started(stack, [GrownWeir(site, data, 10, pool)])
+            rest = _at_rest(targets)
+            bench = Bench(site, targets, results)
+            bench.measure([Figure(POOL, plain)], level)
+            bench.close_books()
         for name, row in rest.items():
+            results.rounds[POOL][name] = [reading | row for reading in results.rounds[POOL][name]]
             results.figures[POOL][name] |= row
 
 

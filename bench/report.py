@@ -125,13 +125,14 @@ def ratios(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str
     for figure, rows in figures.items():
         columns = _columns(figure)
         if len(rows) > 1 and (figure.startswith(_GROWN) or figure in _WORKERS):
-            (first, least), *_, (last, most) = rows.items()
             for key, heading, _ in columns:
-                if least.get(key) and key in most:
-                    found[f"{figure}: {last}/{first}: {heading}"] = most[key] / least[key]
+                having = [(name, row[key]) for name, row in rows.items() if row.get(key)]
+                if len(having) > 1:
+                    (first, least), *_, (last, most) = having
+                    found[f"{figure}: {last}/{first}: {heading}"] = most / least
             if figure in _WORKERS:
-                cost = _WORKERS[figure]
-                found[f"{figure}: {last}/{first}: on cores of their own"] = 2 * least[cost] / most[cost]
+                one, two = (row[_WORKERS[figure]] for row in rows.values())
+                found[f"{figure}: on cores of their own"] = 2 * one / two
     for figure, key in _RATES.items():
         rows = figures.get(figure, {})
         own = rows.get("weir", {}).get(key)

@@ -32,7 +32,7 @@ LEVELS = {
     level.name: level
     for level in (
         Level("short", 1, 2.0, 30.0),
-        Level("default", 3, 4.0, 480.0),
+        Level("default", 3, 4.0, 240.0),
         Level("full", 5, 10.0, 1800.0),
     )
 }

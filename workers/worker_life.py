@@ -40,6 +40,7 @@ from app.settings import Settings
 from workers import lifecycle
 from workers.adoption import adopt_orphans
 from workers.log_writer import LogWriter
+from workers.memory import TRIM_S, trimmer
 
 _HALT_S = 1.0
 _INDEX_RETRY_S = 5.0
@@ -99,6 +100,7 @@ class WorkerLife:
         interval_s = settings.key_sync_ms / 1000
         life.help(life._sum_up)
         life.help(life._forget_writers)
+        life.help(life._give_back_memory)
         services.key_sync.refresh()
         for _ in range(_ROUNDS_FOR_SHARES):
             # Others have to hear of this worker first, and then let go of a part of theirs.
@@ -204,6 +206,11 @@ class WorkerLife:
             else:
                 if forgotten:
                     logger.info("forgot %d writers that have been gone for long", len(forgotten))
+
+    def _give_back_memory(self) -> None:
+        trim = trimmer()
+        while trim is not None and not self.stopping.wait(TRIM_S):
+            trim()
 
     def _until_done(self, work: Callable[[], None]) -> None:
         """Try until it is done or the worker stops, which also ends the try under way: quietly."""

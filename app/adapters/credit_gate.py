@@ -11,12 +11,13 @@ from typing import Protocol
 import gevent
 
 from app.adapters.mongo.credit_holds import Holding
-from app.core.credit_policy import Funds, Standing, standing
+from app.core.credit_policy import HOLD_TTL_S, Funds, Standing, standing
 from app.core.ports import CreditExhausted, Reservation, StoreUnavailable
 
 _RETRY_S = 1.0
 """After MongoDB failed to answer, how long requests pass or not without asking it, in seconds."""
 
+_MANY = 10_000
 _BOOKING_S = 1.0
 _RECHECK_S = 0.05
 
@@ -64,6 +65,7 @@ class _Account:
     unheld_sum: int = 0
     held_sum: int = 0
     own: set[str] = field(default_factory=set)
+    ended_at: float = 0.0
 
     @property
     def is_idle(self) -> bool:
@@ -106,6 +108,7 @@ class MongoCreditGate:
         self._clock = clock
         self._lock = threading.Lock()
         self._accounts: dict[str, _Account] = {}
+        self._sweep_at = _MANY
         self._failed_at: float | None = None
         self.counts = GateCounts()
 
@@ -171,7 +174,22 @@ class MongoCreditGate:
         with self._lock:
             account = self._account(reservation.user_id)
             account.end(reservation.request_id)
+            if account.own:
+                account.ended_at = self._clock()
             self._drop_idle(reservation.user_id, account)
+        if len(self._accounts) > self._sweep_at:
+            self._forget_long_over()
+
+    def _forget_long_over(self) -> None:
+        """Let go of users whose requests have been over for longer than any hold counts."""
+        with self._lock:
+            long_ago = self._clock() - HOLD_TTL_S
+            self._accounts = {
+                user_id: account
+                for user_id, account in self._accounts.items()
+                if account.unheld or account.held or account.ended_at > long_ago
+            }
+            self._sweep_at = max(_MANY, 2 * len(self._accounts))
 
     def _may_ask(self) -> bool:
         """Whether to ask MongoDB: always while it answers, else one request at a time and pause."""
@@ -195,6 +213,7 @@ class MongoCreditGate:
             account = self._account(user_id)
             if may_be_held:
                 account.own.add(request_id)
+                account.ended_at = self._clock()
             if _standing(account, funds, estimate_nano) is Standing.NONE:
                 self._drop_idle(user_id, account)
                 raise CreditExhausted(max(0, funds.balance - funds.charged))

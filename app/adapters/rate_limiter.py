@@ -3,30 +3,22 @@
 A round trip to a database for every request would cost more than the rest of the proxy, and an outage of it
 would stop the traffic. So a worker decides by its own count plus what the others had published a moment
 ago (`SYNC_INTERVAL_S`): exact on one worker; with several, a key can pass its limit by what the other
-workers let through within that moment. `StorageRateLimiter` is the exact alternative over a storage of the
-`limits` library, at the price of that round trip.
+workers let through within that moment. `app.adapters.storage_rate_limiter` is the exact
+alternative, at the price of that round trip.
 """
 
-import logging
-import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import limits
-import limits.errors
-import limits.storage
-import limits.strategies
-import limits.util
 from pymongo import UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 
 from app.core.ports import RateDecision
 from app.core.rate_window import WINDOW_S, decide, window_start
-from app.settings import SettingsError
 
 Document = dict[str, Any]
 
@@ -34,8 +26,6 @@ SYNC_INTERVAL_S = 0.5
 COLLECTION = "rate_windows"
 _NEWS = 500
 """Of so many keys that were not asked for just now others' counts are read at a time."""
-
-logger = logging.getLogger("weir.rate")
 
 
 @dataclass(slots=True)
@@ -121,63 +111,3 @@ class SharedRateLimiter:
 def ensure_expiry(database: Database[Document]) -> None:
     """Have MongoDB delete counts of past windows by itself."""
     database[COLLECTION].create_index("expiresAt", expireAfterSeconds=0)
-
-
-def check_storage(uri: str) -> None:
-    """Whether the `limits` library has such a storage and all it needs; raises `SettingsError`.
-
-    No storage is made: some start threads.
-    """
-    scheme = uri.partition("://")[0].lower()
-    storage = limits.storage.SCHEMES.get(scheme)  # type: ignore[attr-defined]  # documented
-    if storage is None or not issubclass(storage, limits.storage.Storage):
-        raise SettingsError(
-            "RATE_LIMIT_STORAGE_URI: not a storage of the limits library, such as redis://HOST:6379"
-        )
-    needed = limits.util.LazyDependency()
-    needed.DEPENDENCIES = storage.DEPENDENCIES
-    # It may run on any one of those it names; the first is what its scheme stands for.
-    package = "valkey" if scheme.startswith("valkey") else next(iter(storage.DEPENDENCIES), None)
-    if package is None:
-        return
-    try:
-        needed.dependencies[package]
-    except limits.errors.ConfigurationError:
-        raise SettingsError(
-            f"RATE_LIMIT_STORAGE_URI: {scheme}:// needs the Python package {package}: pip install {package}"
-        ) from None
-
-
-class StorageRateLimiter:
-    """Fixed windows in a storage of the `limits` library (Redis, Memcached, MongoDB, memory).
-
-    A storage that cannot be reached lets requests pass (counted in `failed_open`): a limiter must not be
-    what takes the service down. A URI that cannot be used is a `SettingsError`.
-    """
-
-    def __init__(self, storage_uri: str, now: Callable[[], float]) -> None:
-        check_storage(storage_uri)
-        try:
-            storage = limits.storage.storage_from_string(storage_uri)
-        except Exception as error:  # noqa: BLE001  every storage has errors of its own
-            # What a storage's own parser says may hold the URI, and with it a password.
-            raise SettingsError(f"RATE_LIMIT_STORAGE_URI: is not usable ({type(error).__name__})") from None
-        self._limiter = limits.strategies.FixedWindowRateLimiter(storage)
-        self._now = now
-        self.failed_open = 0
-
-    def hit(self, key_id: str, limit: int, cost: int = 1) -> RateDecision:
-        """Count one request of this key against `limit` per minute."""
-        now = self._now()
-        item = limits.RateLimitItemPerMinute(limit)
-        try:
-            allowed = self._limiter.hit(item, key_id) if cost else self._limiter.test(item, key_id)
-            stats = self._limiter.get_window_stats(item, key_id)
-        except Exception as error:  # noqa: BLE001  every storage has errors of its own
-            self.failed_open += 1
-            logger.warning("rate limit storage failed, letting requests pass: %s", type(error).__name__)
-            return decide(0, limit, now)
-        reset_at = math.ceil(stats.reset_time)
-        return RateDecision(
-            allowed, limit, max(0, stats.remaining), reset_at, max(1, math.ceil(reset_at - now))
-        )

@@ -11,7 +11,8 @@ from pymongo.monitoring import (
 )
 
 from app.adapters.mongo.connection import connect
-from app.adapters.rate_limiter import COLLECTION, SharedRateLimiter, StorageRateLimiter, ensure_expiry
+from app.adapters.rate_limiter import COLLECTION, SharedRateLimiter, ensure_expiry
+from app.adapters.storage_rate_limiter import StorageRateLimiter
 from app.settings import SettingsError
 
 

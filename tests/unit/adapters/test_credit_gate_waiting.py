@@ -6,7 +6,7 @@ import pytest
 
 from app.adapters.credit_gate import MongoCreditGate
 from app.adapters.mongo.credit_holds import Holding
-from app.core.credit_policy import Funds
+from app.core.credit_policy import HOLD_TTL_S, Funds
 from app.core.ports import CreditExhausted
 
 
@@ -78,3 +78,22 @@ def test_a_booking_that_ends_while_mongodb_is_asked_is_no_reason_to_refuse() -> 
     books.place = place  # type: ignore[method-assign, assignment]
     assert gate.reserve("ann", "r1", 30).hold_nano == 30
     assert (books.asked, books.pauses) == (2, 1)
+
+
+def test_users_who_come_once_do_not_pile_up() -> None:
+    """What is left of them counts no longer than their holds do."""
+    now = 0.0
+
+    def clock() -> float:
+        return now
+
+    books = Books(booked_after=1)
+    books.unbooked = 0
+    gate = MongoCreditGate(books, books, clock=clock, pause=books.pause)
+    running = gate.reserve("runs", "r", 30)
+    for number in range(30_000):
+        now += HOLD_TTL_S / 5000
+        gate.release(gate.reserve(f"user-{number}", f"r{number}", 40))
+    assert len(gate._accounts) <= 10_001
+    assert gate.counts.held > 30_000
+    gate.release(running)

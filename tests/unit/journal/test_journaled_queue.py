@@ -77,6 +77,23 @@ def test_beyond_its_memory_the_queue_reads_from_disk_and_comes_back_to_memory(
     assert ids(process.take(10)) == ["h"]
 
 
+def test_old_records_read_from_disk_wait_for_no_sync_of_newer_ones(
+    disk: ModelDisk, clock: ModelClock
+) -> None:
+    """Under full load there is always something newer: a backlog would be read one sync at a time."""
+    process = Process(disk, clock, memory=2)
+    log = process.journal.log
+    put(process, *"abcdef")
+    assert log.sync()
+    syncs = log.counts.syncs
+    put(process, "g")
+    assert ids(process.take(3)) == ["a", "b", "c"]
+    assert ids(process.take(2)) == ["d", "e"]
+    assert (log.counts.syncs, log.is_dirty) == (syncs, True)
+    assert ids(process.take(3)) == ["f", "g"]
+    assert not log.is_dirty
+
+
 def test_what_was_not_acknowledged_is_taken_again_by_the_next_process(
     disk: ModelDisk, clock: ModelClock
 ) -> None:

@@ -116,6 +116,18 @@ def test_what_was_collected_meanwhile_follows_in_order():
     assert books.booked == [["a", "b", "c"], ["d", "e", "f"]]
 
 
+def test_a_backlog_is_booked_in_full_batches():
+    """Its records are old, so a batch of the first few that were taken would be due at once."""
+    books, queue = Books(), LogQueue(1000, clock=lambda: 0.0)
+    for number in range(700):
+        queue.put(record(f"r{number}"))
+    writer = LogWriter(queue, books, policy=BatchPolicy(size=250, max_age_s=0.001), clock=lambda: 60.0)
+    writer.start()
+    assert writer.join(5.0) == 0
+    assert [len(batch) for batch in books.booked] == [250, 250, 200]
+    assert list(chain(*books.booked)) == [f"r{number}" for number in range(700)]
+
+
 @pytest.mark.parametrize(
     ("failures", "random", "closing", "expected"),
     [
