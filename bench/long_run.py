@@ -25,6 +25,7 @@ _SAMPLE_S = 1.0
 _WARM = 0.1
 """The part of the run in which caches and pools fill."""
 _BOOKING_S = 120.0
+_POINTS = 120
 _MIB, _KIB = 1024 * 1024, 1024
 
 _MIX: tuple[tuple[str, Shape, bool], ...] = (
@@ -134,5 +135,7 @@ def _sample(curves: Mapping[str, Curve], pids: Mapping[str, int], at: float, req
 
 
 def points(curve: Curve) -> Iterable[tuple[float, float]]:
-    """Thousands of requests, and MiB."""
-    return [(n / 1000, size / _MIB) for n, size in zip(curve.requests, curve.private, strict=True)]
+    """Thousands of requests, and MiB; as many as can be told apart."""
+    every = max(len(curve.requests) // _POINTS, 1)
+    found = [(n / 1000, size / _MIB) for n, size in zip(curve.requests, curve.private, strict=True)]
+    return found[::every]

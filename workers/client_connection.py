@@ -1,11 +1,13 @@
 """A client's socket that runs out of patience, in the place of the plain one that gunicorn would use."""
 
 import errno
+import math
 import socket
 import time
 from contextlib import suppress
 from typing import Any
 
+from gevent import get_hub, getcurrent
 from gunicorn.http.errors import ParseException
 
 from app.adapters.client_watch import reset_on_close
@@ -30,6 +32,10 @@ class HeadTimeout(ParseException):  # type: ignore[misc]  # gunicorn has no type
     """A request's head was begun and not ended in time."""
 
 
+class _TimeIsUp(BaseException):
+    """Ends a wait."""
+
+
 class ClientConnection:
     """What gunicorn reads requests from and writes answers to; all else is the socket's own.
 
@@ -37,16 +43,27 @@ class ClientConnection:
     reset. Within a body it raises `TimeoutError`, within a head `HeadTimeout`.
     """
 
-    __slots__ = ("_limits", "_patience", "_socket", "linger_s")
+    __slots__ = (
+        *("_due", "_limits", "_patience", "_readable", "_socket", "_timer", "_until", "_waiting"),
+        "linger_s",
+    )
 
     def __init__(self, sock: Any, limits: ClientLimits) -> None:
         with suppress(OSError):  # it is gone already
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        # Never waits by itself: setting a time limit for each call would cost more than most calls do.
+        sock.settimeout(0)
         self._socket = sock
         self._limits = limits
         self._patience = Patience(limits, time.monotonic())
         # How long to read on before closing, since the client may still be sending what nobody will use.
         self.linger_s = 0.0
+        # Tells who waits that there is something to read.
+        self._readable: Any = None
+        self._waiting: Any = None
+        # One timer for all waits: it rings when the first would be over, and is then set for the next.
+        self._timer: Any = None
+        self._due = self._until = math.inf
 
     def __repr__(self) -> str:
         return f"ClientConnection({self._patience})"
@@ -54,9 +71,11 @@ class ClientConnection:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._socket, name)
 
-    def expect_request(self) -> None:
-        """The connection is kept for another request."""
-        self._patience.expect_request(time.monotonic())
+    def expect_request(self) -> float:
+        """The connection is kept for another request; since when."""
+        now = time.monotonic()
+        self._patience.expect_request(now)
+        return now
 
     def expect_body(self) -> None:
         """A head has been read, and is about to be answered."""
@@ -69,49 +88,99 @@ class ClientConnection:
     def recv(self, size: int) -> bytes:
         """At most `size` bytes, `b""` at the end or when no request came."""
         patience = self._patience
-        left_s = patience.left_s(time.monotonic())
+        now = time.monotonic()
+        left_s = patience.left_s(now)
         if left_s <= 0:
             return self._end_of_patience()
-        self._socket.settimeout(left_s)
-        try:
-            data: bytes = self._socket.recv(size)
-        except TimeoutError:
-            # A process that got no time itself hears of the timer before it hears of the bytes.
-            data = self._what_is_there(size)
-            if not data:
-                return self._end_of_patience()
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
-            # The wait was called off, since the worker lets go of the connection.
-            data = self._what_is_there(size)
-        patience.received(len(data), time.monotonic())
-        return data
+        until = now + left_s
+        if patience.phase is Phase.REQUEST:
+            # It has seldom come yet. And if it has, others come first: who sends without pause gets no worker
+            # to himself.
+            self._wait_readable(until)
+            now = time.monotonic()
+        while True:
+            try:
+                data: bytes = self._socket.recv(size)
+            except BlockingIOError:
+                # Only now: a process that got no time itself hears of the timer before it hears of the bytes.
+                if now >= until:
+                    return self._end_of_patience()
+            else:
+                patience.received(len(data), now)
+                return data
+            self._wait_readable(until)
+            now = time.monotonic()
+
+    def send(self, data: bytes) -> int:
+        """Send all of it; how much that is."""
+        self.sendall(data)
+        return len(data)
 
     def sendall(self, data: bytes) -> None:
         """Send all of it; a client that does not take it in time is cut off, and looks like one that left."""
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            self._send_rest(memoryview(data)[sent:])
+
+    def close(self) -> None:
+        """Close; where a body was refused, only after it has been sent or the client has heard so."""
+        try:
+            if self.linger_s:
+                with suppress(OSError):
+                    self._skip_what_comes()
+        finally:
+            for watcher in (self._readable, self._timer):
+                if watcher is not None:
+                    watcher.stop()
+                    watcher.close()
+            self._readable = self._timer = None
+            self._socket.close()
+
+    def _send_rest(self, data: memoryview) -> None:
         self._socket.settimeout(self._limits.write_s)
         try:
             self._socket.sendall(data)
         except TimeoutError:
             reset_on_close(self._socket)
             raise ConnectionResetError(errno.ECONNRESET, "the client does not read its answer") from None
-
-    def close(self) -> None:
-        """Close; where a body was refused, only after it has been sent or the client has heard so."""
-        if self.linger_s:
-            with suppress(OSError):
-                self._skip_what_comes()
-        self._socket.close()
-
-    def _what_is_there(self, size: int) -> bytes:
-        """What can be read without waiting."""
-        try:
+        finally:
             self._socket.settimeout(0)
-            data: bytes = self._socket.recv(size)
-        except OSError:
-            return b""
-        return data
+
+    def _wait_readable(self, until: float) -> None:
+        """Wait for something to read, the end of the connection included, until then at most."""
+        hub = get_hub()
+        if self._readable is None:
+            self._readable = hub.loop.io(self._socket.fileno(), 1)
+        self._until = until
+        if until < self._due:
+            self._set_timer()
+        self._waiting = getcurrent()
+        try:
+            hub.wait(self._readable)
+        except _TimeIsUp:
+            pass
+        finally:
+            self._waiting = None
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+        self._due = self._until
+        self._timer = get_hub().loop.timer(max(0.0, self._until - time.monotonic()))
+        self._timer.start(self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._due = math.inf
+        if self._waiting is None:
+            return  # the next wait sets it
+        if time.monotonic() < self._until:
+            self._set_timer()
+        else:
+            self._waiting.throw(_TimeIsUp)
 
     def _end_of_patience(self) -> bytes:
         phase = self._patience.phase

@@ -5,18 +5,22 @@ busy. So a stop need not wait for idle ones, and when there are too many connect
 longest makes room: thousands of idle or half-open ones cannot keep anybody out.
 """
 
-import math
+import errno
 import mmap
 import socket
 import time
 from contextlib import AbstractContextManager, nullcontext, suppress
+from datetime import datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 import gevent
 from gunicorn.arbiter import Arbiter
 from gunicorn.http import errors as http_errors
-from gunicorn.http.body import ChunkedReader, LengthReader
+from gunicorn.http import wsgi
+from gunicorn.util import close
+from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.core.client_limits import ClientLimits
@@ -24,12 +28,11 @@ from app.core.error_bodies import render_error
 from app.core.errors import ErrorKind, Refusal
 from app.core.wire_format import WireFormat
 from workers.client_connection import LINGER_S, SHORT_LINGER_S, ClientConnection, HeadTimeout
+from workers.http_request import PlainRequest, RequestReading, settle_framing, unread
+from workers.http_response import MOST_SKIPPED, ClientResponse
 
 _RETRY_S = 2.0
 _MOMENT_S = 0.9
-
-_MOST_SKIPPED = 64 * 1024
-"""A longer rest of a body that nobody reads is not waited for: the connection is closed instead."""
 
 _FULL = 0.95
 """The part of the connections allowed from which on waiting ones have to go."""
@@ -44,6 +47,7 @@ _REFUSED_HEADS = (
     (http_errors.ConfigurationProblem, HTTPStatus.BAD_REQUEST),
     (http_errors.ParseException, HTTPStatus.BAD_REQUEST),
 )
+_BROKEN_OFF = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 _APPLICATION_FAULTS = (http_errors.InvalidResponseHeader, http_errors.InvalidResponseHeaderName)
 
 _has_loaded = mmap.mmap(-1, 1)
@@ -54,6 +58,7 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """Tells who waits from who is answered, and limits both in time and number."""
 
     client_limits = ClientLimits()
+    alive: bool
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -75,8 +80,20 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             raise SystemExit(1) from None
         _has_loaded[0] = 1
 
+    def run(self) -> None:
+        """Serve until the worker is to stop."""
+        self.look_up()
+        super().run()
+
+    def look_up(self) -> None:
+        """Take from the configuration what every request needs: gunicorn would ask it each time."""
+        self._reading = RequestReading(self.cfg)
+        self._is_keeping = bool(self.cfg.keepalive)
+        self._before = partial(self.cfg.pre_request, self)
+        self._after = partial(self.cfg.post_request, self)
+
     def timeout_ctx(self) -> AbstractContextManager[None]:
-        """Around the reading of a head: no limit from here, since connections have their own."""
+        """Around gunicorn's reading of a head: no limit from here, since connections have their own."""
         return nullcontext()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
@@ -86,36 +103,114 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._make_room()
         self._idle[connection] = time.monotonic()
         try:
-            super().handle(listener, connection, addr)
+            if self._reading.is_http1:
+                self._serve(listener.getsockname(), connection, addr)
+            else:
+                AsyncWorker.handle(self, listener, connection, addr)
         finally:
             self._open -= 1
             self._idle.pop(connection, None)
             self._leaving.discard(connection)
 
+    def _serve(self, listener_name: Any, connection: ClientConnection, addr: Any) -> None:
+        """gunicorn's `handle`, for plain HTTP/1."""
+        try:
+            reader = self._reading.reader(connection, listener_name, addr)
+            while (request := reader.next_request()) is not None:
+                self.handle_request(listener_name, request, connection, addr)
+        except (http_errors.NoMoreData, StopIteration):
+            pass
+        except OSError as error:
+            if error.errno not in _BROKEN_OFF:
+                self.log.exception("Socket error processing request.")
+        except BaseException as error:  # noqa: BLE001  as gunicorn does: it ends the connection, not the worker
+            self.handle_error(None, connection, addr, error)
+        finally:
+            close(connection)
+
     def handle_request(self, listener_name: Any, req: Any, sock: ClientConnection, addr: Any) -> None:
         """One request on a connection, which ends with it if the worker is to stop."""
-        _settle_framing(req)
+        if not isinstance(req, PlainRequest):
+            settle_framing(req)
         self._idle.pop(sock, None)
-        sock.expect_body()
-        _close_unless_read(req)
+        if unread(req.body):
+            sock.expect_body()
         try:
-            super().handle_request(listener_name, req, sock, addr)
+            is_last = self._answer(listener_name, req, sock, addr)
+        except (gevent.GreenletExit, SystemExit):
+            # The answer was cut; gunicorn would go on to wait for the connection's next request.
+            raise StopIteration from None
         finally:
-            unread = _unread(req.body)
-            if unread:
+            rest = unread(req.body)
+            if rest:
                 sock.linger_s = SHORT_LINGER_S if req.body.failed else LINGER_S
                 self._idle[sock] = time.monotonic()
-        if not self.alive:
-            # Also where the answer was cut: gunicorn would go on to wait for the connection's next request.
+        if is_last or not self.alive:
             raise StopIteration
-        if unread:
+        if rest:
             sock.expect_rest()
             if not _is_skipped(req.body):
                 raise StopIteration
             sock.linger_s = 0.0
             self._idle.pop(sock, None)
-        sock.expect_request()
-        self._idle[sock] = time.monotonic()
+        self._idle[sock] = sock.expect_request()
+
+    def _answer(self, listener_name: Any, req: Any, sock: ClientConnection, addr: Any) -> bool:
+        """gunicorn's `handle_request`, hooks and log included; whether the connection ends with it."""
+        began = datetime.now()  # noqa: DTZ005  the access log wants a difference
+        environ: dict[str, Any] = {}
+        response = None
+        try:
+            self._before(req)
+            response, environ = self._response(listener_name, req, sock, addr)
+            self._count_request()
+            if not self.alive or not self._is_keeping:
+                response.force_close()
+            body = self.wsgi(environ, response.start_response)
+            try:
+                for piece in body:
+                    response.write(piece)
+                response.close()
+            finally:
+                self.log.access(response, req, environ, datetime.now() - began)  # noqa: DTZ005
+                if hasattr(body, "close"):
+                    body.close()
+            return response.should_close()
+        except (StopIteration, OSError):
+            raise
+        except (Exception, SystemExit):
+            if response is None or not response.headers_sent:
+                raise
+            # Another answer within this one would look like a part of it.
+            self.log.exception("Error handling request")
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+                sock.close()
+            return True
+        finally:
+            try:
+                self._after(req, environ, response)
+            except Exception:
+                self.log.exception("Exception in post_request hook")
+
+    def _response(
+        self, listener_name: Any, req: Any, sock: ClientConnection, addr: Any
+    ) -> tuple[ClientResponse, dict[str, Any]]:
+        if isinstance(req, PlainRequest):
+            response = ClientResponse(req, sock, self.cfg)
+            req.environ["wsgi.early_hints"] = wsgi._make_early_hints_callback(req, sock, response)
+            return response, req.environ
+        response, environ = wsgi.create(
+            req, sock, addr, listener_name, self.cfg, response_class=ClientResponse
+        )
+        environ["wsgi.multithread"] = True
+        return response, environ
+
+    def _count_request(self) -> None:
+        self.nr += 1
+        if self.alive and self.nr >= self.max_requests:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what is no request, or failed outside the application.
@@ -164,42 +259,14 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             client.shutdown(socket.SHUT_RD)
 
 
-def _settle_framing(req: Any) -> None:
-    """Refuse every transfer coding but `chunked` alone: gunicorn lets some pass that it does not undo.
-
-    And overlook wishes for another protocol, as RFC 9110 §7.8 allows: Flask would refuse a websocket itself.
-    """
-    codings = [value.strip(" \t").lower() for name, value in req.headers if name == "TRANSFER-ENCODING"]
-    if codings and codings != ["chunked"]:
-        raise http_errors.UnsupportedTransferCoding("")
-    if any(name == "UPGRADE" for name, _ in req.headers):
-        req.headers = [header for header in req.headers if header[0] != "UPGRADE"]
-
-
-def _unread(body: Any) -> float:
-    """How much of a request's body has not been read, in bytes; infinite where only the client knows."""
-    reader = body.reader
-    if body.failed:
-        return math.inf
-    if isinstance(reader, LengthReader):
-        return float(reader.length)
-    return math.inf if isinstance(reader, ChunkedReader) and reader.parser else 0.0
-
-
-def _close_unless_read(req: Any) -> None:
-    """Have an answer that comes before its request's body was read end the connection, and say so."""
-    should_close = req.should_close
-    req.should_close = lambda: should_close() or _unread(req.body) > _MOST_SKIPPED
-
-
 def _is_skipped(body: Any) -> bool:
     """Read the rest of a body; whether its end was reached."""
     try:
-        while body.read(_MOST_SKIPPED):
+        while body.read(MOST_SKIPPED):
             pass
     except (OSError, http_errors.ParseException):
         return False
-    return _unread(body) == 0
+    return unread(body) == 0
 
 
 def _refusal(status: HTTPStatus) -> bytes:

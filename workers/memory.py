@@ -1,7 +1,7 @@
 """Memory that is free goes back to the system.
 
 What a thousand streams have used and freed stays with the C library, scattered: some 10 MiB of a worker that
-nobody else can use. Giving it back takes less than a millisecond.
+nobody else can use. Giving it back takes up to ten milliseconds, so it is done in a thread.
 """
 
 import ctypes

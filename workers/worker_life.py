@@ -210,7 +210,7 @@ class WorkerLife:
     def _give_back_memory(self) -> None:
         trim = trimmer()
         while trim is not None and not self.stopping.wait(TRIM_S):
-            trim()
+            gevent.get_hub().threadpool.apply(trim)
 
     def _until_done(self, work: Callable[[], None]) -> None:
         """Try until it is done or the worker stops, which also ends the try under way: quietly."""

@@ -1,10 +1,17 @@
 """The benchmark's own parts: load client and upstream agree on every chunk, and reports say what was lost."""
 
+import os
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from bench import report
+from bench import crowd, report
+from bench.chart import draw_memory
+from bench.long_run import Curve
+from bench.machine import cpu_seconds
 from bench.native import Aim, LoadUpstream, Programs, Shape, compile_programs, run_load
 from bench.run import Book, Results
 
@@ -41,6 +48,103 @@ def test_a_chunk_that_does_not_come_is_counted(programs: Programs, tmp_path: Pat
     with LoadUpstream(programs, tmp_path, 0) as upstream:
         figures = run_load(programs, Aim(upstream.port), shape, ANY_CORE).figures
     assert figures["lost"] == figures["answered"]
+
+
+def test_a_stream_the_client_leaves_is_no_loss(programs: Programs, tmp_path: Path) -> None:
+    shape = Shape("b-stream-50-1", 2, 0.2, warmup_s=0.0, chunks=50, abort_after=3)
+    with LoadUpstream(programs, tmp_path, 0) as upstream:
+        figures = run_load(programs, Aim(upstream.port), shape, ANY_CORE).figures
+    assert figures["answered"] == figures["sent"] > 0
+    assert 0 < figures["chunks"] < 25 * figures["answered"]
+    assert not any(figures[name] for name in ("failed", "lost", "unfinished"))
+
+
+@pytest.mark.parametrize(("expected", "is_failure"), [(400, False), (200, True)])
+def test_a_refusal_is_a_failure_unless_it_is_expected(
+    programs: Programs, tmp_path: Path, expected: int, is_failure: bool
+) -> None:
+    shape = Shape("b-refused", 1, 0.1, warmup_s=0.0, status=expected)
+    with LoadUpstream(programs, tmp_path, 0) as upstream:
+        figures = run_load(programs, Aim(upstream.port), shape, ANY_CORE).figures
+    assert (figures["failed"] == figures["answered"]) is is_failure
+    assert bool(figures["failed"]) is is_failure
+
+
+def test_all_users_ask_before_any_asks_again(programs: Programs) -> None:
+    asked: list[str] = []
+
+    class Seen(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # head and body in one packet
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Seen) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        aim = Aim(server.server_port, crowd.client_key(0), users=10, from_request=3)
+        figures = run_load(programs, aim, Shape("b-plain", 1, 0.2, warmup_s=0.0), ANY_CORE).figures
+        server.shutdown()
+        thread.join()
+    assert figures["answered"] == len(asked) >= 10
+    everybody = {f"Bearer {crowd.client_key(number)}" for number in range(10)}
+    assert all(set(asked[at : at + 10]) == everybody for at in range(0, len(asked) - 9, 10))
+
+
+def test_growth_and_workers_are_told_as_ratios_of_the_last_row_to_the_first() -> None:
+    figures = {
+        "growth, one user": {
+            "weir-10": {"cpu_us_per_request": 800.0},
+            "weir-10000": {"cpu_us_per_request": 900.0, "start_s": 2.0},
+            "weir-1000000": {"cpu_us_per_request": 880.0, "start_s": 3.0},
+        },
+        "workers, plain": {
+            "weir, 1": {"requests_per_s": 1000.0, "cpu_us_per_request": 900.0},
+            "weir, 2": {"requests_per_s": 1800.0, "cpu_us_per_request": 1000.0},
+        },
+    }
+    assert report.ratios(figures) == {
+        "growth, one user: weir-1000000/weir-10: CPU µs/request": 1.1,
+        "growth, one user: weir-1000000/weir-10000: start s": 1.5,
+        "workers, plain: weir, 2/weir, 1: requests/s": 1.8,
+        "workers, plain: weir, 2/weir, 1: CPU µs/request": pytest.approx(1.111, abs=0.001),
+        "workers, plain: on cores of their own": 1.8,
+    }
+
+
+def test_the_warm_up_of_a_long_run_is_no_growth_and_a_leak_is(tmp_path: Path) -> None:
+    requests = [1000 * second for second in range(100)]
+    flat = Curve(list(range(100)), requests, [2e8] * 100, [5e7] * 8 + [6e7] * 92)
+    leaking = Curve(list(range(100)), requests, [2e8] * 100, [6e7 + 1024 * number for number in requests])
+    assert (flat.summary()["growth"], flat.summary()["slope"]) == (1.0, pytest.approx(0.0))
+    assert leaking.summary()["growth"] > 1.5
+    assert leaking.summary()["slope"] == pytest.approx(1000)
+    draw_memory({"flat": flat, "leaking": leaking}, tmp_path / "memory.svg")
+    drawn = (tmp_path / "memory.svg").read_text()
+    assert "leaking" in drawn
+    assert "<script" not in drawn
+
+
+def test_cpu_time_includes_threads_that_have_ended() -> None:
+    def work() -> None:
+        until = time.process_time() + 0.05
+        while time.process_time() < until:
+            pass
+
+    before = cpu_seconds([os.getpid()])
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
+    assert cpu_seconds([os.getpid()]) - before >= 0.05
+    assert cpu_seconds([2**22 + 1]) == 0.0  # there is no such process
 
 
 def results(weir: float, *, lost: int = 0) -> Results:

@@ -1,0 +1,100 @@
+"""gunicorn's response, writing what belongs together at once: the head with the first bytes of the body."""
+
+import time
+from functools import lru_cache
+from typing import Any
+
+from gunicorn.http.message import TOKEN_RE
+from gunicorn.http.wsgi import Response
+from gunicorn.util import http_date, is_hoppish
+
+from workers.http_request import unread
+
+MOST_SKIPPED = 64 * 1024
+"""A longer rest of a body that nobody reads is not waited for: the connection is closed instead."""
+_JOINED_WITH_HEAD = 64 * 1024
+_NAMES_KNOWN = 256
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class ClientResponse(Response):  # type: ignore[misc]  # gunicorn has no types
+    """The answer to one request. Which headers may be sent, and how a body is framed, gunicorn says."""
+
+    def should_close(self) -> bool:
+        """Whether the connection ends with this answer: also when its request was not read to its end."""
+        return bool(super().should_close()) or unread(self.req.body) > MOST_SKIPPED
+
+    def can_sendfile(self) -> bool:
+        """No: files go the way of all bodies, so that slow clients run out of time there too."""
+        return False
+
+    def process_headers(self, headers: Any) -> None:
+        """Take over the application's headers; gunicorn judges all but the plainly valid ones."""
+        for name, value in headers:
+            if _is_plain(name) and value.__class__ is str and value.isascii() and value.isprintable():
+                self.headers.append((name, value.strip(" ")))
+            else:
+                super().process_headers(((name, value),))
+
+    def send_headers(self) -> None:
+        """Send the head, unless it was."""
+        if not self.headers_sent:
+            self.sock.sendall(self._take_head())
+
+    def write(self, arg: Any) -> None:
+        """Send a piece of the body, in a chunk of its own where the answer is chunked."""
+        if arg.__class__ is not bytes or self._omits_body:
+            super().write(arg)
+            return
+        if self.response_length is not None and self.sent + len(arg) > self.response_length:
+            arg = arg[: max(0, self.response_length - self.sent)]
+        if len(arg) > _JOINED_WITH_HEAD:
+            self.send_headers()
+        data = self._framed(arg)
+        self.sent += len(arg)
+        if not self.headers_sent:
+            data = self._take_head() + data
+        if data:
+            self.sock.sendall(data)
+
+    def close(self) -> None:
+        """The body has ended as it should."""
+        last = _LAST_CHUNK if self.chunked else b""
+        if not self.headers_sent:
+            last = self._take_head() + last
+        if last:
+            self.sock.sendall(last)
+
+    def _framed(self, data: bytes) -> bytes:
+        """A chunk; an empty one would end the body."""
+        return b"%X\r\n%b\r\n" % (len(data), data) if self.chunked and data else data
+
+    def _take_head(self) -> bytes:
+        """The head, which is sent once."""
+        self.headers_sent = True
+        connection = "upgrade" if self.upgrade else "close" if self.should_close() else "keep-alive"
+        major, minor = self.req.version
+        head = (
+            f"HTTP/{major}.{minor} {self.status}\r\nServer: {self.version}\r\n"
+            f"Date: {_date(int(time.time()))}\r\nConnection: {connection}\r\n"
+        )
+        if self.chunked:
+            head += "Transfer-Encoding: chunked\r\n"
+        fields = [f"{name}: {value}\r\n" for name, value in self.headers]
+        return f"{head}{''.join(fields)}\r\n".encode("latin-1")
+
+
+@lru_cache(1)
+def _date(second: int) -> str:
+    return str(http_date(second))
+
+
+@lru_cache(_NAMES_KNOWN)
+def _is_plain(name: Any) -> bool:
+    """Whether such a header is sent as it is: neither malformed, nor about framing or the connection."""
+    return (
+        isinstance(name, str)
+        and TOKEN_RE.fullmatch(name) is not None
+        and name.lower() != "content-length"
+        and not is_hoppish(name)
+    )
