@@ -68,6 +68,9 @@ class Route:
     adapter: ProxyAdapter | None = None
 
 
+_DIRECT = Route()
+
+
 @dataclass(slots=True)
 class _PooledProxy:
     endpoint: ProxyEndpoint
@@ -113,7 +116,7 @@ class ProxyPool:
         """The ways for a request with this key, to be tried in this order; empty when there is none."""
         view = self._view
         if not view.proxies:
-            return [Route()] if self.allow_direct else []
+            return [_DIRECT] if self.allow_direct else []
         tiers = view.tiers.get(key_id)
         if tiers is None:
             tiers = view.tiers[key_id] = tiers_of(key_id, tuple(view.proxies), view.bindings)
@@ -125,7 +128,7 @@ class ProxyPool:
             turn,
             allow_direct=self.allow_direct,
         )
-        return [Route() if way is None else Route(way, view.proxies[way].adapter) for way in ways]
+        return [_DIRECT if way is None else Route(way, view.proxies[way].adapter) for way in ways]
 
     def note_failure(self, proxy_id: str, reason: str) -> None:
         """A proxy failed to connect."""

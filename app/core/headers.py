@@ -42,12 +42,13 @@ def response_headers(upstream: Iterable[tuple[str, str]]) -> list[tuple[str, str
 
     A value that is none (RFC 9110 §5.5: control characters) is dropped: the server would refuse to send it.
     """
-    pairs = [(name.lower(), value) for name, value in upstream]
-    withdrawn = {
-        token.strip().lower() for name, value in pairs if name == "connection" for token in value.split(",")
-    }
-    return [
-        (name, value)
-        for name, value in pairs
-        if name in _TO_CLIENT and name not in withdrawn and _FIELD_VALUE.fullmatch(value)
-    ]
+    kept: list[tuple[str, str]] = []
+    withdrawn: set[str] = set()
+    for spelling, value in upstream:
+        name = spelling.lower()
+        if name in _TO_CLIENT:
+            if _FIELD_VALUE.fullmatch(value):
+                kept.append((name, value))
+        elif name == "connection":
+            withdrawn.update(token.strip().lower() for token in value.split(","))
+    return [pair for pair in kept if pair[0] not in withdrawn] if withdrawn else kept

@@ -144,19 +144,26 @@ class Roster:
         if not excluding:
             if now >= self._look_at:
                 self._look_again(now)
-            loads, size = self._loads, len(self._loads)
-            start = turn.position % size if size else 0
-            # No load is less than none: an idle pool, however large, need not be searched.
-            least = 0.0 if size and not loads[start] else min(loads, default=inf)
-            if least != inf:
-                try:
-                    index = loads.index(least, start)
-                except ValueError:
-                    index = loads.index(least)
-                # The clock may have been set back since it was looked at.
-                if _obstacle(self.candidates[index], now) is None:
-                    return _serve(self.candidates, now, turn, (index - start) % size)
+            index = self._least_loaded(turn)
+            # Looked at again, since the clock may have been set back.
+            if index is not None and _obstacle(self.candidates[index], now) is None:
+                return _serve(self.candidates, now, turn, index - turn.position)
         return choose(self.candidates, now, turn, excluding)
+
+    def _least_loaded(self, turn: Turn) -> int | None:
+        loads = self._loads
+        if not loads:
+            return None
+        start = turn.position % len(loads)
+        if not loads[start]:
+            return start  # none can have less, however many there are
+        least = min(loads)
+        if least == inf:
+            return None
+        try:
+            return loads.index(least, start)
+        except ValueError:
+            return loads.index(least)
 
     def _look_again(self, now: datetime) -> None:
         self._look_at = NEVER
@@ -171,12 +178,12 @@ class Roster:
 
 
 def _serve(candidates: Sequence[Candidate], now: datetime, turn: Turn, step: int) -> Chosen:
-    """The choice of the candidate so many steps from the turn."""
+    """The choice of the candidate so many steps from the turn (or a full round more or less)."""
     size = len(candidates)
     index = (turn.position + step) % size
     chosen = candidates[index]
     is_probe = standing(chosen.state, now) is Standing.HALF_OPEN
-    streak = 1 if step else turn.streak + 1
+    streak = 1 if step % size else turn.streak + 1
     is_due = streak >= chosen.limits.weight
     return Chosen(chosen, is_probe, Turn((index + 1) % size) if is_due else Turn(index, streak))
 

@@ -19,7 +19,7 @@ def decide(used: int, limit: int, now: float) -> RateDecision:
     return RateDecision(
         allowed=allowed,
         limit=limit,
-        remaining=max(0, limit - used - 1) if allowed else 0,
+        remaining=limit - used - 1 if allowed else 0,
         reset_at=reset_at,
         retry_after_s=max(1, math.ceil(reset_at - now)),
     )

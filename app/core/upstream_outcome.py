@@ -174,7 +174,7 @@ _QUOTED = re.compile(r"\"[^\"]*\"|(?<!\w)'[^']*'(?!\w)|`[^`]*`|“[^”]*”")
 
 def of_failure(kind: str) -> Finding:
     """What a failed transport (`UpstreamFailure.kind`) or another ending without an answer says."""
-    return _FAILURES.get(kind, Finding(KeyOutcome.NEUTRAL, kind))
+    return _FAILURES.get(kind) or Finding(KeyOutcome.NEUTRAL, kind)
 
 
 def of_answer(status: int, headers: Iterable[tuple[str, str]], body: bytes, now: datetime) -> Finding:

@@ -27,6 +27,9 @@ from app.exchange.exchange import Exchange
 MAX_ERROR_BODY = 64 * 1024
 """How much of an upstream's error body is looked at, in bytes."""
 
+_INTERRUPTED = of_failure("interrupted")
+_RELAY = Verdict.RELAY
+
 
 @dataclass(slots=True)
 class Served:
@@ -130,14 +133,14 @@ class AttemptLoop:
         status: int | None = None
         proxy_id: str | None = None
         error: str | None = "interrupted"
-        finding = of_failure("interrupted")
+        finding = _INTERRUPTED
         watch.waiting()
         try:
             reply = self._upstream.send(request, key)
             proxy_id = reply.proxy_id
             status = exchange.upstream_status = reply.status
             exchange.upstream_request_id = _request_id(reply)
-            if judge(status) is Verdict.RELAY and not _is_html(reply):
+            if judge(status) is _RELAY and not _is_html(reply):
                 served = Served(lease, reply, _first_bytes(reply))
                 error, finding = None, of_answer(status, (), b"", clock.utcnow())
                 return served

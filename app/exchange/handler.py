@@ -239,8 +239,8 @@ class Gateway:
             if is_stream
             else AnswerMeter(endpoint.wire_format)
         )
-        decoder = require_decoder(coding)
-        feed = metering_feed(meter, None if coding == "identity" else decoder, forward_decoded=strip)
+        decoder = None if coding == "identity" else require_decoder(coding)
+        feed = metering_feed(meter, decoder, forward_decoded=strip)
         first = feed(served.first)
         headers = response_headers(reply.headers.items())
         if coding != "identity" and not strip:
