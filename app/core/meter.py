@@ -6,6 +6,7 @@ the client did not order is removed. What it cannot read it flags; it never rais
 
 from typing import Any, Final, Protocol
 
+from app.core.event_pattern import EventPattern
 from app.core.formats.answer import read_answer
 from app.core.formats.anthropic import AnthropicReader
 from app.core.formats.openai import OpenAIReader
@@ -22,6 +23,14 @@ MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 """A non-streamed body is kept for reading up to this size."""
 
 _LINE_ENDS = b"\r\n"
+_BLANK_LINE = b"\n\n"
+
+_MAX_LESSONS = 16
+"""How often a stream's pattern is learned: some streams have none."""
+_MAX_TURNS = 4
+"""How often within one read events are looked for that fit the pattern: comparing must not cost more."""
+_FIRST_PIECE = 512
+"""Without a pattern, so many bytes of a long read are parsed before there may be one for the rest."""
 
 
 class Meter(Protocol):
@@ -77,6 +86,12 @@ class Meter(Protocol):
 
     def feed(self, data: bytes) -> bytes:
         """Take upstream bytes; the bytes to forward now."""
+
+    def passable(self, data: bytes) -> int:
+        """How many events these bytes are that need not be fed, only forwarded and noted; else 0."""
+
+    def note_passed(self, events: int) -> None:
+        """So many passable events have been forwarded."""
 
     def flush(self) -> bytes:
         """The upstream has ended: read what is pending, return what was held back. Idempotent."""
@@ -135,6 +150,14 @@ class _MeterBase:
         """How many events came since the first that held generated content; 0 for a plain body."""
         return self._content_events
 
+    def passable(self, data: bytes) -> int:
+        """None: all bytes are to be fed."""
+        return 0
+
+    def note_passed(self, events: int) -> None:
+        """So many passable events have been forwarded."""
+        self._content_events += events
+
     @property
     def error(self) -> StreamError | None:
         """The error told inside the answer, if any."""
@@ -160,6 +183,8 @@ class StreamMeter(_MeterBase):
         "_dealt_with",
         "_is_first",
         "_is_flushed",
+        "_lessons",
+        "_pattern",
         "_reader",
         "_saw_event",
         "_splitter",
@@ -172,6 +197,9 @@ class StreamMeter(_MeterBase):
         reader = AnthropicReader if wire_format is WireFormat.ANTHROPIC else OpenAIReader
         self._reader: AnthropicReader | OpenAIReader = reader(self._readings)
         self._splitter = SseSplitter()
+        # What events that bring nothing but text look like, and how often it may still be looked for.
+        self._pattern: EventPattern | None = None
+        self._lessons = _MAX_LESSONS
         self._is_first = True
         self._is_flushed = False
         self._saw_event = False
@@ -197,6 +225,44 @@ class StreamMeter(_MeterBase):
 
     def feed(self, data: bytes) -> bytes:
         """Take upstream bytes; the bytes to forward now."""
+        forwarded: list[bytes] = []
+        at, size = 0, len(data)
+        for _ in range(_MAX_TURNS):
+            count, end = self._fitting(data, at)
+            if count:
+                self._content_events += count
+                if end - at == size:
+                    return data
+                forwarded.append(data[at:end])
+                at = end
+            # What does not fit is parsed; behind it, events may fit again.
+            cut = data.find(_BLANK_LINE, at if self._pattern is not None else at + _FIRST_PIECE)
+            if cut < 0:
+                break
+            forwarded.append(self._parse(data[at : cut + 2]))
+            at = cut + 2
+        if at < size:
+            forwarded.append(self._parse(data[at:] if at else data))
+        if not self._strip:
+            return data
+        return forwarded[0] if len(forwarded) == 1 else b"".join(forwarded)
+
+    def passable(self, data: bytes) -> int:
+        """How many events of mere text these bytes are; 0 unless they are nothing but whole ones.
+
+        They need not be fed: it is enough to `note_passed` their number once they have been forwarded.
+        """
+        count, end = self._fitting(data, 0)
+        return count if end == len(data) else 0
+
+    def _fitting(self, data: bytes, at: int) -> tuple[int, int]:
+        """How many events of mere text begin at `at`, and where they end."""
+        if self._pattern is None or not self._splitter.is_empty or self._swallow_lf:
+            return 0, at
+        return (0, at) if self._readings.is_terminated else self._pattern.run(data, at)
+
+    def _parse(self, data: bytes) -> bytes:
+        """Take bytes and read all events that they complete; the bytes to forward now."""
         if self._strip:
             return self._feed_stripping(data)
         for block in self._splitter.feed(data):
@@ -240,7 +306,16 @@ class StreamMeter(_MeterBase):
         is_usage_only = self._reader.read(event[0], event[1])
         if self._readings.has_content and not is_usage_only:
             self._content_events += 1
+            if self._lessons:
+                self._learn(event, block)
         return is_usage_only
+
+    def _learn(self, event: tuple[bytes, bytes], block: bytes) -> None:
+        if self._pattern is not None and self._pattern.run(block)[0]:
+            return
+        self._lessons -= 1
+        if self._reader.is_mere_text(*event):
+            self._pattern = EventPattern.of(block) or self._pattern
 
     def _feed_stripping(self, data: bytes) -> bytes:
         splitter = self._splitter

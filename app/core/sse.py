@@ -53,6 +53,11 @@ class SseSplitter:
         return self._tail is not None
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing is buffered or being skipped: the next byte begins a block."""
+        return not self._buffer and self._tail is None
+
+    @property
     def is_between_events(self) -> bool:
         """Whether what was fed so far ends at an event's end, give or take a leading line end."""
         return self._tail is None and len(self._buffer) <= _OVERLAP and not self._buffer.strip(_LINE_ENDS)

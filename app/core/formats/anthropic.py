@@ -81,6 +81,17 @@ class AnthropicReader:
             self._decode = _decode_late
         return False
 
+    def is_mere_text(self, name: bytes, data: bytes) -> bool:
+        """Whether an event that has just been read says nothing but text, as all that differ in it do."""
+        if self._decode is not _decode_late or name == b"error":
+            return False
+        try:
+            event = _decode_late(data)
+        except (ValueError, RecursionError):
+            return False
+        is_silent = event.message is None and event.usage is None and event.error is None
+        return is_silent and event.type == "content_block_delta"
+
     def _read_message(self, event: _Event | _LateEvent) -> None:
         if isinstance(message := event.message, dict):
             self.readings.identify(message.get("id"), message.get("model"))

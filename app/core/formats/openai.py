@@ -1,8 +1,9 @@
 """Reading OpenAI-format streams: Chat Completions and Completions chunks, and Responses events.
 
 Meaning is looked for in parsed JSON only, at `usage`, `choices[0].usage` and `response.usage`: a model may
-well write `"usage":` into its answer. Every event is parsed. Searching the bytes first would not pay, as
-chunks carry `"usage":null` once usage was asked for, and it would miss keys written with JSON escapes.
+well write `"usage":` into its answer. Searching the bytes for it would not pay, as chunks carry
+`"usage":null` once usage was asked for, and it would miss keys written with JSON escapes. Every event is
+parsed, but for those that differ from a parsed one in their text alone (`app.core.event_pattern`).
 """
 
 from typing import Any, Final
@@ -116,6 +117,18 @@ class OpenAIReader:
             self._tier = chunk.service_tier
             self.readings.identify(None, None, chunk.service_tier)
         return not choices and choices is not None and type(chunk.usage) is dict and chunk.error is None
+
+    def is_mere_text(self, _name: bytes, data: bytes) -> bool:
+        """Whether an event that has just been read says nothing but text, as all that differ in it do."""
+        if self._decode is not _decode_late:
+            return False
+        try:
+            chunk = _decode_late(data)
+        except (ValueError, RecursionError):
+            return False
+        if not chunk.choices or chunk.usage is not None or chunk.error is not None:
+            return False
+        return not any(choice.finish_reason or choice.usage is not None for choice in chunk.choices)
 
     def _read_early(self, chunk: _Chunk) -> None:
         readings = self.readings

@@ -22,6 +22,7 @@ RESULTS = (
     "has_content",
     "is_complete",
     "is_terminated",
+    "content_events",
     "at_event_boundary",
     "error",
     "flags",
