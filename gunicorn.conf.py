@@ -59,6 +59,11 @@ def on_starting(server: Any) -> None:
 
     Also makes room for the workers' counts, which begin at zero, and removes those of earlier runs.
     """
+    if server.cfg.is_ssl:
+        # Time limits of connections know nothing of TLS: it is for whoever stands in front of it.
+        sys.exit(
+            "weir: certfile: Weir speaks plain HTTP; a reverse proxy in front does TLS (docs/hardening.md)"
+        )
     try:
         generated_secret(settings.data_dir, "secret-key", settings.secret_key)
         generated_secret(settings.data_dir, "admin-token", settings.admin_token)

@@ -64,6 +64,14 @@ def test_a_data_directory_that_cannot_be_made_ends_the_start_with_one_line(tmp_p
     assert "Traceback" not in log
 
 
+def test_tls_is_refused_in_one_line(tmp_path: Path) -> None:
+    weir = WeirProcess(tmp_path, "http://127.0.0.1:9")
+    status, log = run(weir, "--certfile", __file__, "--keyfile", __file__, "wsgi:app")
+    assert status == 1
+    assert "weir: certfile: " in log
+    assert "Traceback" not in log
+
+
 def test_a_worker_that_finds_the_configuration_unusable_ends_the_server(tmp_path: Path) -> None:
     """What the master does not see in advance (here it does not look) must not make it fork for ever."""
     (tmp_path / "bare.py").write_text('bind = "127.0.0.1:0"\n')
