@@ -116,14 +116,18 @@ class ClientConnection:
         self.sendall(data)
         return len(data)
 
-    def sendall(self, data: bytes) -> None:
+    def sendall(self, data: bytes | memoryview) -> None:
         """Send all of it; a client that does not take it in time is cut off, and looks like one that left."""
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
+        sent = self.send_now(data)
         if sent < len(data):
             self._send_rest(memoryview(data)[sent:])
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        """Send as much as needs no waiting, and how much that was."""
+        try:
+            return int(self._socket.send(data))
+        except BlockingIOError:
+            return 0
 
     def close(self) -> None:
         """Close; where a body was refused, only after it has been sent or the client has heard so."""

@@ -50,6 +50,8 @@ _REFUSED_HEADS = (
 _BROKEN_OFF = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 _APPLICATION_FAULTS = (http_errors.InvalidResponseHeader, http_errors.InvalidResponseHeaderName)
 
+_RESPONSE_KEYS = ("weir.stream", "wsgi.early_hints")
+
 _has_loaded = mmap.mmap(-1, 1)
 """1 once a worker has loaded the application: memory that the master's children share."""
 
@@ -192,18 +194,25 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
                 self._after(req, environ, response)
             except Exception:
                 self.log.exception("Exception in post_request hook")
+            # The response knows its request and that its environment: a circle, which only the collector of
+            # cycles would open, and it would have half of all objects to look at.
+            for name in _RESPONSE_KEYS:
+                environ.pop(name, None)
 
     def _response(
         self, listener_name: Any, req: Any, sock: ClientConnection, addr: Any
     ) -> tuple[ClientResponse, dict[str, Any]]:
         if isinstance(req, PlainRequest):
-            response = ClientResponse(req, sock, self.cfg)
-            req.environ["wsgi.early_hints"] = wsgi._make_early_hints_callback(req, sock, response)
-            return response, req.environ
+            response, environ = ClientResponse(req, sock, self.cfg), req.environ
+            environ["wsgi.early_hints"] = wsgi._make_early_hints_callback(req, sock, response)
+            environ["weir.stream"] = response
+            return response, environ
         response, environ = wsgi.create(
             req, sock, addr, listener_name, self.cfg, response_class=ClientResponse
         )
         environ["wsgi.multithread"] = True
+        if isinstance(sock, ClientConnection):
+            environ["weir.stream"] = response
         return response, environ
 
     def _count_request(self) -> None:

@@ -8,6 +8,7 @@ from gunicorn.http.message import TOKEN_RE
 from gunicorn.http.wsgi import Response
 from gunicorn.util import http_date, is_hoppish
 
+from app.core.ports import Passed
 from workers.http_request import unread
 
 MOST_SKIPPED = 64 * 1024
@@ -19,6 +20,8 @@ _LAST_CHUNK = b"0\r\n\r\n"
 
 class ClientResponse(Response):  # type: ignore[misc]  # gunicorn has no types
     """The answer to one request. Which headers may be sent, and how a body is framed, gunicorn says."""
+
+    _unsent = b""
 
     def should_close(self) -> bool:
         """Whether the connection ends with this answer: also when its request was not read to its end."""
@@ -56,6 +59,27 @@ class ClientResponse(Response):  # type: ignore[misc]  # gunicorn has no types
             data = self._take_head() + data
         if data:
             self.sock.sendall(data)
+
+    def offer(self, chunk: bytes) -> Passed:
+        """Send a further piece of the body, as far as that needs no waiting (`ClientStream`)."""
+        if not self.headers_sent or self._unsent or self.response_length is not None:
+            return Passed.NOT
+        data = self._framed(chunk)
+        try:
+            sent = self.sock.send_now(data)
+        except OSError:
+            return Passed.NOT  # whoever sends it the usual way hears of it
+        self.sent += len(chunk)
+        if sent == len(data):
+            return Passed.ON
+        self._unsent = data[sent:]
+        return Passed.PARTLY
+
+    def flush(self) -> None:
+        """Wait until the client has taken what it was offered; raises OSError when it does not."""
+        unsent, self._unsent = self._unsent, b""
+        if unsent:
+            self.sock.sendall(unsent)
 
     def close(self) -> None:
         """The body has ended as it should."""

@@ -51,6 +51,9 @@ _SUMMING_S = 30.0, 90.0
 _FORGETTING_S = 12 * 3600.0, 36 * 3600.0
 _BETWEEN_SUMS_S = 0.05
 
+_NEW_OBJECTS = 10_000
+"""So many more new objects than freed ones, and the collector looks for cycles (Python's default: 700)."""
+
 logger = logging.getLogger("weir.worker")
 
 
@@ -123,6 +126,8 @@ class WorkerLife:
         # What exists now lives as long as the worker: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
+        # A request makes hundreds of objects and hardly a cycle: looking for them twice a request is in vain.
+        gc.set_threshold(_NEW_OBJECTS)
         return life
 
     def help(self, work: Callable[..., None], *args: Any) -> None:

@@ -23,22 +23,18 @@ _LINGER_NOT = struct.pack("ii", 1, 0)
 class SocketWatch:
     """Watches one client's socket during one request; `None` for a client without one (tests)."""
 
-    __slots__ = ("_client", "_departed", "_grace_s", "_greenlet", "_io", "_is_expired", "_socket", "_timer")
+    __slots__ = ("_client", "_grace_s", "_greenlet", "_io", "_is_expired", "_socket", "_timer", "departed")
 
     def __init__(self, sock: Any) -> None:
         self._client = sock
         self._socket = sock  # while it is to be watched
-        self._departed = False
+        self.departed = False
+        """Whether the client has left."""
         self._is_expired = False
         self._grace_s = 0.0
         self._greenlet: Any = None
         self._io: Any = None
         self._timer: Any = None
-
-    @property
-    def departed(self) -> bool:
-        """Whether the client has left."""
-        return self._departed
 
     def waiting(self) -> None:
         """The current greenlet waits for the upstream from now on."""
@@ -47,7 +43,7 @@ class SocketWatch:
             # Not before: until the body has been read, the socket is readable because of that.
             self._io = gevent.get_hub().loop.io(self._socket.fileno(), 1)
             self._io.start(self._on_readable)
-        if self._departed and self._timer is None:
+        if self.departed and self._timer is None:
             self._start_grace()
 
     def working(self) -> None:
@@ -60,8 +56,8 @@ class SocketWatch:
 
     def depart(self) -> None:
         """The client has left: the grace begins."""
-        if not self._departed:
-            self._departed = True
+        if not self.departed:
+            self.departed = True
             self._stop_io()
             self._start_grace()
 

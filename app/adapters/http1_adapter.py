@@ -24,8 +24,10 @@ from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, requote_uri
 
+from app.adapters.passage import Passage
 from app.adapters.upstream_connections import StaleConnectionError
 from app.core.http1 import AnswerHead, BadAnswer, BodyReader, HeadReader
+from app.core.ports import Passed
 
 READ_SIZE: Final = 64 * 1024
 """The most bytes taken from a socket at once."""
@@ -202,6 +204,7 @@ class AnswerBody:
         "_connection",
         "_keeps_open",
         "_origin",
+        "_passage",
         "_reader",
         "_rest",
         "headers",
@@ -220,6 +223,7 @@ class AnswerBody:
         self._keeps_open = head.keeps_open
         self._reader = BodyReader(head)
         self._rest = rest
+        self._passage: Passage | None = None
         if self._reader.is_whole:
             self._reader.feed(rest)
 
@@ -245,6 +249,22 @@ class AnswerBody:
             raise http.client.HTTPException(str(error)) from None
         self.release_conn()
         return b""
+
+    def read_passing(self, pass_on: Callable[[bytes], Passed]) -> bytes | None:
+        """Like `read1`, but bytes are offered to `pass_on` first (see `Passage.read`)."""
+        if self._rest or self._reader.is_whole or self._connection is None:
+            return self.read1()
+        if self._passage is None:
+            self._passage = Passage(self._connection.socket, self._reader, READ_SIZE)
+        try:
+            body = self._passage.read(pass_on)
+        except BadAnswer as error:
+            raise http.client.HTTPException(str(error)) from None
+        if body == b"":
+            if not self._reader.is_whole and not self._reader.end():
+                raise http.client.IncompleteRead(b"")
+            self.release_conn()
+        return body
 
     def release_conn(self) -> None:
         """Give the connection back after a whole body, else close it. Idempotent."""

@@ -5,7 +5,8 @@ environment, follow redirects (carrying the key to another host) and decode bodi
 """
 
 import http.client
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import requests
 import urllib3.exceptions
@@ -14,7 +15,7 @@ from app.adapters.http1_adapter import READ_SIZE, AnswerBody, Http1Adapter
 from app.adapters.proxy_pool import ProxyPool, Route
 from app.adapters.proxy_transport import RouteFault
 from app.adapters.upstream_connections import StaleConnectionError
-from app.core.ports import ProviderKey, UpstreamFailure, UpstreamRequest
+from app.core.ports import Passed, ProviderKey, UpstreamFailure, UpstreamRequest
 
 FIRST_FINAL_STATUS = 200
 """Answers with a lower status are interim ones."""
@@ -140,15 +141,24 @@ class RequestsReply:
 
     def read(self) -> bytes:
         """What has arrived, at least a byte; `b""` at the proper end; raises `UpstreamFailure`."""
+        return self._read(lambda raw: raw.read1(READ_SIZE, decode_content=False) or b"") or b""
+
+    def read_passing(self, pass_on: Callable[[bytes], Passed]) -> bytes | None:
+        """What has arrived and was not passed on, None when the client does not keep up with that."""
+        if not isinstance(self._raw, AnswerBody):
+            return self.read()
+        return self._read(lambda raw: raw.read_passing(pass_on))
+
+    def _read(self, take: Callable[[Any], bytes | None]) -> bytes | None:
         if self._at_end or self.status < FIRST_FINAL_STATUS:
             return b""  # what follows an interim answer is none of its body: it is left unread, and so closed
         try:
-            data: bytes = self._raw.read1(READ_SIZE, decode_content=False) or b""
+            data = take(self._raw)
         except (urllib3.exceptions.ReadTimeoutError, TimeoutError) as error:
             raise UpstreamFailure("timeout", _reason(error)) from None
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             raise UpstreamFailure("truncated", _reason(error)) from None
-        self._at_end = not data
+        self._at_end = data == b""
         return data
 
     def close(self) -> None:

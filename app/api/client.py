@@ -130,6 +130,7 @@ def _client_call(
         read_body=lambda limit: read_body(environ, limit),
         watch=watch(environ.get("gunicorn.socket")),
         ends_by_close=environ.get("SERVER_PROTOCOL") in ("HTTP/0.9", "HTTP/1.0"),
+        stream=environ.get("weir.stream"),
     )
 
 

@@ -6,7 +6,6 @@ be given up.
 """
 
 import re
-from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
@@ -117,7 +116,7 @@ class BodyReader:
     `is_whole` once the body has ended as it should; `surplus` is whatever came behind it.
     """
 
-    __slots__ = ("_feed", "_left", "_pending", "_trailer_size", "framing", "is_whole", "surplus")
+    __slots__ = ("_left", "_pending", "_trailer_size", "framing", "is_whole", "surplus")
 
     def __init__(self, head: AnswerHead) -> None:
         self.framing = head.framing
@@ -128,19 +127,15 @@ class BodyReader:
         # How much of the trailer has come, None before it begins.
         self._trailer_size: int | None = None
         self.is_whole = head.framing is Framing.LENGTH and not head.length
-        feeds: dict[Framing, Callable[[bytes], bytes]] = {
-            Framing.LENGTH: self._feed_length,
-            Framing.CHUNKED: self._feed_chunked,
-            Framing.CLOSE: bytes,  # all of them
-        }
-        self._feed = feeds[head.framing]
 
     def feed(self, data: bytes) -> bytes:
         """The body bytes among these; none is no end. Raises `BadAnswer`."""
         if self.is_whole:
             self.surplus += data
             return b""
-        return self._feed(data)
+        if self.framing is Framing.CHUNKED:
+            return self._feed_chunked(data)
+        return data if self.framing is Framing.CLOSE else self._feed_length(data)
 
     def end(self) -> bool:
         """The connection has ended: whether that leaves the body whole."""
@@ -162,8 +157,15 @@ class BodyReader:
 
     def _feed_chunked(self, data: bytes) -> bytes:
         """Whole chunks are cut out in one go, however many there are; what is unfinished is kept."""
-        pieces: list[bytes] = []
         at, size = 0, len(data)
+        if not self._left and not self._pending and self._trailer_size is None:
+            # One whole chunk in one read, as live streams come.
+            at = data.find(_CRLF) + 2
+            length = _SIZES.get(data[: at - 2])
+            if length and 1 < at == size - length - 2 and data.endswith(_CRLF):
+                return data[at:-2]
+            at = 0
+        pieces: list[bytes] = []
         if self._left:
             at = self._continue_chunk(data, pieces)
         elif self._pending:

@@ -1,8 +1,9 @@
 """What the exchange needs from the outside, as protocols; `app.factory` puts the real things behind them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Protocol
 
 import msgspec
@@ -107,6 +108,17 @@ class RecordSink(Protocol):
         """Note the record that an opened request leaves if the process dies from now on."""
 
 
+class Passed(Enum):
+    """What became of bytes that were offered to a client's connection."""
+
+    ON = "on"
+    """All of them are on their way."""
+    PARTLY = "partly"
+    """It has them, but the client does not take them all: `ClientStream.flush` before anything else."""
+    NOT = "not"
+    """Not one: they have to go the usual way."""
+
+
 class UpstreamReply(Protocol):
     """An upstream answer whose status and headers have arrived; `proxy_id` is the proxy it came through."""
 
@@ -118,6 +130,12 @@ class UpstreamReply(Protocol):
         """Whatever has arrived, at least one byte, waiting for it; `b""` at the proper end.
 
         Raises `UpstreamFailure` when the answer is cut, stalls or breaks its own framing.
+        """
+
+    def read_passing(self, pass_on: Callable[[bytes], Passed]) -> bytes | None:
+        """Like `read`, but what comes is first offered to `pass_on`, which must not wait.
+
+        Only what that does not take is returned, and None when the client does not keep up with it.
         """
 
     def close(self) -> None:
@@ -200,6 +218,16 @@ class ClientWatch(Protocol):
 
     def reset_on_close(self) -> None:
         """The connection is about to be closed, and the client must not take that for the answer's end."""
+
+
+class ClientStream(Protocol):
+    """The client's side of an answer that is being sent."""
+
+    def offer(self, chunk: bytes) -> Passed:
+        """Send a further chunk of the answer, as far as that needs no waiting. Never raises."""
+
+    def flush(self) -> None:
+        """Wait until the client has taken what it was offered; raises OSError when it does not."""
 
 
 class Clock(Protocol):

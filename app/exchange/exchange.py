@@ -8,6 +8,7 @@ from typing import Any
 from app.core.bson_safe import bson_safe
 from app.core.journal_format import OpenRequest
 from app.core.ports import (
+    ClientStream,
     ClientWatch,
     Clock,
     CreditGate,
@@ -37,6 +38,7 @@ class ClientCall:
 
     `headers` have lower-case names; `read_body(limit)` returns at most `limit` + 1 bytes. `ends_by_close`
     says that an answer of unknown length ends for this client when the connection is closed (HTTP/1.0).
+    `stream` takes chunks of the answer past the server's loop, once that has sent one; None where it cannot.
     """
 
     request_id: str
@@ -49,6 +51,7 @@ class ClientCall:
     read_body: Callable[[int], bytes]
     watch: ClientWatch
     ends_by_close: bool = False
+    stream: ClientStream | None = None
 
 
 @dataclass(slots=True)

@@ -253,7 +253,12 @@ class Gateway:
             meter,
             feed,
             first=first,
-            terms=RelayTerms(is_stream, length, self._drain_seconds(exchange.principal)),
+            terms=RelayTerms(
+                is_stream,
+                length,
+                self._drain_seconds(exchange.principal),
+                is_metered_as_it_comes=coding == "identity",
+            ),
             on_end=partial(self.attempts.finish, exchange, served.lease),
         )
         return self._answer(exchange.call, exchange.rate, reply.status, headers, body)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from app.core.content_coding import CodingError, Decoder
 from app.core.estimate import ESTIMATED, estimate_usage
 from app.core.meter import Meter
-from app.core.ports import ClientGone, UpstreamFailure, UpstreamReply
+from app.core.ports import ClientGone, Passed, UpstreamFailure, UpstreamReply
 from app.core.readings import BAD_JSON
 from app.core.records import Outcome, UsageSource
 from app.exchange.exchange import CLIENT_CLOSED_REQUEST, Exchange, Metered
@@ -53,12 +53,13 @@ class RelayTerms:
 
     `is_stream` says whether it is a stream of events, `content_length` what the client was promised (None:
     not known), and `drain_s` how many seconds the upstream may go on once the client has left, to book the
-    true usage; 0 closes it at once.
+    true usage; 0 closes it at once. `is_metered_as_it_comes`: nothing is decoded between upstream and meter.
     """
 
     is_stream: bool
     content_length: int | None
     drain_s: float
+    is_metered_as_it_comes: bool = False
 
 
 class RelayStream:
@@ -96,6 +97,9 @@ class RelayStream:
         self._failure: str | None = None
         self._last_read_at = exchange.clock.monotonic()
         self._pending = first
+        # Where chunks of mere text go, past the server's loop.
+        is_passable = terms.is_stream and terms.content_length is None and terms.is_metered_as_it_comes
+        self._client = exchange.call.stream if is_passable else None
         self._note_content()
         exchange.call.watch.give(terms.drain_s)
 
@@ -194,8 +198,9 @@ class RelayStream:
     def _read_next(self) -> bytes:
         watch = self._exchange.call.watch
         watch.waiting()
+        data: bytes | None
         try:
-            data = self._reply.read()
+            data = self._reply.read_passing(self._pass_on) if self._client else self._reply.read()
         except UpstreamFailure as failure:
             data = b""
             self._failure = failure.kind
@@ -204,11 +209,44 @@ class RelayStream:
             raise self._cut() from None
         finally:
             watch.working()
+        if data is None:
+            self._wait_for_client()
+            return b""
         self._last_read_at = self._exchange.clock.monotonic()
         if not data:
             self._at_end = True
             return self._meter.flush()
         return self._metered(data)
+
+    def _pass_on(self, data: bytes) -> Passed:
+        """Called while the upstream is waited for, perhaps from the event loop: send what needs no reading.
+
+        The server has sent all that came before, for it has asked for more.
+        """
+        exchange, client = self._exchange, self._client
+        events = self._meter.passable(data)
+        if client is None or not events or exchange.call.watch.departed:
+            return Passed.NOT
+        passed = client.offer(data)
+        if passed is not Passed.NOT:
+            self._meter.note_passed(events)
+            self._last_read_at = exchange.clock.monotonic()
+            if passed is Passed.ON:
+                exchange.bytes_out += len(data)
+            else:
+                self._in_flight = len(data)
+        return passed
+
+    def _wait_for_client(self) -> None:
+        """Have it take what it was offered; one that does not has left."""
+        assert self._client is not None  # noqa: S101
+        try:
+            self._client.flush()
+        except OSError:
+            self.close()
+            raise self._cut() from None
+        self._exchange.bytes_out += self._in_flight
+        self._in_flight = 0
 
     def _metered(self, data: bytes) -> bytes:
         """The bytes to forward for these upstream bytes."""

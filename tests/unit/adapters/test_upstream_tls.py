@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.adapters.http1_adapter import Http1Adapter
+from app.core.ports import Passed
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n%s"
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
@@ -115,3 +116,27 @@ def test_bytes_beyond_an_answer_close_it(
     assert body_of(adapter, server, certificate) == b"mine"
     assert body_of(adapter, server, certificate) == b"next"
     assert server.connections == 2
+
+
+def test_bytes_pass_from_within_the_event_loop(
+    adapter: Http1Adapter, server: TlsServer, certificate: Path
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    # Records larger than one read, several in one, and one cut in two.
+    sizes = [5, 100_000, 1, 70_000, 16_384, 2]
+    chunks = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
+    records = [b"%x\r\n%b\r\n" % (len(data), data) for data in chunks]
+    server.answers = [
+        [head, *records[:2], records[2] + records[3], records[4][:9], records[4][9:], records[5]]
+    ]
+    request = requests.Request("GET", server.url).prepare()
+    raw = adapter.send(request, stream=True, timeout=(5, 5), verify=str(certificate)).raw
+    taken: list[bytes] = []
+
+    def take(data: bytes) -> Passed:
+        taken.append(data)
+        return Passed.PARTLY if sum(map(len, taken)) == sum(sizes) else Passed.ON
+
+    assert raw.read_passing(take) is None
+    assert b"".join(taken) == b"".join(chunks)
+    raw.close()

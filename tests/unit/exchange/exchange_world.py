@@ -14,6 +14,7 @@ from app.core.ports import (
     ClientGone,
     CreditExhausted,
     Lease,
+    Passed,
     ProviderKey,
     RateDecision,
     Reservation,
@@ -229,6 +230,28 @@ class FakeWatch:
         self.resets += 1
 
 
+class FakeStream:
+    """A client's connection that takes chunks past the server: in full, in part, or not at all."""
+
+    def __init__(self, *passed: Passed) -> None:
+        self.script = list(passed)
+        self.taken: list[bytes] = []
+        self.flushes: list[BaseException | None] = []
+        self.flushed = 0
+
+    def offer(self, chunk: bytes) -> Passed:
+        passed = self.script.pop(0) if self.script else Passed.ON
+        if passed is not Passed.NOT:
+            self.taken.append(chunk)
+        return passed
+
+    def flush(self) -> None:
+        self.flushed += 1
+        error = self.flushes.pop(0) if self.flushes else None
+        if error is not None:
+            raise error
+
+
 Step = bytes | BaseException | Callable[[], bytes]
 
 
@@ -252,6 +275,13 @@ class FakeReply:
         if isinstance(step, BaseException):
             raise step
         return step() if callable(step) else step
+
+    def read_passing(self, pass_on: Callable[[bytes], Passed]) -> bytes | None:
+        while True:
+            data = self.read()
+            passed = pass_on(data) if data else Passed.NOT
+            if passed is not Passed.ON:
+                return data if passed is Passed.NOT else None
 
     def close(self) -> None:
         self.closes += 1
@@ -307,6 +337,7 @@ class World:
         self.watch = FakeWatch()
         self.observer = FakeObserver()
         self.ends_by_close = False
+        self.stream: FakeStream | None = None
         self.gateway = Gateway(
             admission=Admission(
                 rate_limiter=self.limiter,
@@ -353,6 +384,7 @@ class World:
             read_body=lambda limit: body[: limit + 1],
             watch=self.watch,
             ends_by_close=self.ends_by_close,
+            stream=self.stream,
         )
 
     def forward(

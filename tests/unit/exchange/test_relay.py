@@ -3,6 +3,7 @@
 import logging
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from exchange_world import (
     STREAM,
     USAGE,
     FakeReply,
+    FakeStream,
     World,
     close,
     consume,
@@ -26,7 +28,7 @@ from exchange_world import (
 )
 from gevent import GreenletExit
 
-from app.core.ports import UpstreamFailure
+from app.core.ports import Passed, UpstreamFailure
 from app.core.records import Outcome, UsageSource
 from app.core.request_body import Endpoint
 from app.core.upstream_outcome import KeyOutcome
@@ -769,3 +771,88 @@ def test_a_length_of_too_many_digits_is_none(world: World) -> None:
     answer = world.forward(json_reply(ANSWER, content_length="9" * 5000))
     assert header(answer, "content-length") is None
     assert consume(answer) == ANSWER
+
+
+class TestPassing:
+    """Chunks of mere text that go to the client past the server's loop."""
+
+    def passing(self, world: World, *steps: Any, client: FakeStream, **body: Any) -> Answer:
+        world.stream = client
+        return world.forward(stream_reply(CHUNK, *steps), **(body or WANTED))
+
+    def test_they_are_sent_and_counted(self, world: World) -> None:
+        stream = FakeStream()
+        answer = self.passing(world, CHUNK, CHUNK * 2, USAGE, DONE, client=stream)
+        assert list(answer.body) == [CHUNK, USAGE, DONE]
+        assert stream.taken == [CHUNK, CHUNK * 2]
+        close(answer)
+        settled(world, Outcome.OK, source=UsageSource.UPSTREAM, bytes_out=4 * len(CHUNK) + len(USAGE + DONE))
+
+    def test_the_usage_chunk_is_still_removed(self, world: World) -> None:
+        stream = FakeStream()
+        answer = self.passing(world, CHUNK, USAGE, CHUNK, DONE, client=stream, stream=True)
+        assert list(answer.body) == [CHUNK, DONE]
+        assert stream.taken == [CHUNK, CHUNK]
+        close(answer)
+        settled(world, Outcome.OK, source=UsageSource.UPSTREAM, bytes_out=3 * len(CHUNK) + len(DONE))
+
+    def test_what_the_connection_refuses_goes_the_usual_way(self, world: World) -> None:
+        stream = FakeStream(Passed.NOT)
+        answer = self.passing(world, CHUNK, CHUNK, USAGE, DONE, client=stream)
+        assert list(answer.body) == [CHUNK, CHUNK, USAGE, DONE]
+        assert stream.taken == [CHUNK]
+        close(answer)
+        settled(world, Outcome.OK, source=UsageSource.UPSTREAM, bytes_out=3 * len(CHUNK) + len(USAGE + DONE))
+
+    def test_a_slow_client_is_waited_for(self, world: World) -> None:
+        stream = FakeStream(Passed.PARTLY)
+        answer = self.passing(world, CHUNK, USAGE, DONE, client=stream)
+        assert list(answer.body) == [CHUNK, USAGE, DONE]
+        assert stream.flushed == 1
+        close(answer)
+        settled(world, Outcome.OK, source=UsageSource.UPSTREAM, bytes_out=2 * len(CHUNK) + len(USAGE + DONE))
+
+    def test_a_client_that_leaves_meanwhile_is_charged_what_was_generated(self, world: World) -> None:
+        stream = FakeStream(Passed.ON, Passed.PARTLY)
+        stream.flushes = [ConnectionResetError()]
+        answer = self.passing(world, CHUNK, CHUNK, USAGE, DONE, client=stream)
+        assert cut(answer) == CHUNK
+        settled(world, Outcome.CLIENT_ABORT, source=UsageSource.UPSTREAM, bytes_out=2 * len(CHUNK))
+
+    def test_nothing_is_passed_to_a_client_that_has_left(self, world: World) -> None:
+        def leave() -> bytes:
+            world.watch.departed = True
+            return CHUNK
+
+        stream = FakeStream()
+        answer = self.passing(world, leave, USAGE, DONE, client=stream)
+        cut(answer)
+        assert stream.taken == []
+        settled(world, Outcome.CLIENT_ABORT, source=UsageSource.UPSTREAM, bytes_out=len(CHUNK))
+
+    def test_an_estimate_counts_what_was_passed(self, world: World) -> None:
+        stream = FakeStream()
+        world.gateway.abort_drain_s = 0.0
+        answer = self.passing(world, CHUNK, CHUNK * 2, gone(), client=stream)
+        body = iter(answer.body)
+        assert next(body) == CHUNK
+        with pytest.raises(AnswerCut):
+            next(body)
+        close(answer)
+        settled(world, Outcome.CLIENT_ABORT, source=UsageSource.ESTIMATE, events=4)
+
+    @pytest.mark.parametrize("headers", [{"content_length": "999"}, {"content_encoding": "gzip"}])
+    def test_answers_of_known_length_or_coding_take_the_usual_way(
+        self, world: World, headers: dict[str, str]
+    ) -> None:
+        world.stream = FakeStream()
+        body = CHUNK * 3 + DONE
+        reads = [CHUNK] * 3 + [DONE] if "content_length" in headers else [gzipped(body)]
+        consume_all(world.forward(stream_reply(*reads, **headers), **WANTED))
+        assert world.stream.taken == []
+
+
+def consume_all(answer: Answer) -> None:
+    """Take everything, whole or cut."""
+    with suppress(AnswerCut):
+        consume(answer)

@@ -1,0 +1,145 @@
+"""Passing an answer's bytes on from within the event loop, as long as there is nothing else to do with them.
+
+Waking a greenlet for every chunk of a stream, and putting it to sleep again, costs more than the chunk
+itself. So while most chunks only have to be handed on, the greenlet sleeps, and the loop's own callback
+reads them and offers them to the request, which takes what it can without waiting.
+"""
+
+import ssl
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final
+
+import gevent
+from gevent.hub import Waiter
+
+from app.core.http1 import BodyReader
+from app.core.ports import Passed
+
+_READABLE: Final = 1
+_NOTHING_YET: Final = (BlockingIOError, ssl.SSLWantReadError)
+_MOST_AT_ONCE: Final = 8
+"""After so many reads that did not have to wait, others get their turn."""
+_SLACK_S: Final = 0.001
+
+
+class _Step(Enum):
+    """What one read leads to, if not to something to return."""
+
+    GO_ON = "go on"
+    WAIT = "wait"
+
+
+def _refuse(_data: bytes) -> Passed:
+    return Passed.NOT
+
+
+class Passage:
+    """Reads one connection's body for a greenlet, which must not use it twice at a time."""
+
+    __slots__ = (
+        "_body",
+        "_io",
+        "_last_at",
+        "_loop",
+        "_pass_on",
+        "_pending",
+        "_read_size",
+        "_socket",
+        "_timer",
+        "_waiter",
+    )
+
+    def __init__(self, sock: Any, body: BodyReader, read_size: int) -> None:
+        self._socket = sock
+        self._body = body
+        self._read_size = read_size
+        # TLS: bytes that have been decrypted do not make the socket readable.
+        self._pending: Callable[[], int] | None = getattr(sock, "pending", None)
+        self._loop = gevent.get_hub().loop
+        self._pass_on: Callable[[bytes], Passed] = _refuse
+        self._waiter: Any = None
+
+    def read(self, pass_on: Callable[[bytes], Passed]) -> bytes | None:
+        """Offer what comes to `pass_on`, and return the first body bytes that it does not take.
+
+        `b""` at the end of the bytes or of the body, None when the client does not keep up with what it
+        takes. Raises TimeoutError when nothing came for the socket's timeout, and what reading raises.
+        """
+        timeout_s = self._socket.gettimeout()
+        self._pass_on = pass_on
+        self._socket.settimeout(0)
+        try:
+            for _ in range(_MOST_AT_ONCE):
+                found = self._read_once()
+                if not isinstance(found, _Step):
+                    return found
+                if found is _Step.WAIT:
+                    break
+            return self._wait(timeout_s)
+        finally:
+            self._pass_on = _refuse  # whose owner refers to this, in a circle
+            self._socket.settimeout(timeout_s)
+
+    def _read_once(self) -> bytes | _Step | None:
+        try:
+            data = self._socket.recv(self._read_size)
+        except _NOTHING_YET:
+            return _Step.WAIT
+        if not data:
+            return b""
+        chunk = self._body.feed(data)
+        if self._body.is_whole:
+            return chunk
+        passed = self._pass_on(chunk) if chunk else Passed.ON
+        if passed is Passed.ON:
+            return _Step.GO_ON
+        return None if passed is Passed.PARTLY else chunk
+
+    def _wait(self, timeout_s: float) -> bytes | None:
+        """Sleep until there is something to return."""
+        loop = self._loop
+        self._waiter = Waiter()
+        self._io = loop.io(self._socket.fileno(), _READABLE)
+        self._timer = loop.timer(timeout_s)
+        self._last_at = loop.now()
+        try:
+            self._io.start(self._on_readable)
+            self._timer.start(self._on_time, timeout_s)
+            if self._pending is not None:
+                loop.run_callback(self._on_readable)
+            found: bytes | None = self._waiter.get()
+            return found
+        finally:
+            self._waiter = None
+            for watcher in (self._io, self._timer):
+                watcher.stop()
+                watcher.close()
+
+    def _on_readable(self) -> None:
+        """In the event loop: nothing here may wait."""
+        waiter = self._waiter
+        if waiter is None:
+            return  # a turn that was asked for has come too late
+        try:
+            found = self._read_once()
+        except BaseException as error:  # noqa: BLE001  raised where it is waited for
+            waiter.throw(error)
+            return
+        if found is _Step.GO_ON:
+            self._last_at = self._loop.now()
+            if self._pending is not None and self._pending():
+                self._loop.run_callback(self._on_readable)
+        elif found is not _Step.WAIT:
+            waiter.switch(found)
+
+    def _on_time(self, timeout_s: float) -> None:
+        """Also in the loop. The timer is not set back for every chunk: it looks when the last one came."""
+        left_s = self._last_at + timeout_s - self._loop.now()
+        if left_s <= _SLACK_S:
+            self._waiter.throw(TimeoutError("nothing came"))
+            return
+        self._timer.stop()
+        self._timer.close()
+        self._timer = self._loop.timer(left_s)
+        self._timer.start(self._on_time, timeout_s)
