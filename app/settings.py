@@ -118,8 +118,8 @@ class Settings(BaseModel):
     @field_validator("ohmygpt_api_keys", "cors_origins", mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
-        # A file of keys may well hold one on each line.
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+        # A file of keys may well hold one on each line, and one of them twice.
+        return tuple(dict.fromkeys(value.replace(",", " ").split())) if isinstance(value, str) else value
 
     @field_validator(
         "journal_sync", "journal_full", "upstream_auth", "on_client_abort", "log_level", "log_format",

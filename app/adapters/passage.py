@@ -6,6 +6,7 @@ reads them and offers them to the request, which takes what it can without waiti
 """
 
 import ssl
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final
@@ -102,7 +103,7 @@ class Passage:
         self._waiter = Waiter()
         self._io = loop.io(self._socket.fileno(), _READABLE)
         self._timer = loop.timer(timeout_s)
-        self._last_at = loop.now()
+        self._last_at = time.monotonic()
         try:
             self._io.start(self._on_readable)
             self._timer.start(self._on_time, timeout_s)
@@ -123,11 +124,13 @@ class Passage:
             return  # a turn that was asked for has come too late
         try:
             found = self._read_once()
-        except BaseException as error:  # noqa: BLE001  raised where it is waited for
-            waiter.throw(error)
+        except BaseException as error:
+            waiter.throw(error)  # where it is waited for
+            if not isinstance(error, Exception):
+                raise  # a signal's: it means the whole process
             return
         if found is _Step.GO_ON:
-            self._last_at = self._loop.now()
+            self._last_at = time.monotonic()
             if self._pending is not None and self._pending():
                 self._loop.run_callback(self._on_readable)
         elif found is not _Step.WAIT:
@@ -135,7 +138,7 @@ class Passage:
 
     def _on_time(self, timeout_s: float) -> None:
         """Also in the loop. The timer is not set back for every chunk: it looks when the last one came."""
-        left_s = self._last_at + timeout_s - self._loop.now()
+        left_s = self._last_at + timeout_s - time.monotonic()
         if left_s <= _SLACK_S:
             self._waiter.throw(TimeoutError("nothing came"))
             return

@@ -18,6 +18,8 @@ _NAME = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+")
 _LEFT_TO_GUNICORN: Final = frozenset(("EXPECT", "TRANSFER-ENCODING", "UPGRADE"))
 _MAX_LENGTH_DIGITS: Final = 18
 _NAMES_KNOWN: Final = 512
+_LONGEST_NAME: Final = 64
+"""Longer names are not remembered: they are the client's to choose, and no header has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def _read_request_line(line: str, environ: dict[str, Any]) -> bool:
 def _read_fields(fields: list[str], environ: dict[str, Any]) -> bool:
     for field in fields:
         name, colon, value = field.partition(":")
-        key = _environ_key(name)
+        key = _environ_key(name) if len(name) <= _LONGEST_NAME else None
         # A name that comes twice would have to be joined, or refused.
         if key is None or not colon or key in environ:
             return False

@@ -116,7 +116,7 @@ def test_a_relative_data_directory_is_made_absolute() -> None:
     assert load(DATA_DIR="~/weir").data_dir == Path.home() / "weir"
 
 
-@pytest.mark.parametrize("text", ["sk-a,sk-b", " sk-a , sk-b ,,", "sk-a\nsk-b\n"])
+@pytest.mark.parametrize("text", ["sk-a,sk-b", " sk-a , sk-b ,,", "sk-a\nsk-b\n", "sk-a,sk-b,sk-a"])
 def test_upstream_keys_are_split(text: str) -> None:
     keys = load(OHMYGPT_API_KEYS=text).ohmygpt_api_keys
     assert [key.get_secret_value() for key in keys] == ["sk-a", "sk-b"]
