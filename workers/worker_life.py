@@ -126,7 +126,7 @@ class WorkerLife:
         # What exists now lives as long as the worker: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
-        # A request makes hundreds of objects and hardly a cycle: looking for them twice a request is in vain.
+        # Requests leave no cycles behind: looking for them often is in vain, and a stream's chunk would wait.
         gc.set_threshold(_NEW_OBJECTS)
         return life
 

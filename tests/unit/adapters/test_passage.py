@@ -1,5 +1,6 @@
 """Bytes that are passed on from within the event loop: all of them, in order, and nothing is waited for."""
 
+import gc
 import http.client
 import socket
 import threading
@@ -182,3 +183,22 @@ def test_others_run_while_bytes_come_without_end(upstream: Upstream) -> None:
     other.join()
     assert turns[0] < 100
     reader.kill()
+
+
+def test_an_answer_that_was_passed_on_leaves_nothing_to_the_collector_of_cycles() -> None:
+    def answer() -> None:
+        upstream = Upstream()
+        upstream.far.sendall(chunk(b"a") * 20 + b"0\r\n\r\n")
+        while upstream.body.read_passing(Taker()):
+            pass
+        upstream.far.close()
+        upstream.adapter.close()
+
+    answer()
+    gc.collect()
+    gc.disable()
+    try:
+        answer()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
