@@ -2,11 +2,29 @@
 
 import sys
 
-from app.factory import create_app
-from app.settings import Settings, SettingsError
+import click
+from flask import Flask
+
+from app.common.errors import SettingsError
+from app.settings import Settings
+
+
+def _application() -> Flask:
+    settings = Settings.from_env()
+    context = click.get_current_context(silent=True)
+    # No command: a server loads it.
+    command = "run" if context is None else context.info_name
+    if command in ("run", "routes"):
+        from app.factory import create_app, create_app_to_show  # noqa: PLC0415  commands go without all that
+
+        return create_app(settings) if command == "run" else create_app_to_show(settings)
+    from app.cli import commands_app  # noqa: PLC0415
+
+    return commands_app(settings)
+
 
 try:
-    app = create_app(Settings.from_env())
+    app = _application()
 except SettingsError as error:
     arbiter = sys.modules.get("gunicorn.arbiter")
     if arbiter is None:

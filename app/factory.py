@@ -1,144 +1,159 @@
 """The composition root: settings become services, services routes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from secrets import token_urlsafe
 from typing import Any
-from weakref import WeakValueDictionary
-from zoneinfo import ZoneInfo
 
-from flask import Blueprint, Flask, Response, jsonify
-from gevent.lock import BoundedSemaphore
-from gevent.threadpool import ThreadPool
+import gevent
+from flask import Blueprint, Flask, Response, jsonify, request
+from pydantic import SecretStr
 from pymongo.errors import PyMongoError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-from app.adapters.client_watch import SocketWatch
-from app.adapters.clock import SystemClock
-from app.adapters.metrics.vitals import key_states
-from app.adapters.model_file import load_models
-from app.adapters.mongo.connection import store_problem
-from app.adapters.mongo.dashboard_access import AdminAccounts, EndedSessions
-from app.adapters.mongo.reconciliation import Reconciliation
-from app.adapters.mongo.request_logs import RequestLogStore, store_errors
-from app.adapters.mongo.stats import StatsStore
-from app.adapters.mongo.users import UserStore
-from app.admin import Entrance, Page, dashboard_app
-from app.admin.log import log_pages
-from app.admin.overview import Instruments, overview_pages
+from app.accounts.credentials import derived_secret
+from app.accounts.dashboard_access import DashboardAccounts, EndedSessions
+from app.accounts.login_guard import AdminLoginGuard
+from app.accounts.login_tries import LoginGuard
+from app.accounts.shown_once import ShownOnce
+from app.accounts.users import UserStore
+from app.admin import AuthConfig, Page, dashboard_app
+from app.admin.billing import BillingSources, billing_pages
+from app.admin.home import DashboardSources, home_pages
+from app.admin.live import LiveFeed
+from app.admin.new_keys import NewKeys
+from app.admin.own_pages import OwnSources, own_pages
+from app.admin.prices import price_pages
+from app.admin.request_pages import request_pages
 from app.admin.resources import resource_pages
+from app.admin.search import Searched
+from app.admin.usage_pages import usage_pages
+from app.alerts.alert_store import AlertStore
 from app.api.admin import admin_blueprint
-from app.api.admin.auth import VerifyAdmin
 from app.api.admin.request_logs import export_response
 from app.api.admin.resources import resources_blueprint
-from app.api.client import client_blueprint, shortcut
-from app.api.cross_origin import share_with_origins
+from app.api.admin.statements import statements_blueprint
+from app.api.application import Application
+from app.api.client import ClientApi
 from app.api.docs import docs_blueprint
+from app.api.downloads import csv_download
+from app.api.forwarded import with_client_addresses
+from app.api.front import front_blueprint, listed_endpoints
 from app.api.health import health_blueprint
 from app.api.model_list import ModelList
 from app.api.openapi import openapi_document
 from app.api.operations import operations_blueprint
+from app.api.own_keys import add_own_keys
+from app.api.own_limits import add_own_limits
+from app.api.own_statements import add_own_statements
+from app.api.own_usage import OwnUsage
+from app.api.statement_files import statement_file
 from app.api.user import user_blueprint
+from app.billing.statements import Statements
 from app.cli import register_commands
-from app.core.credentials import derived_secret, name_digest
-from app.core.current_request import request_id
-from app.core.ports import RateLimiter, StoreUnavailable, TooManyTries
-from app.core.stats import usd
+from app.common.clock import SystemClock
+from app.logs.current_request import request_id
+from app.management.statements import StatementAdmin
+from app.metrics.gauges import key_states
+from app.pricing.model_file import load_models
+from app.records.request_logs import RequestLogStore
+from app.server.client_watch import SocketWatch
+from app.server.cross_origin import CrossOrigin
 from app.services import Services, build_services
 from app.settings import Settings, generated_secret
+from app.statistics.stats_store import StatsStore
+from app.verify.reconciliation import Reconciliation
 
 EXTENSION = "weir"
-
-_MAX_WAITING_LOGINS = 64
-_WRONG_PASSWORDS = 5
-"""In a minute and for one name; beyond it none is checked."""
+DASHBOARD = "weir.dashboard"
+"""Under which the dashboard, an application of its own, is found in `extensions`."""
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The Flask application. Waits for neither network nor database; raises `SettingsError`."""
+    """Build the Flask application. Waits for neither network nor database; raises `SettingsError`."""
     settings = settings or Settings.from_env()
     clock = SystemClock()
     services = build_services(settings, lambda: load_models(settings.models_file), clock)
-    app = Flask("weir", static_folder=None)
+    app = Application("weir", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = services
-    client = client_blueprint(services.gateway, ModelList(services.models), clock, SocketWatch)
-    if settings.cors_origins:
-        share_with_origins(client, frozenset(settings.cors_origins))
-    app.register_blueprint(client)
+    client = ClientApi(
+        services.gateway,
+        ModelList(services.models),
+        OwnUsage(
+            StatsStore(services.database),
+            services.directory,
+            services.rate_limiter,
+            clock,
+            settings.tz,
+        ),
+        clock,
+        SocketWatch,
+        CrossOrigin(settings.cors_origins),
+    )
+    app.register_blueprint(client.blueprint())
+    app.register_blueprint(front_blueprint(lambda: listed_endpoints(app)))
     app.register_blueprint(health_blueprint(clock, services.metrics))
     admin_token = generated_secret(settings.data_dir, "admin-token", settings.admin_token)
-    verify_admin = _admin_check(
-        UserStore(services.database), services.password_threads, services.rate_limiter
-    )
-    app.register_blueprint(_admin(settings, services, admin_token, verify_admin))
+    guard = _login_guard(services, admin_token, clock)
+    app.register_blueprint(_admin(settings, services, guard))
+    app.register_blueprint(_statements(settings, services, guard))
     app.register_blueprint(
         resources_blueprint(
             services.administration,
-            admin_token=admin_token,
-            verify_admin=verify_admin,
+            AlertStore(services.database),
+            guard=guard,
             new_request_id=clock.new_request_id,
         )
     )
-    app.register_blueprint(_user(settings, services))
-    app.register_blueprint(_operations(services, admin_token, verify_admin))
+    app.register_blueprint(_user(settings, services, guard))
+    app.register_blueprint(_operations(services, guard))
     app.register_blueprint(docs_blueprint(lambda: openapi_document(app)))
-    dashboard = _dashboard(settings, services, admin_token, verify_admin)
+    dashboard = _dashboard(settings, services, admin_token, guard)
+    app.extensions[DASHBOARD] = dashboard
     for part in (app, dashboard):
         # A connection that is kept is served by one greenlet: the last request's id must not stay.
         part.before_request(lambda: request_id.set(None) and None)
-    rest = DispatcherMiddleware(app.wsgi_app, {"/admin": dashboard})
-    # What the shortcut answers has none of the headers that pages of other origins need.
-    served = rest if settings.cors_origins else shortcut(rest, services.gateway, clock, SocketWatch)
+    everything = DispatcherMiddleware(app.wsgi_app, {"/admin": dashboard})
+    served = with_client_addresses(everything, settings.trusted_proxies)
     app.wsgi_app = served  # type: ignore[assignment,method-assign]
-    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(HTTPException, partial(_http_error, client))
     register_commands(app, settings)
     return app
 
 
-def _admin_check(users: UserStore, threads: ThreadPool, limiter: RateLimiter) -> VerifyAdmin:
-    # One password at a time for each name: those that come together must not all find tries left.
-    turns: WeakValueDictionary[str, BoundedSemaphore] = WeakValueDictionary()
-
-    def verify(name: str, password: str) -> bool | None:
-        key = f"wrong-password:{name_digest(name)}"
-        with turns.setdefault(key, BoundedSemaphore()):
-            tries = limiter.hit(key, _WRONG_PASSWORDS, cost=0)
-            if not tries.allowed:
-                raise TooManyTries(tries.retry_after_s)
-            is_admin = matches(name, password)
-            if is_admin is None:
-                limiter.hit(key, _WRONG_PASSWORDS)
-            return is_admin
-
-    def matches(name: str, password: str) -> bool | None:
-        if len(threads) >= _MAX_WAITING_LOGINS:
-            raise StoreUnavailable("too many logins at once")
-        try:
-            stored, user = users.password_of(name), users.get(name)
-        except PyMongoError as error:
-            raise StoreUnavailable(store_problem(error)) from error
-        if not threads.apply(stored.matches, (password,)):
-            return None
-        return user is not None and user.role == "admin"
-
-    return verify
+def create_app_to_show(settings: Settings) -> Flask:
+    """Build the application to look at its routes, not to serve: nothing is made in DATA_DIR for it."""
+    made_up = dict.fromkeys(("secret_key", "admin_token"), SecretStr(token_urlsafe()))
+    return create_app(settings.model_copy(update=made_up))
 
 
-def _operations(services: Services, admin_token: str, verify_admin: VerifyAdmin) -> Blueprint:
+def _login_guard(services: Services, admin_token: str, clock: SystemClock) -> LoginGuard:
+    return AdminLoginGuard(
+        admin_token,
+        UserStore(services.database),
+        services.login_limiter,
+        services.password_threads,
+        monotonic=clock.monotonic,
+        sleep=gevent.sleep,
+    )
+
+
+def _operations(services: Services, guard: LoginGuard) -> Blueprint:
     return operations_blueprint(
         keys=services.key_pool.snapshot,
         key_states=lambda keys: key_states(key.status for key in keys),
         backup_keys=_spare_keys(services),
         reload=services.reloader.reload_everywhere,
-        admin_token=admin_token,
-        verify_admin=verify_admin,
+        guard=guard,
     )
 
 
 def _spare_keys(services: Services) -> Callable[[], int | None]:
-    """How many backup keys there are; None while the store cannot say."""
+    """Return what counts the backup keys; None while the store cannot say."""
 
     def spare() -> int | None:
         try:
@@ -149,89 +164,127 @@ def _spare_keys(services: Services) -> Callable[[], int | None]:
     return spare
 
 
-def _admin(settings: Settings, services: Services, admin_token: str, verify_admin: VerifyAdmin) -> Blueprint:
+def _admin(settings: Settings, services: Services, guard: LoginGuard) -> Blueprint:
     return admin_blueprint(
         logs=RequestLogStore(services.database),
         stats=StatsStore(services.database),
+        models=services.models,
         clock=SystemClock(),
-        tz=ZoneInfo(settings.stats_timezone),
-        admin_token=admin_token,
-        verify_admin=verify_admin,
-        verifier=Reconciliation(
-            services.database,
-            retention_s=settings.log_retention_s,
-            journal_root=str(settings.data_dir / "journal"),
-            lost=lambda: services.queue.lost,
-        ),
+        tz=settings.tz,
+        guard=guard,
+        verifier=_reconciliation(settings, services),
         health=services.metrics.health,
+        prices=services.prices,
     )
 
 
-class _Accounts:
-    """Users as they are stored now, not as some cache has them: their own credit is what they look for."""
-
-    def __init__(self, users: UserStore) -> None:
-        self._users = users
-
-    def profile(self, username: str) -> dict[str, Any] | None:
-        with store_errors():
-            user = self._users.get(username)
-        if user is None:
-            return None
-        return {
-            "username": user.username,
-            "role": user.role,
-            "credits": usd(user.credits_nano),
-            "refCredits": usd(user.ref_credits_nano),
-            "creditsUsed": usd(user.credits_used_nano),
-            "totalInputTokens": user.input_tokens,
-            "totalOutputTokens": user.output_tokens,
-            "createdAt": user.created_at,
-            "expiresAt": user.expires_at,
-        }
+def _statements(settings: Settings, services: Services, guard: LoginGuard) -> Blueprint:
+    admin = _statement_admin(settings, services)
+    return statements_blueprint(admin, _verify(settings, services), SystemClock(), guard)
 
 
-def _user(settings: Settings, services: Services) -> Blueprint:
-    return user_blueprint(
+def _statement_admin(settings: Settings, services: Services) -> StatementAdmin:
+    return StatementAdmin(Statements(services.database, settings.tz), services.administration.audit)
+
+
+def _verify(settings: Settings, services: Services) -> Callable[[], Mapping[str, Any]]:
+    """Return what says whether everything stored agrees, at the time it is asked."""
+    return lambda: _reconciliation(settings, services).report(SystemClock().utcnow())
+
+
+def _reconciliation(settings: Settings, services: Services) -> Reconciliation:
+    return Reconciliation(
+        services.database,
+        retention_s=settings.log_retention_s,
+        journal_root=str(settings.data_dir / "journal"),
+        tz=settings.tz,
+        lost=lambda: services.queue.lost,
+    )
+
+
+def _user(settings: Settings, services: Services, guard: LoginGuard) -> Blueprint:
+    users, tz = services.administration.users, settings.tz
+    routes = user_blueprint(
         directory=services.directory,
-        accounts=_Accounts(UserStore(services.database)),
+        accounts=users,
         stats=StatsStore(services.database),
         logs=RequestLogStore(services.database),
         clock=SystemClock(),
-        tz=ZoneInfo(settings.stats_timezone),
-    )
-
-
-def _dashboard(settings: Settings, services: Services, admin_token: str, verify_admin: VerifyAdmin) -> Flask:
-    clock, tz = SystemClock(), ZoneInfo(settings.stats_timezone)
-    secret = generated_secret(settings.data_dir, "secret-key", settings.secret_key)
-    entrance = Entrance(
-        admin_token=admin_token,
-        session_key=derived_secret(secret, "weir dashboard sessions v1"),
-        verify_admin=verify_admin,
-        accounts=AdminAccounts(services.database),
-        ended=EndedSessions(services.database),
+        tz=tz,
+        guard=guard,
         limiter=services.rate_limiter,
     )
-    instruments = Instruments(
+    add_own_keys(routes, services.administration.client_keys)
+    add_own_limits(routes, users, services.administration.client_keys, tz)
+    add_own_statements(routes, Statements(services.database, tz), SystemClock())
+    return routes
+
+
+def _dashboard(settings: Settings, services: Services, admin_token: str, guard: LoginGuard) -> Flask:
+    clock, tz = SystemClock(), settings.tz
+    secret = generated_secret(settings.data_dir, "secret-key", settings.secret_key)
+    auth = AuthConfig(
+        admin_token=admin_token,
+        session_key=derived_secret(secret, "weir dashboard sessions v1"),
+        guard=guard,
+        accounts=DashboardAccounts(services.database),
+        ended=EndedSessions(services.database),
+        first_owner=services.administration.first_owner,
+    )
+    sources = DashboardSources(
         health=services.metrics.health,
         keys=services.key_pool.snapshot,
         spare_keys=_spare_keys(services),
-        # Drawing takes tens of milliseconds of CPU, which no stream is to wait for.
-        offload=ThreadPool(1).apply,
+        ledger=services.administration.ledger.findings,
     )
-    overview = overview_pages(StatsStore(services.database), instruments, clock, tz)
+    stats = StatsStore(services.database)
+    home = home_pages(stats, sources, clock, tz)
+    billing = BillingSources(
+        admin=_statement_admin(settings, services),
+        stats=stats,
+        verify=_verify(settings, services),
+        csv=csv_download,
+        statement_file=statement_file,
+    )
     logs = RequestLogStore(services.database)
+    users = services.administration.users
+    requests = request_pages(logs, services.models, export_response, clock, tz, services.prices, users)
+    administration, statements = services.administration, Statements(services.database, tz)
+    new_keys = NewKeys(ShownOnce(services.database), services.models, clock)
+    own = OwnSources(
+        users=administration.users,
+        keys=administration.client_keys,
+        statements=statements,
+        logs=logs,
+        clock=clock,
+        tz=tz,
+        new_keys=new_keys,
+    )
     pages = [
-        Page("Overview", "overview.overview", overview),
-        Page("Log", "log.log", log_pages(logs, services.models, export_response, clock, tz)),
-        *resource_pages(services.administration, logs),
+        Page("Home", "Home", "home.home", home),
+        Page("Usage", "Usage", "usage.usage", usage_pages(stats, csv_download, clock, tz)),
+        Page("Requests", "Requests", "requests.table", requests),
+        Page("Billing", "Months", "billing.months", billing_pages(billing, clock)),
+        Page("Billing", "Prices", "prices.versions", price_pages(services.prices, stats, clock, tz)),
+        *resource_pages(services.administration, logs, tz, new_keys),
+        Page("You", "You", "own.usage", own_pages(own)),
     ]
-    return dashboard_app(entrance, pages, clock, tz)
+    searched = Searched(
+        users=services.administration.users,
+        client_keys=services.administration.client_keys,
+        logs=logs,
+        models=services.models,
+        upstream_keys=services.key_pool.snapshot,
+    )
+    feed = LiveFeed(traffic=services.metrics.traffic, is_stopping=lambda: bool(services.gauges.is_draining()))
+    return dashboard_app(auth, pages, clock, tz, [new_keys.pages()], searched=searched, feed=feed)
 
 
-def _http_error(error: HTTPException) -> Response:
-    """Errors outside the client API: JSON with the reason, for people and programs alike."""
+def _http_error(client: ClientApi, error: HTTPException) -> Response:
+    """Refuse what has no route and the like: clients in their format, all others with the reason in JSON."""
+    request.routing_exception = None  # it knows the frames it was raised in, and they the request: a cycle
+    if isinstance(error, NotFound | MethodNotAllowed) and client.is_asked(error):
+        return client.refuse_unrouted(error)
     response = jsonify(error=error.description or error.name)
     response.status_code = error.code or 500
     return response

@@ -65,7 +65,7 @@ def draw_memory(curves: Mapping[str, Curve], path: Path) -> None:
 
 
 def _without_scripts(svg: str) -> str:
-    """pygal leaves one even where it was told to use none."""
+    """Remove the scripts: pygal leaves one even where it was told to use none."""
     return re.sub(r"<script.*?</script>", "", svg, flags=re.DOTALL)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import growth, long_run, machine, report, workers
+from bench import growth, long_run, machine, report, windows, workers
 from bench.chart import draw, draw_memory
 from bench.native import BenchTrouble, LoadUpstream, compile_programs
 from bench.peers import LiteLLM, Portkey
@@ -24,8 +24,9 @@ _PEERS: tuple[tuple[type[Peer], str], ...] = (
     (LiteLLM, "not installed (make bench-peers)"),
     (Portkey, "not installed (make bench-peers, needs npm)"),
 )
-GROWTH, KEYS, TWO_WORKERS, LONG_RUN = "growth", "upstream-keys", "two-workers", "long-run"
-OWN = (GROWTH, KEYS, TWO_WORKERS, LONG_RUN)
+GROWTH, KEYS, TWO_WORKERS = "growth", "upstream-keys", "two-workers"
+WINDOWS, LONG_RUN = "windows", "long-run"
+OWN = (GROWTH, KEYS, TWO_WORKERS, WINDOWS, LONG_RUN)
 """What is measured of this proxy alone, and only when it is asked for."""
 TARGETS = ("direct", "nginx", "litellm", "portkey", "weir", "weir-off")
 EXIT_PROBLEM, EXIT_TROUBLE, EXIT_INTERRUPTED = 1, 2, 130
@@ -87,7 +88,7 @@ def _run(arguments: argparse.Namespace, directory: Path, stack: ExitStack) -> Re
 
 
 def _measure_alone(arguments: argparse.Namespace, site: Site, results: Results) -> None:
-    """What is asked of this proxy only, of those figures that were chosen."""
+    """Measure what is asked of this proxy only, of those figures that were chosen."""
     level, data = LEVELS[arguments.level], arguments.data or site.directory
     if GROWTH in arguments.figures:
         growth.measure(site, level, results, data)
@@ -95,6 +96,8 @@ def _measure_alone(arguments: argparse.Namespace, site: Site, results: Results) 
         growth.measure_pools(site, level, results, data)
     if TWO_WORKERS in arguments.figures:
         workers.measure(site, level, results)
+    if WINDOWS in arguments.figures:
+        windows.measure(site, level, results)
     if LONG_RUN in arguments.figures:
         curves = long_run.measure(site, level.long_run_s, results)
         if arguments.history:
@@ -118,7 +121,7 @@ def _compare(arguments: argparse.Namespace, site: Site, results: Results, stack:
 
 
 def _targets(arguments: argparse.Namespace, site: Site) -> tuple[list[Target], dict[str, str]]:
-    """The targets that were asked for and are there, and the others with the reason."""
+    """Return the targets that were asked for and are there, and the others with the reason."""
     port, core = site.upstream.port, site.proxy_core
     targets: list[Target] = []
     left_out: dict[str, str] = {}

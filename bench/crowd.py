@@ -13,16 +13,16 @@ from typing import Any
 from bson.int64 import Int64
 from pymongo.database import Database
 
-from app.adapters.key_cipher import KeyCipher
-from app.adapters.mongo.connection import ensure_indexes
-from app.adapters.mongo.key_states import KeyStateStore
-from app.adapters.mongo.provider_keys import ProviderKeyStore
-from app.adapters.mongo.request_logs import RequestLogStore
-from app.adapters.mongo.stats import StatsStore
-from app.adapters.mongo.summaries import SummaryMaker
-from app.adapters.mongo.users import UserStore
-from app.core.credentials import hash_client_key, mask
-from app.core.histogram import count
+from app.accounts.credentials import hash_client_key, mask
+from app.accounts.users import UserStore
+from app.keys.key_state_store import KeyStateStore
+from app.keys.provider_keys import ProviderKeyStore
+from app.records.request_logs import RequestLogStore
+from app.statistics.histogram import count
+from app.statistics.stats_store import StatsStore
+from app.statistics.summaries import SummaryMaker
+from app.store.connection import ensure_indexes
+from app.store.key_cipher import KeyCipher
 
 Document = dict[str, Any]
 
@@ -33,17 +33,17 @@ _KEY_PREFIX = "sk-weir-bench-"
 
 
 def user_name(number: int) -> str:
-    """The user of this number."""
+    """Return the name of the user of this number."""
     return f"user-{number}"
 
 
 def client_key(number: int) -> str:
-    """His key; the last eight characters are the number (see `bench.native.Aim`)."""
+    """Return this user's client key; its last eight characters are the number (see `bench.native.Aim`)."""
     return f"{_KEY_PREFIX}{number:08}"
 
 
 def make_users(db: Database[Any], number: int, now: datetime) -> None:
-    """So many users, each with credit and one client key."""
+    """Make `number` users, each with credit and one client key."""
     users = UserStore(db)
     users.add("pattern", now=now, credits_usd=Decimal(1000))
     pattern = db["usersNew"].find_one_and_delete({"_id": "pattern"})
@@ -69,7 +69,7 @@ def make_users(db: Database[Any], number: int, now: datetime) -> None:
 
 
 def make_upstream_keys(db: Database[Any], number: int, cipher: KeyCipher, now: datetime) -> None:
-    """So many keys in the pool, all good."""
+    """Make `number` keys in the pool, all good."""
     pattern = ProviderKeyStore(db, cipher).add("pattern", "sk-bench-pattern", now=now)
     document = db["ohmygpt_keys"].find_one_and_delete({"_id": pattern.key_id}) or {}
     keys = (
@@ -81,7 +81,7 @@ def make_upstream_keys(db: Database[Any], number: int, cipher: KeyCipher, now: d
 
 
 def make_records(db: Database[Any], number: int, now: datetime, *, users: int, random: Random) -> None:
-    """Records of 20 models over the 30 days before `now`; one of a kind far back, where there are many."""
+    """Make records of 20 models over the 30 days before `now`; if there are many, one of a kind far back."""
     step_ms = 30 * 86_400_000 // number
     kinds = [_kind(kind, users, random) for kind in range(min(number, _KINDS))]
     steps: list[Document] = [
@@ -96,7 +96,7 @@ def make_records(db: Database[Any], number: int, now: datetime, *, users: int, r
 
 
 def make_hourly_sums(db: Database[Any], number: int, now: datetime, *, users: int, random: Random) -> None:
-    """So many combinations of user, model and upstream key in all, spread over the hours of 30 days."""
+    """Make `number` combinations of user, model and upstream key in all, spread over the hours of 30 days."""
     histograms = [count(int(random.lognormvariate(8, 1)) for _ in range(5)) for _ in range(3000)]
     newest = now.replace(minute=0, second=0, microsecond=0)
     sums = (
@@ -122,7 +122,7 @@ def make_hourly_sums(db: Database[Any], number: int, now: datetime, *, users: in
 
 
 def make_indexes(db: Database[Any]) -> None:
-    """Those of the product, after the documents: that is faster."""
+    """Make the product's indexes, after the documents: that is faster."""
     ensure_indexes(db, 0)
     RequestLogStore(db).ensure_indexes()
     StatsStore(db).ensure_indexes()
@@ -130,14 +130,14 @@ def make_indexes(db: Database[Any]) -> None:
 
 
 def make_summaries(db: Database[Any]) -> None:
-    """Of all hours that are over: else workers would make them while something else is measured."""
+    """Make the summaries of all hours that are over: else workers would, while something else is measured."""
     maker = SummaryMaker(db)
     while maker.step(datetime.now(UTC)):
         pass
 
 
 def fill(db: Database[Any], size: int, say: Callable[[str], None]) -> None:
-    """`size` users, client keys and records, and a fifth of it hourly sums; nothing if it is all there.
+    """Make `size` users, client keys and records, a fifth as many hourly sums; nothing if all are there.
 
     What was booked after the filling goes: the size is the same at every start.
     """

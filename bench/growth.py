@@ -13,16 +13,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from app.adapters.key_cipher import KeyCipher
-from app.adapters.mongo.settlement import Settlement
-from app.core.credentials import hash_client_key
-from app.core.records import ExchangeRecord, Outcome, SequencedRecord, UsageSource
+from app.accounts.credentials import hash_client_key
+from app.persistence.booking import Booking
+from app.records.records import ExchangeRecord, Outcome, SequencedRecord, UsageSource
+from app.store.key_cipher import KeyCipher
 from bench import crowd
-from bench.machine import cpu_seconds, resident_bytes
+from bench.machine import cpu_seconds
 from bench.native import Aim
 from bench.run import Bench, Figure, Results, Row, Site
 from bench.shapes import Level, plain
 from bench.weir import WeirTarget
+from simulator.launcher import resident_bytes
 
 SIZES = (10, 10_000, 1_000_000)
 POOLS = (10, 1_000, 10_000)
@@ -31,10 +32,10 @@ REST, BOOKING, POOL = "growth, at rest", "growth, booking", "growth, upstream ke
 
 _SECRET_KEY = "bench-secret-key-bench-secret-key"
 _ADMIN_TOKEN = "bench-admin-token"
+# More users than there are of any size: the load client stays below the size itself.
 _MANY = 100_000_000
-"""More users than there are of any size: the load client stays below the size itself."""
+# The next reading begins this many requests further on, so that it has other users than the last one.
 _STRIDE = 6151
-"""So many requests further on the next reading begins, so that it has other users than the last one."""
 _SETTLE_S, _REST_S = 5.0, 10.0
 _BATCH, _BATCHES = 500, 20
 _MIB = 1024 * 1024
@@ -90,7 +91,7 @@ class GrownWeir(WeirTarget):
 
 
 def measure(site: Site, level: Level, results: Results, data: Path) -> None:
-    """Databases are made in `data`, or found there."""
+    """Measure on databases that are made in `data`, or found there."""
     with ExitStack() as stack:
         grown = _started(stack, [GrownWeir(site, data, size) for size in SIZES])
         results.figures[REST] = _at_rest(grown)
@@ -112,7 +113,7 @@ def measure(site: Site, level: Level, results: Results, data: Path) -> None:
 
 
 def measure_pools(site: Site, level: Level, results: Results, data: Path) -> None:
-    """The same with upstream keys, one size after the other: they all share the proxies' core."""
+    """Measure growth with upstream keys, one size after the other: they all share the proxies' core."""
     for pool in POOLS:
         with ExitStack() as stack:
             targets = _started(stack, [GrownWeir(site, data, 10, pool)])
@@ -154,13 +155,13 @@ def _used(target: GrownWeir) -> tuple[float, float]:
 
 
 def _booking(target: GrownWeir, users: int) -> Row:
-    """CPU µs per record, the writer's and MongoDB's, in full batches of so many users' records."""
-    settlement = Settlement(target.database(), f"Wbench{users}")
+    """Measure CPU µs per record, the writer's and MongoDB's, in full batches of `users` users' records."""
+    booking = Booking(target.database(), f"Wbench{users}")
     batches = [_batch(number, users) for number in range(_BATCHES)]
-    settlement.apply(_batch(_BATCHES, users, seq=1))
+    booking.apply(_batch(_BATCHES, users, seq=1))
     began, store_began = time.process_time(), cpu_seconds(target.database_pids())
     for batch in batches:
-        settlement.apply(batch)
+        booking.apply(batch)
     records = _BATCH * _BATCHES
     return {
         "writer_us": 1e6 * (time.process_time() - began) / records,

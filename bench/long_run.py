@@ -11,12 +11,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from statistics import fmean, linear_regression
 
-from bench.machine import private_bytes, resident_bytes
+from bench.machine import private_bytes
 from bench.native import Aim, BenchTrouble, Reading, Shape, run_load
 from bench.run import Book, Results, Row, Site
 from bench.shapes import PLAIN_MODEL, REFUSED_MODEL, STREAM_CHUNKS, STREAM_MODEL
 from bench.weir import WeirTarget
-from drill.waiting import Overdue, wait_until
+from simulator.launcher import Overdue, resident_bytes, wait_until
 
 FIGURE = "long run"
 HOUR_S = 3600
@@ -48,7 +48,7 @@ class Curve:
     private: list[float] = field(default_factory=list)
 
     def summary(self) -> Row:
-        """Quarters compared, of what comes after the warm-up; and the slope by requests."""
+        """Compare the quarters of what comes after the warm-up, and give the slope by requests."""
         values = self.private[int(len(self.private) * _WARM) :]
         requests = self.requests[-len(values) :]
         quarter = max(len(values) // 4, 1)
@@ -135,7 +135,7 @@ def _sample(curves: Mapping[str, Curve], pids: Mapping[str, int], at: float, req
 
 
 def points(curve: Curve) -> Iterable[tuple[float, float]]:
-    """Thousands of requests, and MiB; as many as can be told apart."""
+    """Yield thousands of requests, and MiB; as many points as can be told apart."""
     every = max(len(curve.requests) // _POINTS, 1)
     found = [(n / 1000, size / _MIB) for n, size in zip(curve.requests, curve.private, strict=True)]
     return found[::every]

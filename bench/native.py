@@ -10,10 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from app.adapters.embedded_mongo.child import Child
 from bench.machine import cpu_seconds, pinned
-from drill.processes import start
-from drill.waiting import wait_until
+from simulator.launcher import Child
 
 _SOURCE = Path(__file__).with_name("native")
 _COMPILERS = ("cc", "gcc", "clang")
@@ -70,8 +68,9 @@ class LoadUpstream:
     def __enter__(self) -> Self:
         ready = self._directory / "upstream.port"
         with pinned(self._core):
-            self._child = start([str(self._program), str(ready)], {}, self._directory / "upstream.log")
-        wait_until(lambda: ready.exists() and bool(ready.read_text().strip()), 10, "the upstream")
+            child = Child([str(self._program), str(ready)], {}, self._directory / "upstream.log")
+        self._child = child
+        child.wait_for(lambda: ready.exists() and ready.read_text().strip(), "port of the upstream", 10)
         self.port = int(ready.read_text())
         return self
 
@@ -86,6 +85,7 @@ class LoadUpstream:
 class Shape:
     """One kind of load. Times in seconds; `chunks` 0: plain answers; `ramp_s` is how long the start takes.
 
+    `path` is another than a target's chat completions, if it is told.
     A stream is left after `abort_after` chunks (0: never); `status` is what all answers are expected to have.
     """
 
@@ -97,13 +97,14 @@ class Shape:
     chunks: int = 0
     abort_after: int = 0
     status: int = 200
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
     """Where load goes, and with which credential.
 
-    With `users`, each request is another one's: the last eight characters of `key` become his number, which
+    With `users`, each request is another one's: the last eight characters of `key` become their number, which
     goes through all of them before one comes again; `from_request` says where in that order to begin.
     """
 
@@ -125,7 +126,7 @@ class Reading:
 
 
 def run_load(programs: Programs, aim: Aim, shape: Shape, core: int | None) -> Reading:
-    """Run the load client on this core (None: any); raises `BenchTrouble` if it cannot reach the target."""
+    """Run the load client on this core (None: any); raises `BenchTrouble` if the target is out of reach."""
     began = time.monotonic()
     with pinned(*([core] if core is not None else os.sched_getaffinity(0))):
         process = subprocess.Popen(
@@ -169,7 +170,7 @@ class HeldStreams:
 def _command(programs: Programs, aim: Aim, shape: Shape) -> list[str]:
     options: dict[str, object] = {
         "port": aim.port,
-        "path": aim.path,
+        "path": shape.path or aim.path,
         "key": aim.key,
         "model": shape.model,
         "connections": shape.connections,

@@ -5,15 +5,15 @@ Everything else is as in production. Run by gunicorn as `bench.off:app`.
 
 from typing import TYPE_CHECKING, Any
 
-from app.core.journal_format import OpenRequest
-from app.core.meter import Meter
-from app.core.readings import StreamError
-from app.core.records import ExchangeRecord, Outcome
-from app.core.usage import Usage
 from app.exchange import handler
 from app.exchange.exchange import Exchange, Metered, Unobserved
 from app.factory import EXTENSION, create_app
-from bench.shapes import MODELS
+from app.journal.journal_format import OpenRequest
+from app.records.records import ExchangeRecord, Outcome
+from app.wires.meter import Meter
+from app.wires.readings import StreamError, ToldObject
+from app.wires.usage import Usage
+from app.wires.usage_option import RefusedOption
 
 
 class _BlindMeter:
@@ -22,13 +22,16 @@ class _BlindMeter:
     usage: Usage | None = None
     usage_raw: dict[str, Any] | None = None
     upstream_model: str | None = None
-    response_id: str | None = None
     service_tier: str | None = None
+    told: ToldObject | None = None
+    has_parts: bool = False
     has_content = True
     is_complete = True
     is_terminated = False
-    at_event_boundary = False
-    content_events = 0
+    is_unfinished = False
+    is_between_events = False
+    is_usage_final = False
+    output_estimate = 0
     error: StreamError | None = None
     flags: frozenset[str] = frozenset()
 
@@ -41,7 +44,7 @@ class _BlindMeter:
     def passable(self, data: bytes) -> int:
         return 1
 
-    def note_passed(self, events: int) -> None:
+    def note_passed(self, events: int, size: int) -> None:
         pass
 
     def flush(self) -> bytes:
@@ -61,7 +64,7 @@ class _NoSink:
     def open(self, request: OpenRequest) -> bool:
         return True
 
-    def foresee(self, record: ExchangeRecord) -> bool:
+    def checkpoint(self, record: ExchangeRecord) -> bool:
         return True
 
     def put(self, record: ExchangeRecord) -> bool:
@@ -73,8 +76,8 @@ class _UnrecordedExchange(Exchange):
 
     __slots__ = ()
 
-    def foresee(self, status: int, metered: Metered, *, is_whole: bool) -> None:
-        """Nothing is foreseen."""
+    def checkpoint(self, status: int, metered: Metered, *, is_whole: bool) -> None:
+        """Checkpoint nothing."""
 
     def settle(self, outcome: Outcome, status: int, **_what: Any) -> None:
         """Let go of what was reserved."""
@@ -83,6 +86,13 @@ class _UnrecordedExchange(Exchange):
             self.call.watch.stop()
             if self.reservation is not None:
                 self.credit.release(self.reservation)
+
+
+class _NeverAsked(RefusedOption):
+    """No upstream takes the option."""
+
+    def may_ask(self, *_kind_and_now: Any) -> bool:
+        return False
 
 
 for _name, _stand_in in {
@@ -96,4 +106,4 @@ _gateway = app.extensions[EXTENSION].gateway
 _gateway.sink = _NoSink()
 _gateway.observer = Unobserved()
 # Without metering no usage is asked for either: nothing would take its chunk out again.
-_gateway._without_usage_option.update(MODELS)
+_gateway._refused_option = _NeverAsked()

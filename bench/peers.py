@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.native import Aim
 from bench.shapes import MODELS
 from bench.targets import KEY, Peer
-from drill.processes import ROOT
+from simulator.launcher import ROOT
 
 PEERS = ROOT / ".venv-bench-peers"
 """Where they are, a directory that git ignores."""
@@ -22,12 +22,12 @@ class LiteLLM(Peer):
 
     @staticmethod
     def where() -> Path | None:
-        """Its command, if it is installed."""
+        """Return the command, if it is installed."""
         found = PEERS / "litellm" / "bin" / "litellm"
         return found if found.exists() else None
 
     def version(self) -> str:
-        """Of the package."""
+        """Return the version of the package."""
         python = PEERS / "litellm" / "bin" / "python"
         code = "import importlib.metadata as m; print(m.version('litellm'))"
         return subprocess.run(
@@ -35,7 +35,7 @@ class LiteLLM(Peer):
         ).stdout.strip()
 
     def command(self) -> Sequence[str]:
-        """With the upstream as an OpenAI-compatible one."""
+        """Return the command, with the upstream as an OpenAI-compatible one."""
         models = [
             {
                 "model_name": model,
@@ -58,7 +58,7 @@ class LiteLLM(Peer):
         return [str(self.where()), *options, "--num_workers", "1", "--telemetry", "False"]
 
     def environment(self) -> Mapping[str, str]:
-        """As for production; nothing is fetched from elsewhere."""
+        """Return the environment for production; nothing is fetched from elsewhere."""
         return {
             "LITELLM_MODE": "PRODUCTION",
             "LITELLM_LOG": "ERROR",
@@ -74,12 +74,12 @@ class Portkey(Peer):
 
     @staticmethod
     def where() -> Path | None:
-        """Its script, if it and node are installed."""
+        """Return the script, if it and node are installed."""
         found = PEERS / "portkey" / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
         return found if found.exists() and shutil.which("node") else None
 
     def version(self) -> str:
-        """Of the package."""
+        """Return the version of the package."""
         script = self.where()
         package = script.parent.parent / "package.json" if script else None
         return str(json.loads(package.read_text())["version"]) if package else ""
@@ -93,9 +93,9 @@ class Portkey(Peer):
         )
 
     def command(self) -> Sequence[str]:
-        """Without its console."""
+        """Return the command, without Portkey's console."""
         return [shutil.which("node") or "node", str(self.where()), f"--port={self.port}", "--headless"]
 
     def environment(self) -> Mapping[str, str]:
-        """It refuses hosts of private networks unless they are listed."""
+        """Return variables that list the upstream's host: private networks are refused otherwise."""
         return {"NODE_ENV": "production", "TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"}

@@ -22,6 +22,7 @@ _COLUMNS: dict[str, tuple[tuple[str, str, int], ...]] = {
         ("store_cpu_us_per_request", "MongoDB µs", 1),
     ),
     "burst": (("chunks_per_s", "chunks/s", 0), ("cpu_us_per_chunk", "CPU µs/chunk", 2)),
+    "responses": (("chunks_per_s", "chunks/s", 0), ("cpu_us_per_chunk", "CPU µs/chunk", 2)),
     "memory": (("memory_mib", "worker MiB", 0), ("kib_per_stream", "KiB/open stream", 1)),
     "workers": (
         ("requests_per_s", "requests/s", 0),
@@ -29,6 +30,13 @@ _COLUMNS: dict[str, tuple[tuple[str, str, int], ...]] = {
         ("store_cpu_us_per_request", "MongoDB µs", 0),
         ("chunks_per_s", "chunks/s", 0),
         ("cpu_us_per_chunk", "CPU µs/chunk", 2),
+    ),
+    "windows": (
+        ("requests_per_s", "requests/s", 0),
+        ("latency_p50_ms", "p50 ms", 2),
+        ("latency_p99_ms", "p99 ms", 2),
+        ("cpu_us_per_request", "CPU µs/request", 1),
+        ("store_cpu_us_per_request", "MongoDB µs", 1),
     ),
     "long run": (
         ("requests", "requests", 0),
@@ -67,21 +75,21 @@ _PACED = (
     ("reordered_chunks", "reordered", 0),
 )
 _BUSY = (("proxy_busy", "proxy busy %", 0), ("load_busy", "load busy %", 0))
-_RATES = {"plain": "requests_per_s", "burst": "chunks_per_s"}
+_RATES = {"plain": "requests_per_s", "burst": "chunks_per_s", "responses": "chunks_per_s"}
 """What ratios are made of."""
 
-_GROWN = "growth"
+_COMPARED = ("growth", "windows")
 """Figures that begin so have a row for each size, the smallest first: ratios are of the last to the first."""
 
 _WORKERS = {"workers, plain": "cpu_us_per_request", "workers, burst": "cpu_us_per_chunk"}
 """Of one worker and of two: and what two would be worth with their cores to themselves, by CPU time."""
 
+# A load core busier than this (percent) may have been what was measured.
 _LOAD_BOUND = 90.0
-"""A load core busier than this (percent) may have been what was measured."""
 
 
 def document(results: Results, level: str) -> Document:
-    """Everything a run found."""
+    """Return everything a run found."""
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "level": level,
@@ -96,7 +104,7 @@ def document(results: Results, level: str) -> Document:
 
 
 def merged(earlier: Document, later: Document) -> Document:
-    """Two parts of a run as one; of a figure in both, the later targets are laid over the earlier ones."""
+    """Merge two parts of a run; of a figure in both, the later targets are laid over the earlier ones."""
     both = dict(later)
     for part in ("figures", "rounds"):
         both[part] = {
@@ -117,14 +125,14 @@ def merged(earlier: Document, later: Document) -> Document:
 
 
 def ratios(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
-    """This proxy against each other target, by figure; `weir/weir-off`: what is left with everything on.
+    """Compare this proxy with each target, by figure; `weir/weir-off`: what is left with everything on.
 
-    Of growth, the largest size against the smallest.
+    Of growth and windows, compare the largest number with the smallest.
     """
     found = {}
     for figure, rows in figures.items():
         columns = _columns(figure)
-        if len(rows) > 1 and (figure.startswith(_GROWN) or figure in _WORKERS):
+        if len(rows) > 1 and (figure.startswith(_COMPARED) or figure in _WORKERS):
             for key, heading, _ in columns:
                 having = [(name, row[key]) for name, row in rows.items() if row.get(key)]
                 if len(having) > 1:
@@ -143,7 +151,7 @@ def ratios(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str
 
 
 def problems(document: Document) -> list[str]:
-    """What must not be: lost records, lost or reordered chunks, failed requests of this proxy."""
+    """List what must not be: lost records, lost or reordered chunks, failed requests of this proxy."""
     found = [
         f"{name}: {book['lost']} of {book['sent']} requests left no record"
         for name, book in document["books"].items()
@@ -160,7 +168,7 @@ def problems(document: Document) -> list[str]:
 
 
 def table(document: Document) -> str:
-    """For a terminal; also what docs/performance.md shows."""
+    """Return the table for a terminal; docs/performance.md shows it, too."""
     lines = ["", " · ".join(f"{name} {value}" for name, value in document["machine"].items())]
     for figure, rows in document["figures"].items():
         columns = [
@@ -183,13 +191,13 @@ def table(document: Document) -> str:
 
 
 def read(path: Path) -> Document:
-    """An earlier run."""
+    """Read an earlier run."""
     found: Document = json.loads(path.read_text())
     return found
 
 
 def write(document: Document, path: Path) -> None:
-    """For programs, and for `--add-to`."""
+    """Write the document for programs, and for `--add-to`."""
     path.write_text(json.dumps(_rounded(document), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -210,7 +218,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _columns(figure: str) -> tuple[tuple[str, str, int], ...]:
-    """Of this figure, or of those it is one of: `growth, one user` is one of `growth`."""
+    """Return the columns of this figure, or of its kind: `growth, one user` is one of `growth`."""
     return _COLUMNS.get(figure) or _COLUMNS.get(figure.partition(",")[0], _PACED)
 
 

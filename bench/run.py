@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.machine import cpu_seconds, resident_bytes
+from bench.machine import cpu_seconds
 from bench.native import HeldStreams, LoadUpstream, Programs, Shape, run_load
-from bench.shapes import CHUNKS_PER_SECOND, Level, burst, idle, paced, plain
+from bench.shapes import CHUNKS_PER_SECOND, Level, burst, idle, paced, plain, responses
 from bench.targets import Target
-from drill.waiting import Overdue, wait_until
+from simulator.launcher import Overdue, resident_bytes, wait_until
 
 Row = dict[str, float]
 """Figures of one target by name."""
@@ -36,6 +36,7 @@ FIGURES = {
     for figure in (
         Figure("plain", plain),
         Figure("burst", burst),
+        Figure("responses", responses),
         Figure("paced-200", lambda level: paced(level, 200), 200 * CHUNKS_PER_SECOND),
         Figure("paced-1000", lambda level: paced(level, 1000), 1000 * CHUNKS_PER_SECOND),
     )
@@ -95,7 +96,7 @@ class Bench:
     def measure(
         self, figures: Sequence[Figure], level: Level, targets: Sequence[Target] | None = None
     ) -> None:
-        """All rounds of these figures, interleaved; of some targets only, if they are given."""
+        """Measure all rounds of these figures, interleaved; of some targets only, if they are given."""
         for figure in figures:
             for number in range(level.rounds):
                 for target in targets or self._targets:
@@ -103,7 +104,7 @@ class Bench:
             self._summarise(figure)
 
     def measure_memory(self) -> None:
-        """Memory of a worker now, and with idle streams open; once, since it hardly varies."""
+        """Measure a worker's memory now, and with idle streams open; once, since it hardly varies."""
         rows = self.results.figures.setdefault(MEMORY, {})
         for target in self._targets:
             if not target.pids():
@@ -176,7 +177,7 @@ class Bench:
         return row
 
     def _wait_booked(self, target: Target, book: Book) -> None:
-        """What a target still writes down belongs to the cost of what it answered."""
+        """Wait for what a target still writes down: it belongs to the cost of what it answered."""
         expected = self._before[target.name] + book.sent
         try:
             wait_until(lambda: target.records() >= expected, _BOOKING_S, f"the records of {target.name}")
@@ -196,7 +197,7 @@ class Bench:
 
 
 def _row(figures: dict[str, Any], shape: Shape, cpu_s: float, store_cpu_s: float) -> Row:
-    """What one reading says, under the names of the report."""
+    """Return what one reading says, under the names of the report."""
     answered = max(figures["answered"], 1)
     row: Row = {"failed": float(figures["failed"])}
     if not shape.chunks:

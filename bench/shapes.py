@@ -9,11 +9,15 @@ BURST_CHUNKS = 200
 PACED_CHUNKS, PACED_MS = 100, 20
 _BURST_MODEL = f"b-stream-{BURST_CHUNKS}-0"
 _PACED_MODEL = f"b-stream-{PACED_CHUNKS}-{PACED_MS}"
+_RESPONSE_MODEL = f"b-response-{BURST_CHUNKS}-0"
 _IDLE_MODEL = "b-stream-3-60000"
 STREAM_CHUNKS = 30
 STREAM_MODEL = f"b-stream-{STREAM_CHUNKS}-1"
 REFUSED_MODEL = "b-refused"
-MODELS = (PLAIN_MODEL, _BURST_MODEL, _PACED_MODEL, _IDLE_MODEL, STREAM_MODEL, REFUSED_MODEL)
+MODELS = (
+    *(PLAIN_MODEL, _BURST_MODEL, _PACED_MODEL, _RESPONSE_MODEL),
+    *(_IDLE_MODEL, STREAM_MODEL, REFUSED_MODEL),
+)
 CHUNKS_PER_SECOND = 1000 / PACED_MS
 """Of one paced stream."""
 
@@ -39,20 +43,25 @@ LEVELS = {
 
 
 def plain(level: Level) -> Shape:
-    """Plain answers, 32 connections."""
+    """Return the shape of plain answers, 32 connections."""
     return Shape(PLAIN_MODEL, 32, level.seconds)
 
 
 def burst(level: Level) -> Shape:
-    """Streams of 200 chunks that the upstream sends at once, 16 connections."""
+    """Return the shape of streams of 200 chunks that the upstream sends at once, 16 connections."""
     return Shape(_BURST_MODEL, 16, level.seconds, chunks=BURST_CHUNKS)
 
 
+def responses(level: Level) -> Shape:
+    """Return the shape of such bursts through the Responses API."""
+    return Shape(_RESPONSE_MODEL, 16, level.seconds, chunks=BURST_CHUNKS, path="/v1/responses")
+
+
 def paced(level: Level, streams: int) -> Shape:
-    """So many streams at a time, a chunk every 20 ms in each; they begin one after the other."""
+    """Return the shape of `streams` streams at a time, a chunk every 20 ms in each, begun one by one."""
     return Shape(_PACED_MODEL, streams, level.seconds, ramp_s=2.0, chunks=PACED_CHUNKS)
 
 
 def idle(streams: int) -> Shape:
-    """Streams that stay open after their first chunk."""
+    """Return the shape of streams that stay open after their first chunk."""
     return Shape(_IDLE_MODEL, streams, 60, ramp_s=1.0, chunks=3)

@@ -2,18 +2,15 @@
 
 import http.client
 import shutil
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from app.adapters.embedded_mongo.child import Child
-from bench.machine import pinned, process_tree
+from bench.machine import pinned
 from bench.native import Aim, BenchTrouble
-from drill.processes import free_port, start, tail
+from simulator.launcher import Child, ProcessTrouble, free_port, process_tree
 
 KEY = "sk-bench-client-key"
-_START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 20.0
 
 
@@ -31,33 +28,33 @@ class Target(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Start it; returns when it answers. Raises `BenchTrouble`."""
+        """Start the target; returns when it answers. Raises `BenchTrouble`."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End it."""
+        """End the target."""
 
     @abstractmethod
     def pids(self) -> list[int]:
-        """Its processes, whose CPU time is its cost."""
+        """Return the ids of the target's processes, whose CPU time is its cost."""
 
     def prepare(self) -> None:  # noqa: B027  most need none
-        """Called before each reading."""
+        """Prepare for a reading; called before each."""
 
     def workers(self) -> list[int]:
-        """Those of them that answer requests, whose memory is looked at."""
+        """Return the ids of the processes that answer requests, whose memory is looked at."""
         return self.pids()
 
     def version(self) -> str:
-        """What exactly was measured."""
+        """Return what exactly was measured."""
         return ""
 
     def records(self) -> int:
-        """How many records it has left so far."""
+        """Return how many records the target has left so far."""
         return 0
 
     def database_pids(self) -> list[int]:
-        """The database that belongs to it, if it has one."""
+        """Return the processes of the database that belongs to the target, if it has one."""
         return []
 
 
@@ -75,13 +72,13 @@ class Direct(Target):
         return Aim(self._port)
 
     def start(self) -> None:
-        """It runs already."""
+        """Do nothing: the upstream runs already."""
 
     def stop(self) -> None:
-        """It goes on."""
+        """Do nothing: the upstream goes on."""
 
     def pids(self) -> list[int]:
-        """None: there is no proxy."""
+        """Return nothing: there is no proxy."""
         return []
 
 
@@ -103,36 +100,34 @@ class Peer(Target):
     @staticmethod
     @abstractmethod
     def where() -> Path | None:
-        """The program, if it is installed."""
+        """Return the program, if it is installed."""
 
     @abstractmethod
     def command(self) -> Sequence[str]:
-        """What to run; writes its configuration."""
+        """Return what to run; writes its configuration."""
 
     def environment(self) -> Mapping[str, str]:
-        """Variables it needs."""
+        """Return the variables the program needs."""
         return {}
 
     def start(self) -> None:
-        """Start it and wait until it listens."""
+        """Start the program and wait until it listens."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        log = self.directory / "log"
         with pinned(self._core):
-            child = self._child = start(self.command(), self.environment(), log)
-        until = time.monotonic() + _START_TIMEOUT_S
-        while not _answers(self.port):
-            if not child.is_alive() or time.monotonic() > until:
-                raise BenchTrouble(f"{self.name} does not start:\n{tail(log)}")
-            time.sleep(0.1)
+            child = self._child = Child(self.command(), self.environment(), self.directory / "log")
+        try:
+            child.wait_for(lambda: _answers(self.port), f"answer from {self.name}")
+        except ProcessTrouble as error:
+            raise BenchTrouble(str(error)) from None
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL."""
+        """Stop the program by SIGTERM, then SIGKILL."""
         if self._child is not None:
             self._child.stop(_STOP_TIMEOUT_S)
             self._child = None
 
     def pids(self) -> list[int]:
-        """All its processes."""
+        """Return the ids of all its processes."""
         return process_tree(self._child.pid) if self._child else []
 
 
@@ -143,18 +138,18 @@ class Nginx(Peer):
 
     @staticmethod
     def where() -> Path | None:
-        """The program, if it is installed."""
+        """Return the program, if it is installed."""
         found = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
         return Path(found) if found else None
 
     def command(self) -> Sequence[str]:
-        """In the foreground, on a configuration of its own."""
+        """Return the command, in the foreground, on a configuration of its own."""
         path = self.directory / "nginx.conf"
         path.write_text(_NGINX.format(directory=self.directory, port=self.port, upstream=self.upstream_port))
         return [str(self.where()), "-c", str(path), "-p", str(self.directory), "-e", "stderr"]
 
     def workers(self) -> list[int]:
-        """Without the master."""
+        """Return the processes without the master."""
         return self.pids()[1:]
 
 

@@ -6,12 +6,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.machine import pinned, process_tree
+from bench.machine import pinned
 from bench.native import Aim, BenchTrouble
 from bench.shapes import MODELS
 from bench.targets import Target
 from drill.processes import Weir
 from drill.store import Store
+from simulator.launcher import process_tree
 
 USER = "bench"
 _NO_LIMIT = "1000000000"
@@ -52,7 +53,7 @@ class WeirTarget(Target):
         return Aim(self.proxy.port, self._key)
 
     def start(self) -> None:
-        """MongoDB, the proxy, a user with credit and a rate limit that is never reached."""
+        """Start MongoDB and the proxy, with a user who has credit and a rate limit that is never reached."""
         self._directory.mkdir(parents=True, exist_ok=True)
         models = self._directory / "models.toml"
         models.write_text("\n".join(f'[[models]]\nid = "{model}"\ninput = 1\noutput = 4' for model in MODELS))
@@ -77,10 +78,10 @@ class WeirTarget(Target):
         self._key = self._add_user()
 
     def fill(self) -> None:
-        """What is in the database before the proxy starts: nothing."""
+        """Put into the database what is there before the proxy starts: nothing."""
 
     def _add_user(self) -> str:
-        """The client key of a user with credit."""
+        """Add a user with credit; return their client key."""
         assert self.proxy is not None
         status, output = self.proxy.flask("users", "add", USER, "--credits", "1000000", "--json")
         if status:
@@ -92,28 +93,28 @@ class WeirTarget(Target):
         return Weir(self._directory, self._upstream, settings)
 
     def stop(self) -> None:
-        """SIGTERM: what is left is booked."""
+        """Stop by SIGTERM: what is left is booked."""
         self._stack.close()
 
     def pids(self) -> list[int]:
         """Master and workers."""
-        return process_tree(self.proxy.pid) if self.proxy and self.proxy.pid else []
+        return process_tree(self.proxy.pid) if self.proxy and self.proxy.is_running else []
 
     def workers(self) -> list[int]:
-        """Without the master."""
+        """Return the processes without the master."""
         return self.proxy.worker_pids() if self.proxy else []
 
     def database(self) -> Any:
-        """The database in use."""
+        """Return the database in use."""
         assert self.store is not None
         return self.store.database
 
     def database_pids(self) -> list[int]:
-        """The mongod."""
+        """Return the mongod."""
         return [self.store.pid] if self.store else []
 
     def records(self) -> int:
-        """All records; the collection counts them itself."""
+        """Count all records; the collection does that itself."""
         return int(self.database()["request_logs"].estimated_document_count())
 
 
@@ -128,4 +129,4 @@ class WeirOff(WeirTarget):
 
 
 class _OffWeir(Weir):
-    application = "bench.off:app"
+    command = (*Weir.command[:-1], "bench.off:app")

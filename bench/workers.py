@@ -14,12 +14,12 @@ from bench.shapes import Level, burst, plain
 from bench.weir import WeirTarget
 
 PLAIN, BURST = "workers, plain", "workers, burst"
+# Enough that however the kernel spreads them over two workers, neither waits.
 _CONNECTIONS = 64
-"""Enough that however the kernel spreads them over two workers, neither waits."""
 
 
 def measure(site: Site, level: Level, results: Results) -> None:
-    """One worker on the proxies' core, two on both."""
+    """Measure one worker on the proxies' core, two on both."""
     targets = [_target(site, 1, (site.proxy_core,)), _target(site, 2, (site.proxy_core, site.load_core))]
     with ExitStack() as stack:
         for target in targets:

@@ -2,7 +2,7 @@
 
 from gevent import monkey
 
-# Children are watched by their pidfds; gevent's own watcher would take their exit status away.
+# Children are waited for where they were started; gevent's own watcher would take their exit status away.
 monkey.patch_all(os=False, signal=False, subprocess=False)
 
 import sys  # noqa: E402  the patch comes before everything else

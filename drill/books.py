@@ -14,20 +14,20 @@ from drill.wire import Ending
 
 Document = dict[str, Any]
 
+# A whole answer may be recorded as interrupted if a worker was killed this close to its end, in seconds.
 KILL_WINDOW_S = 2.0
-"""A whole answer may be recorded as interrupted if a worker was killed this close to its end, in seconds."""
 
 _STORE_AWAY = b"database cannot be reached"
 _SUMMED = ("costNanoUsd", "inputTokens", "outputTokens")
 _FIELDS = (
     *("userId", "userKeyId", "factoryKeyId", "model", "stream", "outcome", "statusCode", "usageSource"),
     *("cacheHitTokens", "cacheWriteTokens", "cacheWrite1hTokens", "reasoningTokens", "tokensUsed"),
-    *("upstreamRequestId", "holdNanoUsd", *_SUMMED),
+    *("upstreamRequestId", "holdNanoUsd", "count", *_SUMMED),
 )
 
 
 def read_records(database: Database[Document]) -> dict[str, Document]:
-    """All records by id."""
+    """Read all records, by id."""
     found = database["request_logs"].find({}, dict.fromkeys(_FIELDS, 1))
     return {record["_id"]: record for record in found}
 
@@ -57,9 +57,9 @@ class Audit:
         self._anonymous: Counter[str] = Counter()
 
     def run(self, reduced: int = 0) -> None:
-        """All comparisons; each request the client or the simulator knows is accounted for once.
+        """Make all comparisons; each request the client or the simulator knows is accounted for once.
 
-        So many records of whole answers, and no more, do not name the upstream's request.
+        `reduced` records of whole answers, and no more, do not name the upstream's request.
         """
         findings = self._findings
         findings.requests = len(self._calls)
@@ -99,7 +99,7 @@ class Audit:
         self._check_whole(call, request_id, record)
 
     def _check_whole(self, call: Call, request_id: str, record: Document) -> None:
-        """An answer the client had all of: its record says so, and says what it cost."""
+        """Check an answer the client had all of: its record says so, and says what it cost."""
         expect = self._findings.expect
         was_killed = any(abs(at - call.ended) < KILL_WINDOW_S for at in self._kill_times)
         allowed = ("ok", "interrupted") if was_killed else ("ok",)
@@ -128,7 +128,7 @@ class Audit:
             expect(seen == recorded, f"{request_id}: the client saw {seen} output tokens, not {recorded}")
 
     def _check_records(self) -> None:
-        """No record without a request, none twice, and each priced by its own counts."""
+        """Check that no record is without a request or there twice, and each is priced by its own counts."""
         seen: set[str] = set()
         for request_id, record in self._records.items():
             upstream_id = record.get("upstreamRequestId")
@@ -144,7 +144,7 @@ class Audit:
                 self._check_unseen(request_id, record)
 
     def _check_unseen(self, request_id: str, record: Document) -> None:
-        """A record whose id no client saw: of a request that died before it was answered."""
+        """Check a record whose id no client saw: of a request that died before it was answered."""
         entry = self._entries_by_id.get(record.get("upstreamRequestId") or "")
         if entry is None:
             self._anonymous[record["userId"]] += 1
@@ -158,7 +158,7 @@ class Audit:
             self._matched.add(call.sha256)
 
     def _check_entries(self) -> None:
-        """What reached the upstream has a record; records of nobody are unanswered requests."""
+        """Check that what reached the upstream has a record; records of nobody are unanswered requests."""
         unaccounted: Counter[str] = Counter()
         for entry in self._entries:
             call = self._by_sha.get(entry["body_sha256"])
@@ -194,19 +194,15 @@ def check_sums(
     callers: Iterable[Caller],
     records: Mapping[str, Document],
 ) -> None:
-    """Credits to the nano-dollar, counters and hourly sums, each against the records."""
-    costs: defaultdict[str, int] = defaultdict(int)
+    """Check credits to the nano-dollar, counters and hourly sums, each against the records."""
+    check_credits(findings, database, callers, records)
     key_requests: Counter[str] = Counter()
     key_tokens: Counter[str] = Counter()
     for record in records.values():
-        costs[record["userId"]] += record["costNanoUsd"]
         for key in (record["userKeyId"], record.get("factoryKeyId")):
             if key is not None:
                 key_requests[key] += 1
                 key_tokens[key] += record["tokensUsed"]
-    for caller in callers:
-        if caller.granted_nano is not None:
-            _check_user(findings, database, caller, costs[caller.name])
     for collection in ("user_keys", "ohmygpt_keys"):
         for key in database[collection].find():
             name, counted = key["_id"], (key.get("requestsCount", 0), key.get("tokensUsed", 0))
@@ -218,6 +214,21 @@ def check_sums(
     in_records = {name: sum(record[name] for record in records.values()) for name in _SUMMED}
     in_records["requests"] = len(records)
     findings.expect(sums == Counter(in_records), f"hourly sums {dict(sums)}, records say {in_records}")
+
+
+def check_credits(
+    findings: Findings,
+    database: Database[Document],
+    callers: Iterable[Caller],
+    records: Mapping[str, Document],
+) -> None:
+    """Check that what was taken from each user is what their records cost, to the nano-dollar."""
+    costs: defaultdict[str, int] = defaultdict(int)
+    for record in records.values():
+        costs[record["userId"]] += record["costNanoUsd"]
+    for caller in callers:
+        if caller.granted_nano is not None:
+            _check_user(findings, database, caller, costs[caller.name])
 
 
 def _check_user(findings: Findings, database: Database[Document], caller: Caller, cost: int) -> None:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)
     # The deaths of the drill's own MongoDB are no news.
-    logging.getLogger("app.adapters.embedded_mongo").setLevel(logging.CRITICAL)
+    logging.getLogger("app.store.embedded_mongo").setLevel(logging.CRITICAL)
     directory = Path(tempfile.mkdtemp(prefix="weir-drill-"))
     console = Console()
     console.say(f"level {arguments.level}, seed {seed}, data in {directory}")
@@ -56,7 +56,7 @@ def _run(
     if arguments.rate:
         level = replace(level, rate=arguments.rate)
     names = arguments.only or (IN_SHORT if arguments.level == "short" else tuple(SCENARIOS))
-    with Upstream(directory) as upstream:
+    with Upstream() as upstream:
         for name in names:
             # Each scenario has its own sequence, so that `--only` repeats what the whole drill did.
             random = Random(f"{seed}/{name}")  # noqa: S311  not for secrets
@@ -68,7 +68,7 @@ def _run(
 
 
 def _findings_of(name: str, drill: Drill) -> Findings:
-    """A scenario that cannot go on is a disagreement, and does not keep the others from running."""
+    """Run a scenario; one that cannot go on is a disagreement, and does not keep the others from running."""
     began = time.monotonic()
     try:
         findings = SCENARIOS[name](drill)

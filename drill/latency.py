@@ -9,6 +9,9 @@ from drill.wire import Ending
 
 WINDOW_S = 2.0
 
+# In fewer windows one bad moment of a shared machine decides after all: the short drill's are no measurement.
+FEWEST_WINDOWS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:
@@ -20,9 +23,14 @@ class Latency:
     p99_spread: float
     windows: int
 
+    @property
+    def is_telling(self) -> bool:
+        """Whether there are windows enough to compare it with another one."""
+        return self.windows >= FEWEST_WINDOWS
+
     @classmethod
     def of(cls, calls: Iterable[Call], since: float, until: float) -> "Latency":
-        """Of the whole answers that began in this time (monotonic seconds)."""
+        """Take the latencies of the whole answers that began in this time (monotonic seconds)."""
         windows: dict[int, list[float]] = {}
         for call in calls:
             if call.ending is Ending.WHOLE and since <= call.began < until:

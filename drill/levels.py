@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 class Level:
     """Amounts for every scenario; times in seconds, `rate` in requests per second.
 
-    `byte_step` is the distance between the bytes at which a stream is cut (1: at every one).
+    `byte_step` is the distance between the bytes at which a stream is cut (1: at every one), `billed` the
+    number of requests that are billed. Of `year_users` users each asks `year_requests` times a month.
     """
 
     name: str
@@ -18,12 +19,18 @@ class Level:
     calm_s: float
     rate: float
     byte_step: int
+    billed: int
+    year_users: int
+    year_requests: int
     disturbed_s: float
     overspenders: int
     chaos_s: float
     reloads: int
     held_connections: int
     strangers: int
+    elections: int
+    election_s: float
+    attack_s: float
 
 
 SHORT = Level(
@@ -35,12 +42,18 @@ SHORT = Level(
     calm_s=2.5,
     rate=60,
     byte_step=61,
+    billed=500,
+    year_users=6,
+    year_requests=3,
     disturbed_s=4,
     overspenders=100,
     chaos_s=8,
     reloads=4,
     held_connections=400,
     strangers=3000,
+    elections=1,
+    election_s=2,
+    attack_s=10,
 )
 DEFAULT = Level(
     name="default",
@@ -51,12 +64,18 @@ DEFAULT = Level(
     calm_s=20,
     rate=200,
     byte_step=1,
+    billed=10_000,
+    year_users=50,
+    year_requests=3,
     disturbed_s=12,
     overspenders=200,
     chaos_s=30,
     reloads=100,
     held_connections=2000,
     strangers=100000,
+    elections=5,
+    election_s=4,
+    attack_s=60,
 )
 FULL = replace(
     DEFAULT,
@@ -64,9 +83,13 @@ FULL = replace(
     worker_kills=1000,
     least_requests=200_000,
     tree_kills=100,
+    billed=100_000,
+    year_requests=60,
     outage_s=3600,
     calm_s=60,
     disturbed_s=60,
     chaos_s=60,
+    elections=20,
+    election_s=10,
 )
 LEVELS = {level.name: level for level in (SHORT, DEFAULT, FULL)}

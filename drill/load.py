@@ -33,7 +33,7 @@ class Call:
 
     @classmethod
     def of(cls, request: Request, answer: Answer) -> "Call":
-        """Without the bodies."""
+        """Note a request and its answer without the bodies."""
         return cls(
             request.sha256,
             request.caller,
@@ -61,20 +61,19 @@ class Load:
         self._port = port
         self.calls: list[Call] = []
         self.overrun = 0
-        self._in_flight = 0
 
     def __len__(self) -> int:
         return len(self.calls)
 
     def endings(self) -> Counter[str]:
-        """How many ended in which way, with the status of those that are no 200."""
+        """Count how many ended in which way, with the status of those that are no 200."""
         return Counter(
             call.ending.value if call.status in (0, 200) else f"{call.ending.value} {call.status}"
             for call in self.calls
         )
 
     def send(self, request: Request, *, leave_after: int | None = None) -> Answer:
-        """One request; its line is added to the tally unless there was no connection."""
+        """Send one request; its line is added to the tally unless there was no connection."""
         answer = ask(self._port, request, leave_after=leave_after)
         if answer.ending is not Ending.REFUSED:
             self.calls.append(Call.of(request, answer))
@@ -82,7 +81,7 @@ class Load:
 
     @contextmanager
     def clients(self, count: int, make: Callable[[], Request]) -> Iterator[None]:
-        """So many clients, each of which asks again once it was answered; waits for the last."""
+        """Run `count` clients, each of which asks again once it was answered; waits for the last."""
         is_over = False
 
         def client() -> None:
@@ -100,18 +99,19 @@ class Load:
 
     @contextmanager
     def steadily(self, rate: float, make: Callable[[], Request]) -> Iterator[None]:
-        """So many requests per second, whether earlier ones were answered or not; waits for the last ones.
+        """Send `rate` requests per second, whether earlier ones were answered or not; waits for the last.
 
         `overrun` counts those that were left out because too many were in flight.
         """
-        is_over = False
+        is_over, in_flight = False, 0
 
         def one() -> None:
-            self._in_flight += 1
+            nonlocal in_flight
+            in_flight += 1
             try:
                 self.send(make())
             finally:
-                self._in_flight -= 1
+                in_flight -= 1
 
         def pace() -> None:
             began, sent = time.monotonic(), 0
@@ -119,7 +119,7 @@ class Load:
                 due = int((time.monotonic() - began) * rate)
                 for _ in range(min(due - sent, 20)):
                     sent += 1
-                    if self._in_flight < _MOST_IN_FLIGHT:
+                    if in_flight < _MOST_IN_FLIGHT:
                         gevent.spawn(one)
                     else:
                         self.overrun += 1
@@ -131,7 +131,7 @@ class Load:
             is_over = True
             pacer.join()
             with gevent.Timeout(_DRAIN_S, False):
-                while self._in_flight:
+                while in_flight:
                     gevent.sleep(0.02)
         finally:
             pacer.kill()

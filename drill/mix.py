@@ -18,6 +18,11 @@ _SPLICE = b'{"stream_options":{"include_usage":true},'
 _numbers = itertools.count(1)
 
 
+def next_number() -> int:
+    """Return a number that no other request of this drill has."""
+    return next(_numbers)
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks: a user's name, the client key, and the id under which records show the key.
@@ -52,14 +57,20 @@ def make_request(
     asks_usage: bool = True,
     model: str | None = None,
     max_tokens: int = 400,
+    is_all_needed: bool = False,
 ) -> Request:
-    """A request whose answer is `play` (what the simulator takes as options, or `script:NAME`)."""
+    """Make a request whose answer is `play` (what the simulator takes as options, or `script:NAME`).
+
+    `is_all_needed`: it is thought about so much that the limit on its output cannot be lowered.
+    """
     is_chat = path == CHAT
     model = model or (CHAT_MODEL if is_chat else MESSAGES_MODEL)
-    content = f"drill {next(_numbers)}"
+    content = f"drill {next_number()}"
     document: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": content}]}
     document |= {"user": f"sim:{play}"} if is_chat else {"metadata": {"user_id": f"sim:{play}"}}
     document["max_tokens"] = max_tokens
+    if is_all_needed:
+        document["thinking"] = {"type": "enabled", "budget_tokens": max_tokens - 1}
     if is_stream:
         document["stream"] = True
         if is_chat and asks_usage:
@@ -84,7 +95,7 @@ class Mix:
         self._random = random
 
     def next(self) -> Request:
-        """The next request: two thirds streams, most of them slow enough to be hit by something."""
+        """Make the next request: two thirds streams, most of them slow enough to be hit by something."""
         random = self._random
         path = random.choice((CHAT, MESSAGES))
         is_stream = random.random() < 0.67
@@ -108,7 +119,7 @@ class Mix:
         )
 
     def steady(self) -> Request:
-        """A request that always takes the same time upstream, for comparing latencies."""
+        """Make a request that always takes the same time upstream, for comparing latencies."""
         random = self._random
         is_stream = random.random() < 0.5
         pace = "chunks=4,delay_ms=10" if is_stream else "first_ms=30"

@@ -16,7 +16,7 @@ _FIELDS = ("input", "output", "cache_write", "cache_write_1h", "cache_hit")
 
 
 def model_table() -> str:
-    """What `MODELS_FILE` is to hold."""
+    """Return what `MODELS_FILE` is to hold."""
     tables = []
     for model, prices in _PRICES.items():
         lines = [f"{name} = {price}" for name, price in zip(_FIELDS, prices, strict=True)]
@@ -25,7 +25,7 @@ def model_table() -> str:
 
 
 def cost_nano(model: str, tokens: Mapping[str, Any]) -> int:
-    """What tokens (as the simulator's tally names them) cost, in nano-dollars, rounded half up."""
+    """Return what tokens (as the simulator's tally names them) cost, in nano-dollars, rounded half up."""
     fresh, output, write_5m, write_1h, hit = map(Decimal, _PRICES[model])
     total = (
         fresh * tokens["fresh"]
@@ -38,7 +38,7 @@ def cost_nano(model: str, tokens: Mapping[str, Any]) -> int:
 
 
 def recorded_tokens(record: Mapping[str, Any]) -> dict[str, int]:
-    """The counts of a record under the tally's names."""
+    """Return the counts of a record under the tally's names."""
     write_1h = record.get("cacheWrite1hTokens") or 0
     return {
         "fresh": record["inputTokens"],

@@ -72,12 +72,12 @@ class Console:
         self._began = time.monotonic()
 
     def say(self, text: str) -> None:
-        """A line with the time since the start."""
+        """Print a line with the time since the start."""
         sys.stdout.write(f"{time.monotonic() - self._began:7.1f} s  {text}\n")
         sys.stdout.flush()
 
     def table(self, all_findings: Iterable[Findings], seed: int) -> None:
-        """The final table and, below it, every disagreement."""
+        """Print the final table and, below it, every disagreement."""
         rows = list(all_findings)
         lines = [_row("scenario", [*_COLUMNS, "drained/s", "seconds"], "result")]
         for row in rows:
@@ -97,7 +97,7 @@ class Console:
 
 
 def as_json(all_findings: Iterable[Findings], *, seed: int, level: str, seconds: float) -> str:
-    """The same for programs."""
+    """Return the report for programs, as JSON."""
     rows = [asdict(findings) for findings in all_findings]
     is_good = not any(row["problem_count"] for row in rows)
     document = {

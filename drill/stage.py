@@ -13,16 +13,17 @@ import gevent
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from app.adapters.journal import SlotReport, survey
+from app.journal import SlotReport, survey
 from drill.books import Audit, check_sums, read_records
 from drill.levels import Level
 from drill.load import Load
 from drill.mix import Caller, Mix
 from drill.prices import model_table
-from drill.processes import CLIENT_KEY, ProcessTrouble, Upstream, Weir
+from drill.processes import CLIENT_KEY, Upstream, Weir
+from drill.replica_set import ReplicaSet
 from drill.report import Console, Findings
 from drill.store import Store
-from drill.waiting import Overdue, wait_until
+from simulator.launcher import Overdue, ProcessTrouble, wait_until
 
 Document = dict[str, Any]
 
@@ -34,12 +35,13 @@ FIXED_KEY = Caller("env", CLIENT_KEY, "env", None)
 
 @dataclass(slots=True)
 class Stage:
-    """One running product. `store` is the drill's own database; None: the embedded one of the product."""
+    """One running product. `store` or `replica_set` is the drill's own database; None: the embedded one."""
 
     directory: Path
     upstream: Upstream
     weir: Weir
     store: Store | None
+    replica_set: ReplicaSet | None
     callers: list[Caller]
     load: Load
     mix: Mix
@@ -55,8 +57,9 @@ class Stage:
     @property
     def database(self) -> Database[Document]:
         """The database in use."""
-        if self.store is not None:
-            return self.store.database
+        own = self.store or self.replica_set
+        if own is not None:
+            return own.database
         if self._client is None:
             uri = (self.weir.data_dir / "mongodb.uri").read_text().strip()
             self._client = MongoClient(uri, tz_aware=True, serverSelectionTimeoutMS=5000)
@@ -69,7 +72,7 @@ class Stage:
             self._client = None
 
     def slots(self) -> list[SlotReport]:
-        """What journals hold now."""
+        """Return what journals hold now."""
         while True:
             try:
                 return survey(self.journal_root)
@@ -77,11 +80,11 @@ class Stage:
                 gevent.sleep(0.01)  # a segment was settled and removed while it was looked at
 
     def is_settled(self) -> bool:
-        """Whether everything that was journaled is booked, and no request is open."""
-        return not any(slot.unsettled or slot.open_requests for slot in self.slots())
+        """Return whether everything that was journaled is booked, and no request is open."""
+        return not any(slot.unbooked or slot.open_requests for slot in self.slots())
 
     def wait_settled(self) -> float:
-        """Wait for that; how long it took. Raises `Overdue`."""
+        """Wait until the stage is settled; return how long that took. Raises `Overdue`."""
         return wait_until(self.is_settled, SETTLE_TIMEOUT_S, "the journals to be settled", step_s=0.2)
 
     def killed(self, count: int, findings: Findings) -> None:
@@ -90,7 +93,7 @@ class Stage:
         self.kill_times.append(time.monotonic())
 
     def close_books(self, findings: Findings, *, is_verified: bool = True, reduced: int = 0) -> None:
-        """Compare everything, the load being over; `flask verify` has the last word.
+        """Compare everything, the load being over; `weir verify` has the last word.
 
         `reduced` records may lack what MongoDB refused.
         """
@@ -113,9 +116,9 @@ class Stage:
             self.verify(findings)
 
     def verify(self, findings: Findings) -> None:
-        """`flask verify` has to exit 0."""
+        """Check that `weir verify` exits 0."""
         status, output = self.weir.flask("verify")
-        findings.expect(status == 0, f"flask verify: {status}\n{output}")
+        findings.expect(status == 0, f"weir verify: {status}\n{output}")
 
     def import_keys(self, command: str, keys: Mapping[str, str]) -> None:
         """Store upstream keys by their ids, as an operator does; `command` is `keys` or `backup-keys`."""
@@ -123,13 +126,19 @@ class Stage:
         path.write_text("".join(f"{key_id}|{secret}\n" for key_id, secret in keys.items()))
         status, output = self.weir.flask(command, "import", str(path))
         if status:
-            raise ProcessTrouble(f"flask {command} import: {output}")
+            raise ProcessTrouble(f"weir {command} import: {output}")
 
-    def add_user(self, name: str, credits_usd: str) -> Caller:
-        """Make a user as an operator does."""
-        status, output = self.weir.flask("users", "add", name, "--credits", credits_usd, "--json")
+    def init(self) -> None:
+        """Make a database of Weir's of an empty one, for commands that come before the proxy."""
+        status, output = self.weir.flask("init")
         if status:
-            raise ProcessTrouble(f"flask users add: {output}")
+            raise ProcessTrouble(f"weir init: {output}")
+
+    def add_user(self, name: str, credits_usd: str, *options: str) -> Caller:
+        """Make a user as an operator does."""
+        status, output = self.weir.flask("users", "add", name, "--credits", credits_usd, "--json", *options)
+        if status:
+            raise ProcessTrouble(f"weir users add: {output}")
         made = json.loads(output)
         return Caller(name, made["apiKey"], made["keyId"], round(float(credits_usd) * 10**9))
 
@@ -150,33 +159,43 @@ class Drill:
         name: str,
         *,
         is_embedded: bool = False,
+        replica_set: ReplicaSet | None = None,
         users: int = 2,
         is_started: bool = True,
         **environment: str,
     ) -> Iterator[Stage]:
-        """A product with an empty database; variables may be given by name. All ends with the block."""
+        """Run a product with an empty database; variables may be given by name. All ends with the block.
+
+        A `replica_set` is started and stopped by the caller.
+        """
         directory = self.directory / name
         directory.mkdir()
         models = directory / "models.toml"
         models.write_text(model_table())
         self.upstream.begin_books()
-        store = None if is_embedded else Store(directory / "store")
+        store = None if is_embedded or replica_set is not None else Store(directory / "store")
+        own = store or replica_set
         settings: Mapping[str, str] = {"MODELS_FILE": str(models)} | environment
-        if store is not None:
-            settings = {"MONGODB_URI": store.uri, **settings}
+        if own is not None:
+            settings = {"MONGODB_URI": own.uri, **settings}
         weir = Weir(directory, self.upstream.url, settings)
         mix = Mix([FIXED_KEY], self.random)
-        stage = Stage(directory, self.upstream, weir, store, [FIXED_KEY], Load(weir.port), mix, self.console)
+        load = Load(weir.port)
+        stage = Stage(
+            directory, self.upstream, weir, store, replica_set, [FIXED_KEY], load, mix, self.console
+        )
         try:
             if store is not None:
                 store.start()
             with weir:
                 names = [f"user-{number}" for number in range(users)]
                 # An embedded database is there once the proxy runs; otherwise nobody need wait.
-                if is_started and store is None:
+                if is_started and own is None:
                     weir.start()
+                if own is not None and names:
+                    stage.init()
                 made = [gevent.spawn(stage.add_user, name, "1000") for name in names]
-                if is_started and store is not None:
+                if is_started and own is not None:
                     weir.start()
                 gevent.joinall(made, raise_error=True)
                 stage.callers += [greenlet.get() for greenlet in made]

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from app.adapters.embedded_mongo import EmbeddedMongo
+from app.store.embedded_mongo import EmbeddedMongo
 
 Document = dict[str, Any]
 
@@ -41,26 +41,26 @@ class Store:
         return self._client["fproxy"]
 
     def start(self) -> None:
-        """Start it, or bring it back after `kill`."""
+        """Start the database, or bring it back after `kill`."""
         if not self._server.try_start():
             raise RuntimeError("the drill's database directory is in use")
         self._server.ensure_running()
         self.pid = int(self.database.client.admin.command("serverStatus")["pid"])
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, and nothing answers."""
+        """Stop the process (SIGSTOP): connections stay open, and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Let the process go on (SIGCONT)."""
         os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the process (SIGKILL)."""
         os.kill(self.pid, signal.SIGKILL)
 
     def stop(self) -> None:
-        """End it for good."""
+        """End the database for good."""
         if self._client is not None:
             self._client.close()
         if self._server.poll():

@@ -49,14 +49,14 @@ class Answer:
 
 
 def ask(port: int, request: Request, *, leave_after: int | None = None) -> Answer:
-    """Send one request on a connection of its own; the client goes `leave_after` so many chunks."""
+    """Send one request on a connection of its own; the client leaves after `leave_after` chunks."""
     answer = Answer(began=monotonic())
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT_S) as connection:
             answer.ending = Ending.NONE
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.sendall(request.wire)
-            _Reader(connection, request.is_stream).read(answer, leave_after)
+            AnswerReader(connection, request.is_stream).read(answer, leave_after)
     except OSError:
         # Reset, or silence for too long: what was read until then is what counts.
         if answer.ending is Ending.NONE and answer.status:
@@ -65,8 +65,8 @@ def ask(port: int, request: Request, *, leave_after: int | None = None) -> Answe
     return answer
 
 
-class _Reader:
-    """Reads one answer from a connection."""
+class AnswerReader:
+    """Reads the answers of a connection, one after the other."""
 
     def __init__(self, connection: socket.socket, is_stream: bool) -> None:
         self._connection = connection
@@ -74,7 +74,7 @@ class _Reader:
         self._buffer = b""
 
     def read(self, answer: Answer, leave_after: int | None) -> None:
-        """Fill in the answer."""
+        """Fill in the answer; nothing comes of it if there is none. Raises OSError."""
         while b"\r\n\r\n" not in self._buffer:
             if not self._fill():
                 return
@@ -122,6 +122,7 @@ class _Reader:
                 pieces.append(self._buffer)
                 return False
         pieces.append(self._buffer[:length])
+        self._buffer = self._buffer[length:]
         return True
 
     def _fill(self) -> bool:

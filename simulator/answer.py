@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ _PROSE = (
 )
 _WORDS = tuple(_PROSE.split())
 _ODD = ("é", "😀", "line\u2028sep", "next\u0085line", "漢字", 'tab\tquote"back\\slash')
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _BAIT = '"usage":{"prompt_tokens":999999,"completion_tokens":999999}'
 
 
@@ -52,7 +54,7 @@ class Answer:
 
 
 def make_answer(call: Call, created: int = FIXED_CREATED) -> Answer:
-    """The answer to a call: the same call gives the same answer."""
+    """Make the answer to a call: the same call gives the same answer."""
     options = call.options
     calls = _tool_calls(call)
     tokens, length_cut = _tokens(call)
@@ -74,7 +76,7 @@ def make_answer(call: Call, created: int = FIXED_CREATED) -> Answer:
 
 
 def count_prompt(call_size: int) -> int:
-    """Tokens of a request body of so many bytes, as this simulator counts."""
+    """Count the tokens of a request body of `call_size` bytes, as this simulator counts."""
     return max(1, call_size // 4)
 
 
@@ -92,11 +94,11 @@ def _tokens(call: Call) -> tuple[Tokens, bool]:
     reasoning = options.reasoning
     if reasoning < 0:
         reasoning = 8 + call.seed[2] % 8 if _wants_thinking(body) else 0
-    out = options.out
+    out = _longest(body) if options.longest else options.out
     if out < 0:
         visible = options.chunks if options.chunks >= 0 else 12 + call.seed[1] % 24
         out = visible + reasoning
-        limit = body.get("max_completion_tokens") or body.get("max_tokens")
+        limit = next((body[name] for name in _LIMITS if body.get(name)), None)
         if isinstance(limit, int) and out > limit > 0:
             out, cut = limit, True
             reasoning = min(reasoning, out)
@@ -112,10 +114,18 @@ def _tokens(call: Call) -> tuple[Tokens, bool]:
     return spent, cut
 
 
+def _longest(body: dict[str, Any]) -> int:
+    limits = [body.get(name) for name in _LIMITS]
+    count = body.get("n")
+    return max((limit for limit in limits if isinstance(limit, int)), default=100_000) * (
+        count if isinstance(count, int) else 1
+    )
+
+
 def _pieces(call: Call, chunks: int) -> tuple[str, ...]:
     options = call.options
-    if options.echo:
-        return _split(_last_text(call.body), max(chunks, 1))
+    if options.text or options.echo:
+        return () if chunks == 0 else _split(options.text or _last_text(call.body), max(chunks, 1))
     pieces = [_word(call.seed, i) for i in range(chunks)]
     if options.unicode:
         pieces[: len(_ODD)] = [f"{odd} " for odd in _ODD]
@@ -133,19 +143,30 @@ def _word(seed: bytes, index: int) -> str:
 
 def _tool_calls(call: Call) -> tuple[ToolCall, ...]:
     names = _tool_names(call.body)
+    if call.options.call:
+        name, _, arguments = call.options.call.partition(":")
+        wanted = name in names and not _results(call.body)
+        return (_tool_call(call, 0, name, arguments or _arguments(0, 0)),) if wanted else ()
     count = call.options.tools
     if count < 0:
         forced = call.body.get("tool_choice")
         kind = forced.get("type") if isinstance(forced, dict) else forced
         count = 1 if names and kind in ("required", "any", "tool", "function") else 0
+    return tuple(
+        _tool_call(
+            call,
+            index,
+            names[index % len(names)] if names else "lookup",
+            _arguments(call.options.args, index),
+        )
+        for index in range(count)
+    )
+
+
+def _tool_call(call: Call, index: int, name: str, arguments: str) -> ToolCall:
     prefix = "toolu_" if call.format == ANTHROPIC else "call_"
-    found = []
-    for index in range(count):
-        name = names[index % len(names)] if names else "lookup"
-        arguments = _arguments(call.options.args, index)
-        parts = _split(arguments, max(3, len(arguments) // 4096))
-        found.append(ToolCall(f"{prefix}{call.seed.hex()[:20]}{index:02d}", name, arguments, parts))
-    return tuple(found)
+    parts = _split(arguments, max(3, len(arguments) // 4096))
+    return ToolCall(f"{prefix}{call.seed.hex()[:20]}{index:02d}", name, arguments, parts)
 
 
 def _arguments(size: int, index: int) -> str:
@@ -177,21 +198,57 @@ def _wants_thinking(body: dict[str, Any]) -> bool:
     thinking = body.get("thinking")
     if isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive"):
         return True
-    return body.get("reasoning_effort") not in (None, "none", "minimal")
+    reasoning = body.get("reasoning")
+    effort = reasoning.get("effort") if isinstance(reasoning, dict) else body.get("reasoning_effort")
+    return effort not in (None, "none", "minimal")
 
 
 def _choices(call: Call) -> int:
     count = call.body.get("n")
-    return count if isinstance(count, int) and 1 <= count <= 16 and call.format != ANTHROPIC else 1
+    is_counted = call.format != ANTHROPIC and not call.endpoint.startswith("responses")
+    return count if is_counted and isinstance(count, int) and 1 <= count <= 16 else 1
 
 
 def _last_text(body: dict[str, Any]) -> str:
-    message = body["messages"][-1]
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, list):
-        parts = (part.get("text") for part in content if isinstance(part, dict))
-        return "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
+    """Return the text of the results of tools that came last, or else of the last message."""
+    return "".join(_texts(_results(body) or _said(body)[-1:]))
+
+
+def _said(body: dict[str, Any]) -> list[Any]:
+    """Return the messages of a conversation; of a request for a response, its input items."""
+    said = body.get("messages") or body.get("input")
+    return said if isinstance(said, list) else [{"role": "user", "content": said}]
+
+
+def _results(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the results of tools that were sent since the last answer, whatever else came with them."""
+    found: list[dict[str, Any]] = []
+    for message in reversed(_said(body)):
+        if not isinstance(message, dict) or message.get("role") == "assistant":
+            break
+        if message.get("type") in ("function_call", "reasoning"):
+            break
+        content = message.get("content")
+        parts = content if isinstance(content, list) else []
+        found[:0] = [part for part in (message, *parts) if _is_result(part)]
+    return found
+
+
+_RESULTS = ("tool_result", "function_call_output")
+
+
+def _is_result(part: object) -> bool:
+    return isinstance(part, dict) and (part.get("role") == "tool" or part.get("type") in _RESULTS)
+
+
+def _texts(content: object) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict):
+        yield from _texts(content.get("text") or content.get("content") or content.get("output"))
+    elif isinstance(content, list):
+        for part in content:
+            yield from _texts(part)
 
 
 def _split(text: str, parts: int) -> tuple[str, ...]:

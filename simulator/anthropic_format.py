@@ -20,7 +20,7 @@ PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
 def stream_events(answer: Answer, call: Call) -> list[Event]:
-    """Every event of a streamed message, `message_stop` last."""
+    """Return every event of a streamed message, `message_stop` last."""
     options = call.options
     events = [_start(answer, call)]
     pings = options.pings
@@ -39,7 +39,7 @@ def stream_events(answer: Answer, call: Call) -> list[Event]:
 
 
 def plain_body(answer: Answer, call: Call) -> bytes:
-    """A message in one piece."""
+    """Return a message in one piece."""
     content: list[dict[str, Any]] = []
     if answer.thinking:
         thinking = "".join(answer.thinking)
@@ -52,7 +52,7 @@ def plain_body(answer: Answer, call: Call) -> bytes:
     ]
     message = _message(answer, content, _stop_reason(answer, call))
     if call.options.usage != "never":
-        message["usage"] = anthropic_usage(answer.tokens, call.options.shape)
+        message["usage"] = _usage(answer.tokens, call)
     return encode(message)
 
 
@@ -76,7 +76,7 @@ def _start(answer: Answer, call: Call) -> Event:
     message = _message(answer, [], None)
     if options.usage == "never":
         return _named("message_start", b'"message":' + encode(message))
-    message["usage"] = anthropic_usage(told, options.shape)
+    message["usage"] = _usage(told, call)
     return _named("message_start", b'"message":' + encode(message), announces(told, options.shape))
 
 
@@ -86,10 +86,21 @@ def _delta(answer: Answer, call: Call) -> Event:
     body = b'"delta":' + encode(delta)
     if options.usage == "never":
         return _named("message_delta", body)
-    usage = anthropic_usage(tokens, options.shape)
+    usage = _usage(tokens, call)
     if isinstance(usage, dict):
         usage = _delta_usage(usage, options.usage, options.shape)
     return _named("message_delta", body + b',"usage":' + encode(usage), announces(tokens, options.shape))
+
+
+def _usage(tokens: Tokens, call: Call) -> Any:
+    """Return the usage in the shape that is asked for, with the tier and the searches of this answer."""
+    usage, options = anthropic_usage(tokens, call.options.shape), call.options
+    if isinstance(usage, dict):
+        if options.tier:
+            usage["service_tier"] = options.tier
+        if options.searches:
+            usage["server_tool_use"] = {"web_search_requests": options.searches, "web_fetch_requests": 0}
+    return usage
 
 
 def _delta_usage(usage: dict[str, Any], placement: str, shape: str) -> dict[str, Any]:

@@ -17,7 +17,30 @@ from simulator.wire import Request
 
 OPENAI, ANTHROPIC = "openai", "anthropic"
 
-_PATH = re.compile(r"/v1/(chat/completions|messages/count_tokens|messages|models(?:/.+)?)/?$")
+_PATH = re.compile(
+    r"/v[12]/(chat/completions|messages/count_tokens|messages|models(?:/.+)?"
+    r"|responses(?:/(?:input_tokens|compact))?|completions|embeddings|moderations|rerank"
+    r"|images/(?:generations|edits|variations)|audio/(?:speech|transcriptions|translations))/?$"
+)
+_NEEDED = {
+    "completions": "prompt",
+    "embeddings": "input",
+    "moderations": "input",
+    "rerank": "documents",
+    "images/generations": "prompt",
+    "images/edits": "image",
+    "images/variations": "image",
+    "audio/speech": "input",
+    "audio/transcriptions": "file",
+    "audio/translations": "file",
+}
+"""What a body has to have, for what is no chat."""
+_BOUNDARY = re.compile(r'boundary="?([^";]+)')
+_FORM_NAME = re.compile(rb'name="([^"]*)"')
+
+_NEVER_STREAMED = ("responses/input_tokens", "responses/compact")
+_ELSEWHERE = frozenset(("prompt", "previous_response_id", "conversation"))
+_LEAST_OUTPUT = 16
 
 
 class CallError(Exception):
@@ -36,6 +59,7 @@ class Call:
     """One generation as asked for. ``seed`` is the body's SHA-256: the only source of variation."""
 
     format: str
+    endpoint: str
     model: str
     stream: bool
     include_usage: bool | None
@@ -48,13 +72,17 @@ class Call:
 
 
 def endpoint_of(path: str) -> str:
-    """``chat/completions``, ``messages``, ``messages/count_tokens``, ``models``, ``models/ID`` or empty."""
+    """Return a path's endpoint, or "".
+
+    It is ``chat/completions``, ``messages``, ``messages/count_tokens``, ``responses``,
+    ``responses/input_tokens``, ``responses/compact``, ``models`` or ``models/ID``.
+    """
     found = _PATH.search(path)
     return found.group(1) if found else ""
 
 
 def format_of(request: Request, endpoint: str) -> str:
-    """The format errors and model lists are answered in."""
+    """Return the format errors and model lists are answered in."""
     if endpoint.startswith("messages"):
         return ANTHROPIC
     if endpoint.startswith("models") and request.header("anthropic-version"):
@@ -63,16 +91,19 @@ def format_of(request: Request, endpoint: str) -> str:
 
 
 def model_id_of(endpoint: str) -> str:
-    """The decoded id in ``models/ID``."""
+    """Return the decoded id in ``models/ID``."""
     return unquote(endpoint.partition("/")[2])
 
 
 def decode_body(request: Request, cap: int) -> dict[str, Any]:
-    """The JSON object of a request body, decompressed when it says so; raises `CallError`."""
+    """Decode the JSON object of a request body, decompressed when it says so; raises `CallError`."""
     data = request.body
     coding = request.fields.get("content-encoding", "identity").lower()
     if len(data) > cap:
         raise CallError(413, "Request exceeds the maximum size", "request_too_large")
+    kind = request.fields.get("content-type", "")
+    if kind.lower().startswith("multipart/form-data"):
+        return _decode_form(data, kind)
     try:
         if coding == "gzip":
             data = gzip.decompress(data)
@@ -88,6 +119,25 @@ def decode_body(request: Request, cap: int) -> dict[str, Any]:
     return document
 
 
+def _decode_form(data: bytes, kind: str) -> dict[str, Any]:
+    """Return the fields of a form: text as it is, of a file its size; `n` and `stream` as in JSON."""
+    found = _BOUNDARY.search(kind)
+    if found is None:
+        raise CallError(400, "the form has no boundary")
+    fields: dict[str, Any] = {}
+    for part in (b"\r\n" + data).split(b"\r\n--" + found.group(1).encode())[1:]:
+        head, _, value = part.partition(b"\r\n\r\n")
+        name = _FORM_NAME.search(head)
+        if name is None:
+            continue
+        key = name.group(1).decode().removesuffix("[]")
+        fields[key] = len(value) if b"filename=" in head else value.decode("utf-8", "replace")
+    fields["stream"] = fields.get("stream") == "true"
+    if "n" in fields:
+        fields["n"] = int(fields["n"])
+    return fields
+
+
 def read_call(request: Request, body: dict[str, Any], endpoint: str, override: str | None) -> Call:
     """Check a body the way the API does and find the options that apply; raises `CallError`, `GrammarError`.
 
@@ -95,7 +145,7 @@ def read_call(request: Request, body: dict[str, Any], endpoint: str, override: s
     ``sim:``, then from ``override`` (a `behave` rule).
     """
     wire_format = format_of(request, endpoint)
-    model = body.get("model")
+    model = body.get("model", "omni-moderation-latest" if endpoint == "moderations" else None)
     if not isinstance(model, str) or not model:
         raise CallError(400, _missing(wire_format, "model"), param="model")
     options = parse_model(model)
@@ -112,8 +162,9 @@ def read_call(request: Request, body: dict[str, Any], endpoint: str, override: s
     include = asked.get("include_usage")
     return Call(
         format=wire_format,
+        endpoint=endpoint,
         model=model,
-        stream=stream,
+        stream=stream and endpoint not in _NEVER_STREAMED,
         include_usage=include if isinstance(include, bool) else None,
         obfuscation=options.obfuscation or asked.get("include_obfuscation") is True,
         body=body,
@@ -134,7 +185,13 @@ def _directive(body: dict[str, Any]) -> str | None:
 
 def _validate(body: dict[str, Any], endpoint: str, stream: bool) -> None:
     wire_format = ANTHROPIC if endpoint.startswith("messages") else OPENAI
-    if not isinstance(body.get("messages"), list) or not body["messages"]:
+    if (other := _NEEDED.get(endpoint)) is not None:
+        if not body.get(other):
+            raise CallError(400, f"'{other}' is a required property", param=other)
+        return
+    if endpoint.startswith("responses"):
+        _validate_response(body)
+    elif not isinstance(body.get("messages"), list) or not body["messages"]:
         raise CallError(400, _missing(wire_format, "messages"), param="messages")
     if wire_format == ANTHROPIC:
         limit = body.get("max_tokens")
@@ -147,6 +204,22 @@ def _validate(body: dict[str, Any], endpoint: str, stream: bool) -> None:
         raise CallError(400, message, param="stream_options")
     if body.get("stream") not in (None, True, False):
         raise CallError(400, "Invalid type for 'stream': expected a boolean", param="stream")
+
+
+def _validate_response(body: dict[str, Any]) -> None:
+    if not isinstance(body.get("input"), str | list) and not _ELSEWHERE & body.keys():
+        raise CallError(400, _missing(OPENAI, "input"), param="input")
+    if "messages" in body:
+        message = "Unsupported parameter: 'messages'. In the Responses API, it has moved to 'input'."
+        raise CallError(400, message, param="messages")
+    options = body.get("stream_options")
+    if isinstance(options, dict) and "include_usage" in options:
+        message = "Unknown parameter: 'stream_options.include_usage'."
+        raise CallError(400, message, param="stream_options.include_usage")
+    limit = body.get("max_output_tokens")
+    if limit is not None and (type(limit) is not int or limit < _LEAST_OUTPUT):
+        message = f"Invalid 'max_output_tokens': expected a value >= {_LEAST_OUTPUT}"
+        raise CallError(400, message, param="max_output_tokens")
 
 
 def _missing(wire_format: str, name: str) -> str:

@@ -20,7 +20,7 @@ DEFAULT_MODELS = (
 
 
 def model_document(model: str, wire_format: str) -> dict[str, Any]:
-    """One model."""
+    """Return one model."""
     if wire_format == ANTHROPIC:
         return {
             "type": "model",
@@ -33,7 +33,7 @@ def model_document(model: str, wire_format: str) -> dict[str, Any]:
 
 
 def model_list(models: Sequence[str], wire_format: str, params: Mapping[str, str]) -> dict[str, Any]:
-    """All models; the Anthropic list pages with ``limit``, ``after_id`` and ``before_id``."""
+    """Return all models; the Anthropic list pages with ``limit``, ``after_id`` and ``before_id``."""
     if wire_format != ANTHROPIC:
         return {"object": "list", "data": [model_document(model, wire_format) for model in models]}
     ids = list(models)

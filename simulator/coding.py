@@ -51,7 +51,7 @@ _CODERS: dict[str, Callable[[], _Coder]] = {
 
 
 def encode_parts(parts: list[Event], coding: str) -> list[Event]:
-    """The parts under one content coding; flushed after each, finished after the last."""
+    """Encode the parts under one content coding; flushed after each, finished after the last."""
     if coding == "identity":
         return parts
     code = _CODERS[coding]()

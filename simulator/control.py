@@ -19,7 +19,7 @@ from simulator.upstream import Upstream
 from simulator.wire import Request
 
 _POLL_S = 0.005
-_LONGEST_WAIT_S = 60.0
+_LONGEST_WAIT_S = 90.0
 
 Listen = Callable[[bool, float | None], None]
 
@@ -42,10 +42,12 @@ class Controller:
             ("GET", "keys"): lambda request: upstream.keys.states(),
             ("POST", "behave"): self._behave,
             ("POST", "listen"): self._set_listen,
+            ("POST", "models"): self._set_models,
+            ("POST", "account"): self._set_account,
         }
 
     def __call__(self, request: Request) -> Script:
-        """The answer to one control request."""
+        """Answer one control request."""
         name = request.path.removeprefix("/_sim").strip("/")
         try:
             if name.startswith("gates/"):
@@ -112,6 +114,14 @@ class Controller:
             self._upstream.keys.set(key, str(state))
         return self._upstream.keys.states()
 
+    def _set_models(self, request: Request) -> dict[str, Any]:
+        self._upstream.models = tuple(map(str, _document(request)["models"]))
+        return {"models": list(self._upstream.models)}
+
+    def _set_account(self, request: Request) -> dict[str, Any]:
+        self._upstream.account.put(_document(request))
+        return {"ok": True}
+
     def _behave(self, request: Request) -> dict[str, Any]:
         document = _document(request)
         times = document.get("times")
@@ -140,7 +150,7 @@ class Controller:
 
 
 def fault_docs() -> dict[str, str]:
-    """Every built-in fault and what it does."""
+    """Return every built-in fault and what it does."""
     docs = {name: doc for name, (doc, _) in REFUSALS.items()}
     docs |= {name: fault.doc for name, fault in FAULTS.items()}
     return {"400 … 599": "that status, native", **docs}

@@ -23,7 +23,7 @@ _ANTHROPIC_TYPES = {
 _OPENAI_TYPES = {
     401: ("invalid_request_error", "invalid_api_key"),
     402: ("insufficient_quota", "insufficient_quota"),
-    403: ("invalid_request_error", "unsupported_country_region_territory"),
+    403: ("invalid_request_error", "permission_denied"),
     404: ("invalid_request_error", "model_not_found"),
     429: ("requests", "rate_limit_exceeded"),
     529: ("server_error", "overloaded"),
@@ -54,19 +54,19 @@ _HTML = (
 
 
 def message_of(status: int) -> str:
-    """The usual message of a status."""
+    """Return the usual message of a status."""
     return _MESSAGES.get(status, f"Upstream error {status}")
 
 
 def anthropic_type(status: int) -> str:
-    """The error type of a status in the Anthropic format."""
+    """Return the error type of a status in the Anthropic format."""
     return _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
 
 
 def error_body(
     wire_format: str, status: int, message: str = "", kind: str = "", param: str | None = None
 ) -> bytes:
-    """A native error body of the format."""
+    """Make a native error body of the format."""
     message = message or message_of(status)
     if wire_format == ANTHROPIC:
         error = {"type": kind or anthropic_type(status), "message": message}
@@ -81,7 +81,7 @@ def error_body(
 def enveloped(
     envelope: str, wire_format: str, status: int, message: str = "", kind: str = ""
 ) -> tuple[bytes, str]:
-    """Body and content type of an error in one of the envelopes native, ohmygpt, html, empty, text."""
+    """Return body and content type of an error in an envelope: native, ohmygpt, html, empty, text."""
     message = message or message_of(status)
     if envelope == "ohmygpt":
         kind = kind or ("insufficient_balance_error" if status == 402 else "api_error")

@@ -52,7 +52,7 @@ def _dressed(data: bytes, index: int, options: Options) -> bytes:
 
 
 def _three_lines(line: bytes) -> list[bytes]:
-    """A JSON object may have a line break after its first brace and before its last."""
+    """Break a JSON object's line after its first brace and before its last, which is allowed."""
     if not line.startswith(b"data: {"):
         return [line]
     return [b"data: {", b"data: " + line[7:-1], b"data: }"]

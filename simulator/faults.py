@@ -122,6 +122,9 @@ def _error_event(plan: Plan, call: Call) -> None:
         error = {"type": anthropic_type(529), "message": "Overloaded"}
         body = msgspec.json.encode({"type": "error", "error": error, "request_id": "req_sim"})
         plan.parts.append(Event(b"event: error\ndata: " + body + b"\n\n"))
+    elif call.endpoint == "responses":
+        flat = {"type": "error", "code": "server_error", "message": "The model failed", "param": None}
+        plan.parts.append(Event(b"event: error\ndata: " + msgspec.json.encode(flat) + b"\n\n"))
     else:
         plan.parts.append(_error_data(500))
 

@@ -15,17 +15,17 @@ class Gates:
         self._changed = threading.Condition()
 
     def arrive(self, name: str) -> None:
-        """A script reached the gate."""
+        """Note that a script reached the gate."""
         with self._changed:
             self._arrived[name] = self._arrived.get(name, 0) + 1
             self._changed.notify_all()
 
     def arrived(self, name: str) -> int:
-        """How many scripts have reached the gate so far."""
+        """Count the scripts that have reached the gate so far."""
         return self._arrived.get(name, 0)
 
     def is_open(self, name: str) -> bool:
-        """Whether scripts may pass."""
+        """Return whether scripts may pass."""
         return name in self._open
 
     def open(self, name: str) -> None:
@@ -43,7 +43,7 @@ class Gates:
                 self._changed.wait(left)
 
     def clear(self) -> None:
-        """Close all gates and forget who arrived."""
+        """Close all gates and forget which scripts arrived."""
         with self._changed:
             self._open.clear()
             self._arrived.clear()

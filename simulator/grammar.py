@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from urllib.parse import unquote
 
 _DOCS_HINT = "see simulator/README.md"
+_QUOTED = ("text", "call")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "eol": ("lf", "crlf", "cr", "mixed"),
@@ -47,6 +49,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "list",
         "text",
         "null_details",
+        "all_zero",
     ),
     "envelope": ("native", "ohmygpt", "html", "empty", "text"),
 }
@@ -67,13 +70,21 @@ class Options:
     cached: int = -1
     write: int = -1
     write_1h: int = 0
+    cache: int = 0
     out: int = -1
     reasoning: int = -1
     tools: int = -1
     args: int = 0
     pings: int = 1
+    searches: int = 0
+    pages: int = 0
+    images: int = 0
+    tier: str = ""
     # content
     echo: bool = False
+    text: str = ""
+    call: str = ""
+    longest: bool = False
     unicode: bool = False
     bait: bool = False
     obfuscation: bool = False
@@ -124,7 +135,7 @@ _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 def parse_model(model: str) -> Options:
-    """Options in a model's name; any name without the grammar is an ordinary model.
+    """Read options in a model's name; any name without the grammar is an ordinary model.
 
     ``script:NAME`` plays a script; ``…sim:OPTIONS`` and ``ANY+OPTIONS`` carry options.
     """
@@ -138,7 +149,7 @@ def parse_model(model: str) -> Options:
 
 
 def parse_spec(spec: str, base: Options | None = None) -> Options:
-    """What `behave` and ``play:`` key states take: ``script:NAME`` or ``OPTIONS`` on top of ``base``."""
+    """Read what `behave` and ``play:`` key states take: ``script:NAME`` or ``OPTIONS`` on top of ``base``."""
     if spec.startswith("script:"):
         return Options(script=spec[len("script:") :])
     return parse_options(spec, base)
@@ -173,6 +184,8 @@ def _value(name: str, kind: str, value: str) -> int | float | bool | str:
         if not 0 <= number <= 10**9:
             raise GrammarError(f"simulator: {name} is from 0 to 10^9, not {value!r}")
         return number
+    if name in _QUOTED:
+        return unquote(value)
     if name in CHOICES and value not in CHOICES[name]:
         raise GrammarError(f"simulator: {name} is one of {', '.join(CHOICES[name])}; not {value!r}")
     return value

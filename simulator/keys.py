@@ -42,12 +42,12 @@ class KeyBook:
             self._tries.pop(key, None)
 
     def states(self) -> dict[str, str]:
-        """All keys that were given a state."""
+        """Return all keys that were given a state."""
         with self._lock:
             return dict(self._states)
 
     def clear(self) -> None:
-        """Every key is in the state it had at the start."""
+        """Put every key in the state it had at the start."""
         with self._lock:
             self._states.clear()
             self._tries.clear()
@@ -80,9 +80,10 @@ class KeyBook:
         if name == "exhausted":
             return status_script(wire_format, 402, Options(envelope="ohmygpt"), "balance too low")
         if name == "banned":
-            return status_script(wire_format, 403)
+            return status_script(wire_format, 403, message="This API key has been disabled")
         if name == "limited":
-            return status_script(wire_format, 429, Options(retry_after=value or "1"))
+            message = "Rate limit reached for this API key"
+            return status_script(wire_format, 429, Options(retry_after=value or "1"), message)
         if name == "status":
             return status_script(wire_format, int(value))
         return status_script(wire_format, 500) if self._fails(key, turn, float(value)) else None

@@ -30,7 +30,7 @@ class _Chunks:
                 "object": "chat.completion.chunk",
                 "created": answer.created,
                 "model": answer.model,
-                "service_tier": "default",
+                "service_tier": options.tier or "default",
                 "system_fingerprint": "fp_sim",
             }
         )
@@ -43,7 +43,7 @@ class _Chunks:
         self._tokens = answer.tokens
 
     def delta(self, index: int, delta: bytes, finish: bytes = b"null", counts: int = 0) -> Event:
-        """One choice's delta; ``counts`` adds to the running output of cumulative usage."""
+        """Make one choice's delta; ``counts`` adds to the running output of cumulative usage."""
         self._sent = min(self._sent + counts, self._tokens.output)
         usage, told = self._null_usage, None
         if self._cumulative:
@@ -57,11 +57,11 @@ class _Chunks:
         return Event(self._prefix + choice + usage + pad + b"}\n\n", told)
 
     def tail(self, usage: Any, told: Tokens | None) -> Event:
-        """The chunk without choices."""
+        """Make the chunk without choices."""
         return Event(self._prefix + b'],"usage":' + encode(usage) + b"}\n\n", told)
 
     def finish(self, index: int, reason: bytes, where: str, usage: Any, told: Tokens | None) -> Event:
-        """The finish chunk with a usage, at the top (``finish``) or inside the choice (``choice``)."""
+        """Make the finish chunk with a usage, at the top (``finish``) or inside the choice (``choice``)."""
         value = encode(usage)
         inner = b',"usage":' + value if where == "choice" else b""
         outer = b',"usage":' + value if where == "finish" else self._null_usage
@@ -70,7 +70,7 @@ class _Chunks:
 
 
 def stream_events(answer: Answer, call: Call) -> list[Event]:
-    """Every event of a streamed chat answer, `[DONE]` last."""
+    """Return every event of a streamed chat answer, `[DONE]` last."""
     chunks = _Chunks(answer, call)
     opening = b'{"role":"assistant","content":"","refusal":null}'
     events = [chunks.delta(index, opening) for index in range(answer.choices)]
@@ -117,7 +117,7 @@ def _ending(answer: Answer, call: Call, chunks: _Chunks) -> list[Event]:
 
 
 def plain_body(answer: Answer, call: Call) -> bytes:
-    """A chat answer in one piece."""
+    """Return a chat answer in one piece."""
     message: dict[str, Any] = {
         "role": "assistant",
         "content": None if answer.calls and not answer.pieces else "".join(answer.pieces),
@@ -142,7 +142,7 @@ def plain_body(answer: Answer, call: Call) -> bytes:
         "created": answer.created,
         "model": answer.model,
         "choices": choices,
-        "service_tier": "default",
+        "service_tier": call.options.tier or "default",
         "system_fingerprint": "fp_sim",
     }
     usage = openai_usage(answer.tokens, call.options.shape)

@@ -41,14 +41,14 @@ JSON = "application/json"
 
 
 def base_headers(wire_format: str, content_type: str) -> list[tuple[str, str]]:
-    """The headers a provider behind a front proxy sends; most of them are not for the end client."""
+    """Return the headers a provider behind a front proxy sends; most of them are not for the end client."""
     specific = _ANTHROPIC if wire_format == ANTHROPIC else _OPENAI
     cache = [("Cache-Control", "no-cache")] if content_type == SSE else []
     return [("Content-Type", content_type), *cache, *specific, *_EDGE]
 
 
 def _sliced(parts: list[Event], size: int) -> list[Event]:
-    """Each part cut into slices of at most ``size`` bytes (0: as it is); the last slice tells the usage."""
+    """Cut each part into slices of at most ``size`` bytes (0: not at all); the last slice tells the usage."""
     if not size:
         return parts
     slices: list[Event] = []
@@ -94,7 +94,7 @@ class Plan:
         return "chunked" if self.streamed and not self.length_error else "length"
 
     def head(self, length: int | None = None) -> Head:
-        """Status line and headers."""
+        """Make status line and headers."""
         headers = base_headers(self.format, self.content_type)
         if self.options.encoding != "identity":
             headers.append(("Content-Encoding", self.options.encoding))
@@ -103,7 +103,7 @@ class Plan:
         return Head(self.status, tuple(headers), self.framing, length, version, flush=self.options.paced)
 
     def script(self) -> Script:
-        """The steps. ``missing`` bytes are promised by a Content-Length and never sent."""
+        """Make the steps. ``missing`` bytes are promised by a Content-Length and never sent."""
         options = self.options
         parts = _sliced(encode_parts(self.parts, options.encoding), options.rechunk)
         length = sum(len(part.data) for part in parts) + len(self.half_part) + self.missing
@@ -135,7 +135,7 @@ class Plan:
         return steps
 
     def _burst(self, parts: list[Event]) -> list[Step]:
-        """All parts in one write; what a reader of all of it knows is what the last usage said."""
+        """Write all parts at once; what a reader of all of them knows is what the last usage said."""
         if not parts:
             return []
         told = next((part.announces for part in reversed(parts) if part.announces is not None), None)

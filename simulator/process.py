@@ -5,55 +5,60 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import subprocess
+import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from simulator.launcher import PATIENCE_S, Child
 from simulator.script import Script, script_to_json
-
-_ROOT = Path(__file__).resolve().parent.parent
 
 
 class SimulatorProcess:
-    """Spawns ``python -m simulator`` and talks to it. Use it as a context manager, or `start` and `stop`."""
+    """Spawns ``python -m simulator`` and talks to it. Use it as a context manager, or `start` and `stop`.
 
-    def __init__(self, port: int = 0, *, host: str = "127.0.0.1", arguments: Sequence[str] = ()) -> None:
+    ``environment`` is what its interpreter needs to run, if anything.
+    """
+
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        host: str = "127.0.0.1",
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.host = host
         self.port = port
         self._arguments = list(arguments)
-        self._process: subprocess.Popen[str] | None = None
+        self._environment = environment or {}
+        self._child: Child | None = None
 
     def start(self) -> Self:
-        """Spawn; returns when the process accepts connections. `RuntimeError` if it ends instead."""
+        """Spawn; returns when the process accepts connections. `ProcessTrouble` if it ends instead."""
         command = [sys.executable, "-m", "simulator", "--host", self.host, "--port", str(self.port)]
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [*command, *self._arguments], cwd=_ROOT, stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
-        url = self._process.stdout.readline().strip()
-        if not url.startswith("http://"):
+        handle, log = tempfile.mkstemp(prefix="simulator-", suffix=".log")
+        os.close(handle)
+        self._child = child = Child([*command, *self._arguments], self._environment, Path(log))
+        try:
+            url = child.wait_for_line(lambda line: line.strip() if line.startswith("http://") else None)
+        except BaseException:
             self.stop()
-            raise RuntimeError("the simulator did not start")
+            raise
         self.port = int(url.rpartition(":")[2])
         return self
 
-    def stop(self, timeout_s: float = 10.0) -> int | None:
+    def stop(self, timeout_s: float = PATIENCE_S) -> int | None:
         """SIGTERM (SIGKILL after ``timeout_s``); returns the exit status, None when not running."""
-        process, self._process = self._process, None
-        if process is None:
+        child, self._child = self._child, None
+        if child is None:
             return None
-        process.terminate()
-        try:
-            process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-        return process.returncode
+        status = child.stop(timeout_s)
+        child.log_path.unlink(missing_ok=True)
+        return status
 
     def __enter__(self) -> Self:
         return self.start()
@@ -71,7 +76,7 @@ class SimulatorProcess:
     @property
     def pid(self) -> int | None:
         """Process id while running."""
-        return self._process.pid if self._process else None
+        return self._child.pid if self._child else None
 
     def script(self, name: str, script: Script) -> str:
         """Register a script; returns the model name that plays it."""
@@ -82,6 +87,14 @@ class SimulatorProcess:
         """Give requests for a model (``*``: any) a behaviour."""
         self._call("POST", "behave", {"model": model, "spec": spec, "times": times})
 
+    def offer(self, *models: str) -> None:
+        """List these models, until the next `reset`; any name is still answered."""
+        self._call("POST", "models", {"models": models})
+
+    def account(self, **facts: object) -> None:
+        """Set what the management API says: see `simulator.account.Account.put`."""
+        self._call("POST", "account", facts)
+
     def key(self, key: str, state: str) -> None:
         """Put an upstream key in a state."""
         self._call("POST", "keys", {key: state})
@@ -91,23 +104,23 @@ class SimulatorProcess:
         self._call("POST", "keys", dict(states))
 
     def tally(
-        self, since: int = 0, *, ended: int = 0, begun: int = 0, timeout_s: float = 10.0
+        self, since: int = 0, *, ended: int = 0, begun: int = 0, timeout_s: float = PATIENCE_S
     ) -> list[dict[str, Any]]:
-        """Entries after ``since``; waits until so many requests ended or begun. `TimeoutError`."""
+        """Return entries after ``since``; waits until as many requests ended or begun. `TimeoutError`."""
         query = f"tally?since={since}&ended={ended}&begun={begun}&timeout_s={timeout_s}"
         entries: list[dict[str, Any]] = self._call("GET", query, wait_s=timeout_s)["entries"]
         return entries
 
     def totals(self) -> dict[str, Any]:
-        """Sums per model."""
+        """Return the sums per model."""
         return self._call("GET", "totals")
 
     def connections(self) -> int:
-        """Open connections, not counting the one that asks."""
+        """Count open connections, not counting the one that asks."""
         return int(self._call("GET", "")["connections"]) - 1
 
     def requests(self, since: int = 0) -> list[dict[str, Any]]:
-        """The last requests in full; ``body`` is bytes."""
+        """Return the last requests in full; ``body`` is bytes."""
         seen: list[dict[str, Any]] = self._call("GET", f"requests?since={since}")["requests"]
         for item in seen:
             item["body"] = base64.b64decode(item.pop("body_base64"))
@@ -117,7 +130,7 @@ class SimulatorProcess:
         """Let scripts pass a `Wait`."""
         self._call("POST", f"gates/{name}")
 
-    def wait_gate(self, name: str, count: int = 1, timeout_s: float = 10.0) -> None:
+    def wait_gate(self, name: str, count: int = 1, timeout_s: float = PATIENCE_S) -> None:
         """Block until ``count`` scripts have reached a `Wait`."""
         self._call("GET", f"gates/{name}?count={count}&timeout_s={timeout_s}", wait_s=timeout_s)
 
@@ -130,7 +143,7 @@ class SimulatorProcess:
         self._call("POST", "reset", {"keep_scripts": keep_scripts})
 
     def _call(self, method: str, path: str, document: object = None, wait_s: float = 0.0) -> dict[str, Any]:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=10.0 + wait_s)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE_S + wait_s)
         try:
             body = None if document is None else json.dumps(document)
             connection.request(method, f"/_sim/{path}", body, {"Connection": "close"})

@@ -26,7 +26,7 @@ def _refusal(doc: str, name: str) -> Callable[[Refuser], Refuser]:
 
 
 def refuse(call: Call, key: str) -> Script | None:
-    """The script of a replacing fault; None when the call's fault is no such fault (or does not apply)."""
+    """Return the script of a replacing fault; None when the call's fault is none (or does not apply)."""
     name = call.options.fault
     if name.isdigit():
         if not 400 <= int(name) <= 599:
@@ -38,7 +38,7 @@ def refuse(call: Call, key: str) -> Script | None:
 def status_script(
     wire_format: str, status: int, options: Options | None = None, message: str = "", kind: str = ""
 ) -> Script:
-    """An error answer, with ``retry_after``, ``should_retry`` and ``envelope`` as the options say."""
+    """Make an error answer, with ``retry_after``, ``should_retry`` and ``envelope`` as the options say."""
     options = options or Options()
     body, content_type = enveloped(options.envelope, wire_format, status, message, kind)
     headers = list(base_headers(wire_format, content_type))
@@ -74,6 +74,31 @@ _named("unavailable", 503, "503, native")
 _named("overloaded", 529, "529, native")
 _named("html_502", 502, "502 with an HTML page", envelope="html")
 _named("html_524", 524, "524 with an HTML page", envelope="html")
+
+
+def _resellers(call: Call, status: int, message: str, metadata: dict[str, object]) -> Script:
+    error = {"code": status, "message": message, "metadata": metadata}
+    body = msgspec.json.encode({"error": error, "user_id": "user_sim"})
+    wait = call.options.retry_after
+    return _body(status, [("Content-Type", JSON), *([("Retry-After", wait)] if wait else [])], body)
+
+
+@_refusal("403 of a reseller's content check", "flagged")
+def _flagged(call: Call, key: str) -> Script:
+    message = f"{call.model} requires moderation. Your input was flagged for: violence"
+    return _resellers(call, 403, message, {"reasons": ["violence"], "flagged_input": "drill"})
+
+
+@_refusal("429 of a provider that a reseller asked, without Retry-After unless given", "model_busy")
+def _model_busy(call: Call, key: str) -> Script:
+    raw = f"{call.model} is temporarily rate-limited upstream"
+    return _resellers(call, 429, "Provider returned error", {"provider_name": "Sim", "raw": raw})
+
+
+@_refusal("429 that no key would spare a request of this size", "over_limit")
+def _over_limit(call: Call, key: str) -> Script:
+    message = f"Request too large for {call.model} on tokens per min (TPM): Limit 30000, Requested 500000."
+    return status_script(call.format, 429, None, message, "tokens")
 
 
 @_refusal("404, native", "model_not_found")

@@ -41,7 +41,7 @@ class Rules:
             )
 
     def next_for(self, model: object) -> str | None:
-        """The behaviour of the next request for ``model``; counts as used."""
+        """Return the behaviour of the next request for ``model``; counts as used."""
         with self._lock:
             for name in (model, "*"):
                 rules = self._rules.get(name, []) if isinstance(name, str) else []
@@ -56,6 +56,6 @@ class Rules:
         return None
 
     def clear(self) -> None:
-        """No rules."""
+        """Remove all rules."""
         with self._lock:
             self._rules.clear()

@@ -141,7 +141,7 @@ class Simulator:
         return self.tally.entries(since)
 
     def requests(self, since: int = 0) -> list[Seen]:
-        """The last requests in full."""
+        """Return the last requests in full."""
         return self.tally.requests(since)
 
     def open_gate(self, name: str) -> None:

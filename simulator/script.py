@@ -34,7 +34,7 @@ class Head:
     flush: bool = True
 
     def render(self, request_id: str) -> bytes:
-        """The bytes, including the blank line."""
+        """Write the bytes, including the blank line."""
         lines = [f"{self.version} {self.status} {self.reason or _reason(self.status)}"]
         lines += [f"{name}: {value.replace('{request_id}', request_id)}" for name, value in self.headers]
         if self.framing == "chunked":
@@ -134,14 +134,14 @@ class Script:
 
     @classmethod
     def of(cls, *steps: Step, tokens: Tokens | None = None, cut: bool = False) -> Script:
-        """A script of these steps."""
+        """Make a script of these steps."""
         return cls(steps, tokens=tokens, cut=cut)
 
     @classmethod
     def raw(
         cls, data: bytes, *, per_send: int = 0, tokens: Tokens | None = None, cut: bool = False
     ) -> Script:
-        """Exactly these bytes, from the status line on, then close."""
+        """Send exactly these bytes, from the status line on, then close."""
         return cls((Raw(data, per_send, announces=tokens),), tokens=tokens, cut=cut)
 
     @classmethod
@@ -154,7 +154,7 @@ class Script:
         headers: Headers = (),
         tokens: Tokens | None = None,
     ) -> Script:
-        """A plain answer with Content-Length."""
+        """Send a plain answer with Content-Length."""
         head = Head(status, (("Content-Type", content_type), *headers), "length", len(data), flush=False)
         return cls((head, Data(data, announces=tokens), End()), tokens=tokens)
 
@@ -168,7 +168,7 @@ class Script:
         end: bool = True,
         tokens: Tokens | None = None,
     ) -> Script:
-        """A chunked event stream, one chunk per item; ``end=False`` closes without the last chunk."""
+        """Send a chunked event stream, one chunk per item; ``end=False`` closes without the last chunk."""
         head = Head(200, (("Content-Type", "text/event-stream; charset=utf-8"), *headers), "chunked")
         data = [Data(event, per_send) for event in events]
         if tokens is not None and data:
@@ -192,7 +192,7 @@ _NAMED_STEPS: dict[str, type[Close] | type[Reset] | type[Stall]] = {
 
 
 def script_from_json(document: Mapping[str, Any]) -> Script:
-    """Build a script from its JSON form (`script_to_json`); a mistake is a `ValueError` that names it."""
+    """Build a script from its JSON form (`script_to_json`); raises `ValueError` naming a mistake."""
     steps = tuple(_step_from_json(item) for item in document["steps"])
     tokens = document.get("tokens")
     return Script(
@@ -233,7 +233,7 @@ def _step_from_json(item: Mapping[str, Any]) -> Step:
 
 
 def script_to_json(script: Script) -> dict[str, Any]:
-    """The JSON form of a script: what `POST /_sim/scripts` takes."""
+    """Return the JSON form of a script: what `POST /_sim/scripts` takes."""
     return {
         "steps": [_step_to_json(step) for step in script.steps],
         "tokens": script.tokens.as_dict() if script.tokens else None,

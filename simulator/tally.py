@@ -38,7 +38,8 @@ class Entry:
     """What happened to one request.
 
     ``spent`` is what the whole answer costs, ``announced`` what the bytes sent so far said (None: nothing
-    yet), ``chunks`` the events (or plain bodies) sent, ``end`` one of open, finished, cut, client_gone.
+    yet), ``units`` what it costs beside text tokens, ``tier`` the service tier it is answered in (empty: the
+    usual one), ``chunks`` the events (or plain bodies) sent, ``end`` one of open, finished, cut, client_gone.
     ``status`` is 0 until a status line was sent. ``began`` (the request had been read) and ``ended`` are
     seconds of the epoch; ``ended`` is 0 while it is open.
     """
@@ -63,13 +64,15 @@ class Entry:
     bytes_out: int = 0
     spent: Tokens | None = None
     announced: Tokens | None = None
+    units: dict[str, float] = field(default_factory=dict)
+    tier: str = ""
     end: str = OPEN
     began: float = field(default_factory=time.time)
     ended: float = 0.0
     epoch: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the entry for JSON."""
         document = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "epoch"}
         for name in ("spent", "announced"):
             document[name] = document[name].as_dict() if document[name] else None
@@ -164,17 +167,17 @@ class Tally:
         return self._ended
 
     def entries(self, since: int = 0) -> list[Entry]:
-        """Entries with ``seq`` > ``since``, oldest first. The objects are live: an open one still changes."""
+        """Return entries with ``seq`` > ``since``, oldest first. They are live: an open one still changes."""
         with self._changed:
             return [entry for entry in self._entries if entry.seq > since]
 
     def requests(self, since: int = 0) -> list[Seen]:
-        """The last requests in full, with ``seq`` > ``since``."""
+        """Return the last requests in full, with ``seq`` > ``since``."""
         with self._changed:
             return [seen for seen in self._seen if seen.seq > since]
 
     def totals(self) -> dict[str, dict[str, Any]]:
-        """Sums per model over all ended requests; exact even when old entries were dropped."""
+        """Sum up all ended requests per model; exact even when old entries were dropped."""
         with self._changed:
             return {
                 model: {

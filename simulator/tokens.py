@@ -27,5 +27,5 @@ class Tokens:
         return self.fresh + self.cache_read + self.cache_write
 
     def as_dict(self) -> dict[str, int]:
-        """For JSON."""
+        """Return the counts for JSON."""
         return asdict(self)

@@ -21,16 +21,16 @@ _NUMBERS: dict[str, Callable[[int], str]] = {
     "huge": lambda n: "1000000000000000",
 }
 
-_MEANINGLESS = frozenset({*_LITERALS, "fraction", "negative", "bool", "nan", "huge"})
+_MEANINGLESS = frozenset({*_LITERALS, "all_zero", "fraction", "negative", "bool", "nan", "huge"})
 
 
 def announces(tokens: Tokens, shape: str) -> Tokens | None:
-    """What a usage object of this shape tells a reader; None when it tells nothing usable."""
+    """Return what a usage object of this shape tells a reader; None when it tells nothing usable."""
     return None if shape in _MEANINGLESS else tokens
 
 
 def openai_usage(tokens: Tokens, shape: str = "std") -> Any:
-    """The `usage` value of a chat answer: prompt and completion include their details."""
+    """Return the `usage` value of a chat answer: prompt and completion include their details."""
     if shape in _LITERALS:
         return _LITERALS[shape]
     if shape in _NUMBERS:
@@ -38,8 +38,17 @@ def openai_usage(tokens: Tokens, shape: str = "std") -> Any:
     return _OPENAI_SHAPES.get(shape, _openai_full)(tokens)
 
 
+def responses_usage(tokens: Tokens, shape: str = "std") -> Any:
+    """Return the `usage` value of a response: input includes what was read from and written to a cache."""
+    if shape in _LITERALS:
+        return _LITERALS[shape]
+    if shape in _NUMBERS:
+        return _renumbered(_responses_bare(tokens), shape)
+    return _RESPONSES_SHAPES.get(shape, _responses_full)(tokens)
+
+
 def anthropic_usage(tokens: Tokens, shape: str = "std") -> Any:
-    """The `usage` value of a message: input excludes both cache counts."""
+    """Return the `usage` value of a message: input excludes both cache counts."""
     if shape in _LITERALS:
         return _LITERALS[shape]
     if shape in _NUMBERS:
@@ -107,6 +116,31 @@ def _null_details(tokens: Tokens) -> dict[str, Any]:
     return _openai_bare(tokens) | details
 
 
+def _responses_bare(tokens: Tokens) -> dict[str, Any]:
+    total = tokens.prompt + tokens.output
+    return {"input_tokens": tokens.prompt, "output_tokens": tokens.output, "total_tokens": total}
+
+
+def _responses_full(tokens: Tokens) -> dict[str, Any]:
+    details: dict[str, Any] = {"cached_tokens": tokens.cache_read, "cache_write_tokens": tokens.cache_write}
+    if tokens.cache_write_1h:
+        split = {"ttl_30m_tokens": tokens.cache_write_5m, "ttl_12h_tokens": tokens.cache_write_1h}
+        details["cache_write_tokens_details"] = split
+    return {
+        **_responses_bare(tokens),
+        "input_tokens_details": details,
+        "output_tokens_details": {"reasoning_tokens": tokens.reasoning},
+    }
+
+
+def _responses_null_details(tokens: Tokens) -> dict[str, Any]:
+    return _responses_bare(tokens) | {"input_tokens_details": None, "output_tokens_details": None}
+
+
+def _all_zero(tokens: Tokens) -> dict[str, Any]:
+    return dict.fromkeys(_responses_full(tokens), 0) | {"input_tokens_details": {"cached_tokens": 0}}
+
+
 def _anthropic_bare(tokens: Tokens) -> dict[str, Any]:
     return {
         "input_tokens": tokens.fresh,
@@ -136,7 +170,7 @@ def _server_tools(tokens: Tokens) -> dict[str, Any]:
 
 
 def _iterations(tokens: Tokens) -> dict[str, Any]:
-    """Compaction spends 2000/50 beyond the top-level counts."""
+    """Return iterations in which compaction spends 2000/50 beyond the top-level counts."""
     steps = [
         {"type": "compaction", "input_tokens": 2000, "output_tokens": 50},
         {"type": "message", "input_tokens": tokens.fresh, "output_tokens": tokens.output},
@@ -157,6 +191,12 @@ _OPENAI_SHAPES: dict[str, Callable[[Tokens], dict[str, Any]]] = {
     "zero_native": _zero_native,
     "anthropic": _anthropic_bare,
     "null_details": _null_details,
+}
+
+_RESPONSES_SHAPES: dict[str, Callable[[Tokens], dict[str, Any]]] = {
+    "bare": _responses_bare,
+    "null_details": _responses_null_details,
+    "all_zero": _all_zero,
 }
 
 _ANTHROPIC_SHAPES: dict[str, Callable[[Tokens], dict[str, Any]]] = {

@@ -39,11 +39,11 @@ class Request:
     fields: dict[str, str] = field(default_factory=dict)
 
     def header(self, name: str) -> str | None:
-        """Value of a header by its lower-case name (duplicates joined with a comma), or None."""
+        """Return a header's value by its lower-case name (duplicates joined with a comma), or None."""
         return self.fields.get(name)
 
     def params(self) -> dict[str, str]:
-        """The query string, last value of each name."""
+        """Return the query string's parameters, the last value of each name."""
         return {name: values[-1] for name, values in parse_qs(self.query).items()}
 
     @property
@@ -95,7 +95,7 @@ class Wire:
         self.bytes_out += len(data)
 
     def peer_gone(self) -> bool:
-        """Whether the peer has closed its side; never blocks, never consumes."""
+        """Return whether the peer has closed its side; never blocks, never consumes."""
         try:
             self._sock.settimeout(0.0)
             return self._sock.recv(1, socket.MSG_PEEK) == b""

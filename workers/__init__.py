@@ -1,1 +1,1 @@
-"""Background work: what happens to a record after the answer has been sent."""
+"""What a worker runs beside requests: booking records, refreshing what is cached, adopting journals."""

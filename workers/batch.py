@@ -39,13 +39,13 @@ class BatchBuffer(Generic[Item]):
         self._items.append(item)
 
     def is_ready(self, now: float) -> bool:
-        """Whether the batch is due: full, or its first item is `max_age_s` old."""
+        """Return whether the batch is due: full, or its first item is `max_age_s` old."""
         if self._first_at is None:
             return False
         return len(self._items) >= self._max_size or now - self._first_at >= self._max_age_s
 
     def next_deadline(self, now: float) -> float | None:
-        """Seconds until the batch is due by age; 0 when it is due already, None when there is nothing."""
+        """Return the seconds until the batch is due by age; 0 when it is due, None when there is nothing."""
         if self._first_at is None:
             return None
         if self.is_ready(now):

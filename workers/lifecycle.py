@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from workers.log_writer import BatchPolicy, Books, LogWriter, RecordQueue
+from workers.log_writer import BatchPolicy, LogWriter, RecordQueue, RecordStore
 
 log = logging.getLogger(__name__)
 
@@ -17,12 +17,12 @@ STOP_TIMEOUT_S = int(DRAIN_TIMEOUT_S) + 10
 
 def start(
     queue: RecordQueue,
-    books: Books,
+    books: RecordStore,
     *,
     batch_size: int,
     flush_ms: int,
     on_booked: Callable[[Mapping[str, int]], None] | None = None,
-    on_settled: Callable[[int], None] | None = None,
+    on_booked_up_to: Callable[[int], None] | None = None,
 ) -> LogWriter:
     """Start the writer of this process; call it in a worker, after the fork."""
     writer = LogWriter(
@@ -30,14 +30,14 @@ def start(
         books,
         policy=BatchPolicy(size=batch_size, max_age_s=flush_ms / 1000),
         on_booked=on_booked,
-        on_settled=on_settled,
+        on_booked_up_to=on_booked_up_to,
     )
     writer.start()
     return writer
 
 
 def drain(writer: LogWriter, timeout_s: float = DRAIN_TIMEOUT_S, stalled_timeout_s: float = 3.0) -> int:
-    """Book what is left, for at most `timeout_s`; returns how many records were lost by giving up.
+    """Book what is left, for at most `timeout_s`; return how many records were lost by giving up.
 
     Where the journal has all that is left, there is no point in waiting for a store that fails or hangs: the
     writer gives up at its first failure, and here it is given up when `stalled_timeout_s` book nothing.
@@ -47,8 +47,8 @@ def drain(writer: LogWriter, timeout_s: float = DRAIN_TIMEOUT_S, stalled_timeout
     while not writer.is_done and (left_s := deadline - time.monotonic()) > 0:
         batches = writer.counts.batches
         writer.wait(min(left_s, stalled_timeout_s))
-        if writer.counts.batches == batches and not writer.unkept:
+        if writer.counts.batches == batches and not writer.memory_only:
             break
     lost = writer.terminate()
-    log.info("log writer stopped: %d records written, %d lost", writer.counts.written, writer.lost)
+    log.info("worker stopped: %d records written, %d lost", writer.counts.written, writer.lost)
     return lost

@@ -18,10 +18,11 @@ import gevent
 from bson.errors import BSONError
 from gevent.event import Event
 
-from app.adapters.mongo.record_writes import DeadLetter
-from app.adapters.mongo.settlement import BookedBatch
-from app.core.ports import StoreUnavailable
-from app.core.records import SequencedRecord
+from app.common.errors import StoreUnavailable
+from app.common.isolation import isolate
+from app.persistence.booking import BookedBatch
+from app.persistence.record_writes import DeadLetter
+from app.records.records import SequencedRecord
 from workers.batch import BatchBuffer
 
 log = logging.getLogger(__name__)
@@ -44,18 +45,21 @@ _DOCUMENT_FAULTS = (
 )
 """What a record that is not as it should be can raise; anything else is a fault of the surroundings."""
 
+# Records taken at once: turning them into documents takes half a millisecond, then requests go first.
 _SLICE = 100
-"""Records taken at once: turning them into documents takes half a millisecond, then requests go first."""
 
 
 def _noted_charge(record: SequencedRecord) -> dict[str, int]:
-    """What was counted against a user's cached balance for a record that is not going to be charged."""
+    """Return what was counted against a user's cached balance for a record that will not be charged."""
     user_id, cost = record.document.get("userId"), record.document.get("costNanoUsd")
     return {user_id: cost} if isinstance(user_id, str) and isinstance(cost, int) and cost else {}
 
 
-class Books(Protocol):
-    """Where batches are booked; `app.adapters.mongo.settlement.Settlement` in production."""
+class RecordStore(Protocol):
+    """Where batches are booked; `app.persistence.booking.Booking` in production.
+
+    A boundary: the writer knows no database.
+    """
 
     def apply(self, batch: Sequence[SequencedRecord]) -> BookedBatch:
         """Book the batch; repeating it changes nothing. Raises `StoreUnavailable` to be called again."""
@@ -65,28 +69,31 @@ class Books(Protocol):
 
 
 class RecordQueue(Protocol):
-    """Where records come from; `app.adapters.journal.JournaledQueue` in production."""
+    """Where records come from; `app.journal.JournaledQueue` in production.
+
+    A boundary: the writer knows no disk.
+    """
 
     lost: int
 
     def __len__(self) -> int:
-        """How many records wait."""
+        """Return how many records wait."""
 
     def take(self, max_items: int, timeout_s: float | None, at_least: int = 1) -> list[SequencedRecord]:
         """Wait for records, in the order of their numbers."""
 
     @property
-    def unkept(self) -> int:
+    def memory_only(self) -> int:
         """How many records, taken but not booked ones included, are lost if they are not booked."""
 
     def close(self) -> None:
-        """Do not wait for more."""
+        """Wait for no more records."""
 
     def oldest_queued_at(self) -> float | None:
-        """When the longest waiting record was put (monotonic)."""
+        """Return when the longest waiting record was put (monotonic)."""
 
     def abandon(self, in_hand: Sequence[SequencedRecord]) -> int:
-        """Nothing more will be taken: count what is lost by that, `in_hand` being taken but not booked."""
+        """Count what is lost when nothing more is taken, `in_hand` being taken but not booked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,7 @@ class Backoff:
     closing_cap_s: float = 0.5
 
     def delay_s(self, failures: int, random: float, *, closing: bool) -> float:
-        """How long to wait after so many failures in a row (1 or more); `random` is from 0 to 1."""
+        """Return how long to wait after `failures` in a row (1 or more); `random` is from 0 to 1."""
         cap = self.closing_cap_s if closing else self.cap_s
         nominal = min(cap, self.first_s * 2.0 ** min(failures - 1, 30))
         return nominal * (0.5 + random / 2)
@@ -121,25 +128,24 @@ class WriterCounts:
     batches: int = 0
     retries: int = 0
     dead: int = 0
-    abandoned: int = 0
     last_error: str | None = None
 
 
 class LogWriter:
-    """Books what comes through `queue`, in order, each batch until it succeeds.
+    """Book what comes through `queue`, in order, each batch until it succeeds.
 
-    `on_booked` is told what each user's records of a booked batch cost, in nano-dollars, `on_settled` the
-    highest record number up to which everything is in the store (or put aside).
+    `on_booked` is told what each user's records of a booked batch cost, in nano-dollars, `on_booked_up_to`
+    the highest record number up to which everything is in the store (or put aside).
     """
 
     def __init__(
         self,
         queue: RecordQueue,
-        books: Books,
+        books: RecordStore,
         *,
         policy: BatchPolicy | None = None,
         on_booked: Callable[[Mapping[str, int]], None] | None = None,
-        on_settled: Callable[[int], None] | None = None,
+        on_booked_up_to: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = system_random,
     ) -> None:
@@ -148,11 +154,11 @@ class LogWriter:
         self._policy = policy or BatchPolicy()
         self._buffer: BatchBuffer[SequencedRecord] = BatchBuffer(self._policy.size, self._policy.max_age_s)
         self._on_booked = on_booked
-        self._on_settled = on_settled
+        self._on_settled = on_booked_up_to
         self._clock = clock
         self._random = random
         # What is being booked, in order: one batch, or the pieces a faulty one was cut into.
-        self._booking: deque[list[SequencedRecord]] = deque()
+        self._booking: deque[Sequence[SequencedRecord]] = deque()
         self._failures = 0
         self._retry_at = 0.0
         self._closing = False
@@ -177,9 +183,9 @@ class LogWriter:
         return self._queue.lost
 
     @property
-    def unkept(self) -> int:
+    def memory_only(self) -> int:
         """How many records would be lost by giving up now; the journal keeps the others."""
-        return self._queue.unkept
+        return self._queue.memory_only
 
     @property
     def is_done(self) -> bool:
@@ -192,7 +198,7 @@ class LogWriter:
         return self._failures > 0
 
     def oldest_unsent_age(self, now: float | None = None) -> float:
-        """Seconds since the oldest unsent record was put into the queue; 0 when there is none."""
+        """Return the seconds since the oldest unsent record was put into the queue; 0 when there is none."""
         first = self._booking[0][0].queued_at if self._booking else self._buffer.first_at
         oldest = self._queue.oldest_queued_at() if first is None else first
         return 0.0 if oldest is None else max(0.0, (self._clock() if now is None else now) - oldest)
@@ -211,23 +217,23 @@ class LogWriter:
             items = self._buffer.drain()
             if items:
                 self._booking.append(items)
-        while self._booking and now >= self._retry_at and not self._terminated:
-            self._book_next(now)
+        if self._booking and now >= self._retry_at and not self._terminated:
+            self._book(now)
 
     def close(self) -> None:
-        """Stop intake: the queue refuses records from now on. What is there is still booked. Idempotent."""
+        """Stop waiting for more. What is there, and what is still put, is booked. Idempotent."""
         self._closing = True
         self._queue.close()
         self._retry_at = 0.0
         self._wake.set()
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until it is done, at most this long."""
+        """Wait until the writer is done, at most this long."""
         if self._greenlet is not None:
             self._greenlet.join(timeout_s)
 
     def join(self, timeout_s: float | None = None) -> int:
-        """Wait until everything is booked, then give up; returns how many records had to be left behind."""
+        """Wait until everything is booked, then give up; return how many records had to be left behind."""
         if not self._closing:
             self.close()
         if self._greenlet is not None:
@@ -260,8 +266,8 @@ class LogWriter:
                 self._pause()
 
     def _may_give_up(self) -> bool:
-        """At the end, a store that failed is not waited for on account of what the journal keeps anyway."""
-        return self._has_failed_closing and not self._queue.unkept
+        """Return whether to give up at the end: on a store that failed, where the journal keeps the rest."""
+        return self._has_failed_closing and not self._queue.memory_only
 
     def _wait_for_work(self) -> None:
         """Collect records until the batch is due; while a batch is being retried, wait for its next turn."""
@@ -292,37 +298,28 @@ class LogWriter:
         if not self._terminated:
             self._wake.clear()
 
-    def _book_next(self, now: float) -> None:
-        batch = self._booking[0]
+    def _book(self, now: float) -> None:
         try:
-            booked = self._books.apply(batch)
+            isolate(self._booking, self._apply, self._is_records_fault, self._put_aside)
         except StoreUnavailable as error:
             self._note_failure(now, error)
-        except _DOCUMENT_FAULTS as error:
-            log.exception("booking %d records failed unexpectedly", len(batch))
-            self._isolate(batch, error, now)
         except Exception as error:
             # Nothing says that a record is at fault: keep them all and try again.
-            log.exception("booking %d records failed unexpectedly", len(batch))
+            log.exception("booking %d records failed unexpectedly", len(self._booking[0]))
             self._note_failure(now, error)
-        else:
-            self._booking.popleft()
-            self._note_success(batch, booked)
 
-    def _isolate(self, batch: list[SequencedRecord], error: Exception, now: float) -> None:
-        """Cut the batch in half to find the record at fault, and put that one aside."""
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            self._booking.popleft()
-            self._booking.extendleft((batch[middle:], batch[:middle]))
-            return
-        try:
-            letter = self._books.put_aside(batch[0], f"{type(error).__name__}: {error}")
-        except StoreUnavailable as unavailable:
-            self._note_failure(now, unavailable)
-        else:
-            self._booking.popleft()
-            self._note_success(batch, BookedBatch(0, _noted_charge(batch[0]), (letter,)))
+    def _apply(self, batch: Sequence[SequencedRecord]) -> None:
+        self._note_success(batch, self._books.apply(batch))
+
+    def _is_records_fault(self, error: Exception) -> bool:
+        if not isinstance(error, _DOCUMENT_FAULTS):
+            return False
+        log.error("booking %d records failed unexpectedly", len(self._booking[0]), exc_info=error)
+        return True
+
+    def _put_aside(self, record: SequencedRecord, error: Exception) -> None:
+        letter = self._books.put_aside(record, f"{type(error).__name__}: {error}")
+        self._note_success([record], BookedBatch(0, _noted_charge(record), (letter,)))
 
     def _note_failure(self, now: float, error: Exception) -> None:
         self._failures += 1
@@ -335,7 +332,7 @@ class LogWriter:
         if self._failures == 1:
             log.warning("records cannot be booked and are kept (%d unsent): %s", self.unsent, error)
 
-    def _note_success(self, batch: list[SequencedRecord], booked: BookedBatch) -> None:
+    def _note_success(self, batch: Sequence[SequencedRecord], booked: BookedBatch) -> None:
         if self._failures:
             log.info("records are booked again after %d failed attempts", self._failures)
         self._failures = 0
@@ -361,6 +358,4 @@ class LogWriter:
     def _abandon(self) -> int:
         left = [record for batch in self._booking for record in batch] + self._buffer.drain()
         self._booking.clear()
-        lost = self._queue.abandon(left)
-        self.counts.abandoned += lost
-        return lost
+        return self._queue.abandon(left)

@@ -8,10 +8,10 @@ import ctypes
 from collections.abc import Callable
 
 TRIM_S = 60.0
-"""Between two times."""
+"""Seconds between two calls of what gives free memory back."""
 
 
 def trimmer() -> Callable[[], object] | None:
-    """What gives free memory back; None where the C library is not glibc, which alone has this."""
+    """Return what gives free memory back; None where the C library is not glibc, which alone has this."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return None if trim is None else lambda: trim(0)

@@ -1,140 +1,240 @@
-"""Charts over time, as SVG to be put into a page.
+"""Charts over time: what the browser draws (`static/js/chart.js`), and the same as a table.
 
-pygal draws them; its own style sheets and scripts are taken out again, since the page's
-Content-Security-Policy allows neither inside a page. Colours come from `weir.css`, so that a chart follows
-light and dark by itself.
-What a point says when it is pointed at is in its `<title>`.
+A chart is JSON in its page. Colours are names of the style sheet: those of outcomes are fixed, those of
+models, users and keys follow from the name, so that it has the same one on every page.
 """
 
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Any
-from xml.etree import ElementTree
+from zlib import crc32
 
-import pygal
-from markupsafe import Markup
+from app.admin.formats import milliseconds, number, percent, usd
+from app.statistics.figures import Totals
+from app.statistics.histogram import percentile_ms
+from app.statistics.periods import Period
+from app.statistics.timeseries import DAY, MONTH, Bucket, Series, Timeline
 
-from app.admin.formats import milliseconds, number, usd
-from app.core.histogram import percentile_ms
-from app.core.stats import Totals
-from app.core.timeseries import DAY, MONTH, Bucket, Series
+COUNT, USD, MS, PERCENT = "count", "usd", "ms", "percent"
+OTHERS = "others"
 
-# pygal leaves a hook of a kind that Python has given up in the import system. It is for maps.
-sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
-
-_WIDTH, _HEIGHT = 640, 240
-_LABELS_SHOWN = 6
-_NO_KEY = "others"
-_OPTIONS: Mapping[str, Any] = {
-    "width": _WIDTH,
-    "height": _HEIGHT,
-    "margin": 6,
-    "js": (),
-    "no_prefix": True,
-    "disable_xml_declaration": True,
-    "legend_at_bottom": True,
-    "legend_box_size": 10,
-    "truncate_label": -1,
-    "truncate_legend": 26,
-    "show_minor_x_labels": False,
-    "min_scale": 3,
-    "max_scale": 5,
+_COLOURS = 10
+_OTHER = "series-other"
+_FIXED = {
+    "ok": "series-2",
+    "failed": "series-1",
+    "refused": _OTHER,
+    "p50": "series-2",
+    "p95": "series-0",
+    "p99": "series-1",
+    OTHERS: _OTHER,
+}
+_WRITTEN: Mapping[str, Callable[[Any], str]] = {
+    COUNT: number,
+    USD: usd,
+    MS: milliseconds,
+    PERCENT: percent,
 }
 
-_Values = list[int | None]
+Value = int | float | None
 
 
 @dataclass(frozen=True, slots=True)
+class Metric:
+    """Something that is drawn: what it is called, its unit, and its value of some sums.
+
+    `adds_up`: parts are stacked, and all together is their sum.
+    """
+
+    name: str
+    title: str
+    unit: str
+    value: Callable[[Totals], Value]
+    adds_up: bool = True
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(100 * part / whole, 2) if whole else None
+
+
+def _hit_share(totals: Totals) -> float | None:
+    share = totals.cache_hit_share
+    return None if share is None else 100 * share
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("cost", "Cost", USD, lambda sums: sums.cost_nano_usd),
+        Metric("requests", "Requests", COUNT, lambda sums: sums.requests),
+        Metric("tokens", "Tokens, fresh", COUNT, lambda sums: sums.input_tokens + sums.output_tokens),
+        Metric("output", "Tokens, output", COUNT, lambda sums: sums.output_tokens),
+        Metric("failures", "Failures", COUNT, lambda sums: sums.errors - sums.rejected),
+        Metric("refusals", "Refusals", COUNT, lambda sums: sums.rejected),
+        Metric(
+            "success", "Success", PERCENT, lambda sums: _share(sums.success, sums.requests), adds_up=False
+        ),
+        Metric("latency", "Latency, p95", MS, lambda sums: percentile_ms(sums.latency, 95), adds_up=False),
+        Metric("cache", "Cache hits, share", PERCENT, _hit_share, adds_up=False),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What there is of one name, a value for each bucket."""
+
+    name: str
+    colour: str
+    values: Sequence[Value]
+    key: str | None = None
+    """What the name is asked by in the address; None: nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A drawn chart: what it shows, what it comes to in words, and the picture (None: nothing to draw)."""
+    """A chart: buckets of time, and what there is in each."""
 
     name: str
     title: str
     summary: str
-    svg: Markup | None
+    unit: str
+    adds_up: bool
+    starts: Sequence[datetime]
+    end: datetime
+    labels: Sequence[str]
+    ticks: Sequence[str]
+    running: bool
+    lines: Sequence[Line]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to draw."""
+        return not any(value for line in self.lines for value in line.values)
+
+    def written(self, value: Value) -> str:
+        """Write a value with its unit."""
+        return _WRITTEN[self.unit](value)
+
+    def rows(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield the chart as a table: each bucket, and what there is of each name, newest first."""
+        for index in reversed(range(len(self.starts))):
+            yield self.labels[index], [self.written(line.values[index]) for line in self.lines]
+
+    def to_json(self, here: str, requests: str) -> dict[str, Any]:
+        """Return what the browser draws; `here` and `requests` are the addresses it leads to."""
+        return {
+            "kind": "bars" if self.adds_up else "lines",
+            "unit": self.unit,
+            "starts": [int(start.timestamp()) for start in self.starts],
+            "end": int(self.end.timestamp()),
+            "labels": self.labels,
+            "ticks": self.ticks,
+            "running": self.running,
+            "here": here,
+            "requests": requests,
+            "series": [
+                {"name": line.name, "colour": line.colour, "values": line.values} for line in self.lines
+            ],
+        }
 
 
-def draw(series: Series, tz: tzinfo) -> list[Chart]:
-    """The charts of a period. Takes tens of milliseconds of CPU: keep it off the event loop.
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """Give each name its colour: the same everywhere, but where two of one chart would share it."""
+    found: dict[str, str] = {}
+    for name in names:
+        if name in _FIXED:
+            found[name] = _FIXED[name]
+            continue
+        own = crc32(name.encode("utf-8", "surrogatepass")) % _COLOURS
+        free = (f"series-{(own + step) % _COLOURS}" for step in range(_COLOURS))
+        found[name] = next((colour for colour in free if colour not in found.values()), f"series-{own}")
+    return found
 
-    `series` is by model, ranked by cost, with histograms.
-    """
+
+def home_charts(series: Series, period: Period, tz: tzinfo) -> list[Chart]:
+    """Return the charts of a period; `series` is by model, ranked by cost, with histograms."""
     buckets = series.buckets
+    total = _together(buckets)
+    worst = percentile_ms(total.latency, 99)
+    endings = {
+        "ok": [bucket.total.success for bucket in buckets],
+        "failed": [bucket.total.errors - bucket.total.rejected for bucket in buckets],
+        "refused": [bucket.total.rejected for bucket in buckets],
+    }
+    latency = {
+        f"p{part}": [percentile_ms(bucket.total.latency, part) for bucket in buckets] for part in (50, 95, 99)
+    }
+    frame = _frame(series, period, tz)
+    return [
+        Chart(
+            name="requests", title="Requests", unit=COUNT, adds_up=True, lines=_lines(endings),
+            summary=f"{number(total.requests)} in all, {number(total.errors - total.rejected)} failed",
+            **frame,
+        ),
+        metric_chart(METRICS["cost"], series, period, tz),
+        Chart(
+            name="latency", title="Latency", unit=MS, adds_up=False, lines=_lines(latency),
+            summary=f"99 of 100 within {milliseconds(worst)}", **frame,
+        ),
+    ]  # fmt: skip
+
+
+def metric_chart(
+    metric: Metric, series: Series, period: Period, tz: tzinfo, name_of: Callable[[str], str] = str
+) -> Chart:
+    """Return the chart of a metric: a line for each key of the series, and one of all others that add up.
+
+    `name_of` says what may be seen of a key.
+    """
+    total = _together(series.buckets)
+    nothing = Totals()
+    lines = []
+    shown = colours(map(name_of, series.keys))
+    for key in series.keys:
+        name, values = (
+            name_of(key),
+            [metric.value(bucket.parts.get(key, nothing)) for bucket in series.buckets],
+        )
+        lines.append(Line(name, shown[name], values, name))
+    rest = [metric.value(bucket.other if series.keys else bucket.total) for bucket in series.buckets]
+    if not series.keys:
+        lines.append(Line("all", "series-0", rest))
+    elif metric.adds_up and any(rest):
+        lines.append(Line(OTHERS, _OTHER, rest))
+    whole = _WRITTEN[metric.unit](metric.value(total))
+    return Chart(
+        name=metric.name, title=metric.title, summary=f"{whole} in all" if metric.adds_up else whole,
+        unit=metric.unit, adds_up=metric.adds_up, lines=lines, **_frame(series, period, tz),
+    )  # fmt: skip
+
+
+def _lines(values: Mapping[str, Sequence[Value]]) -> list[Line]:
+    shown = colours(values)
+    return [Line(name, shown[name], row) for name, row in values.items()]
+
+
+def _together(buckets: Iterable[Bucket]) -> Totals:
     total = Totals()
     for bucket in buckets:
         total.merge(bucket.total)
-    labels = _labels(series, tz)
-    worst = percentile_ms(total.latency, 99)
-    return [
-        _bars(
-            "requests", "Requests", f"{number(total.requests)} in all", labels, _by_ending(buckets), number
-        ),
-        _bars(
-            "cost",
-            "Cost",
-            f"{usd(total.cost_nano_usd)} in all",
-            labels,
-            _by_model(series, lambda totals: totals.cost_nano_usd),
-            usd,
-        ),
-        _bars(
-            "errors",
-            "Errors",
-            f"{number(total.errors)} requests that did not end well",
-            labels,
-            _by_fault(buckets),
-            number,
-        ),
-        _lines(
-            "latency",
-            "Latency",
-            f"99 of 100 within {milliseconds(worst)}",
-            labels,
-            _percentiles(buckets),
-        ),
-    ]
+    return total
 
 
-def _by_ending(buckets: Sequence[Bucket]) -> dict[str, _Values]:
+def _frame(series: Series, period: Period, tz: tzinfo) -> dict[str, Any]:
+    """Return what all charts of a series have alike: its buckets, and what they are called."""
+    starts = [bucket.start for bucket in series.buckets]
+    last = starts[-1] if starts else period.now
+    end = Timeline(series.size, last, last, tz).next_after(last)
+    local = [start.astimezone(tz) for start in starts]
+    within_a_day = len({start.date() for start in local}) <= 2
     return {
-        "ok": [bucket.total.success for bucket in buckets],
-        "not ok": [bucket.total.errors for bucket in buckets],
-    }
-
-
-def _by_fault(buckets: Sequence[Bucket]) -> dict[str, _Values]:
-    return {
-        "failed": [bucket.total.errors - bucket.total.rejected for bucket in buckets],
-        "refused by the proxy": [bucket.total.rejected for bucket in buckets],
-    }
-
-
-def _by_model(series: Series, value: Callable[[Totals], int]) -> dict[str, _Values]:
-    nothing = Totals()
-    shown: dict[str, _Values] = {
-        key: [value(bucket.parts.get(key, nothing)) for bucket in series.buckets] for key in series.keys
-    }
-    others: _Values = [value(bucket.other) for bucket in series.buckets]
-    if any(others):
-        shown[_NO_KEY] = others
-    return shown
-
-
-def _percentiles(buckets: Sequence[Bucket]) -> dict[str, _Values]:
-    return {
-        f"p{percent}": [percentile_ms(bucket.total.latency, percent) for bucket in buckets]
-        for percent in (50, 95, 99)
-    }
-
-
-def _labels(series: Series, tz: tzinfo) -> dict[str, str]:
-    """What names each bucket in full, and what the axis says of it."""
-    starts = [bucket.start.astimezone(tz) for bucket in series.buckets]
-    within_a_day = len({start.date() for start in starts}) <= 2
-    return {
-        _full(start, series.size): _short(start, series.size, within_a_day=within_a_day) for start in starts
+        "starts": starts,
+        "end": end,
+        "running": bool(starts) and end > period.now,
+        "labels": [_full(start, series.size) for start in local],
+        "ticks": [_short(start, series.size, within_a_day=within_a_day) for start in local],
     }
 
 
@@ -151,87 +251,3 @@ def _short(start: datetime, size: str, *, within_a_day: bool) -> str:
     if size == DAY:
         return start.strftime("%m-%d")
     return start.strftime("%H:%M" if within_a_day else "%m-%d %H:%M")
-
-
-def _bars(
-    name: str,
-    title: str,
-    summary: str,
-    labels: Mapping[str, str],
-    values: Mapping[str, _Values],
-    written: Callable[[Any], str],
-) -> Chart:
-    used = {key: row for key, row in values.items() if any(row)}
-    if not used:
-        return Chart(name, title, summary, None)
-    chart = pygal.StackedBar(**_OPTIONS, value_formatter=written)
-    return Chart(name, title, summary, _drawn(chart, f"{title}: {summary}", labels, used))
-
-
-def _lines(
-    name: str, title: str, summary: str, labels: Mapping[str, str], values: Mapping[str, _Values]
-) -> Chart:
-    highest = max((value for row in values.values() for value in row if value is not None), default=None)
-    if highest is None:
-        return Chart(name, title, "no request reached the upstream", None)
-    chart = pygal.Line(
-        **_OPTIONS,
-        value_formatter=milliseconds,
-        range=(0, max(1, highest)),
-        dots_size=2.5,
-        allow_interruptions=True,
-    )
-    return Chart(name, title, summary, _drawn(chart, f"{title}: {summary}", labels, values))
-
-
-def _drawn(chart: Any, label: str, labels: Mapping[str, str], values: Mapping[str, _Values]) -> Markup:
-    chart.x_labels = list(labels)
-    chart.legend_at_bottom_columns = len(values)
-    chart.x_labels_major_every = max(1, -(-len(labels) // _LABELS_SHOWN))
-    for key, row in values.items():
-        chart.add(key, row)
-    root = chart.render_tree()
-    _shorten_axis(root, labels)
-    _tell_points(root, list(values))
-    _clean(root)
-    root.set("role", "img")
-    root.set("aria-label", label)
-    # Everything in it has been escaped by the serialiser.
-    return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704
-
-
-def _shorten_axis(root: ElementTree.Element, labels: Mapping[str, str]) -> None:
-    for text in root.iter("text"):
-        text.text = labels.get(text.text or "", text.text)
-
-
-def _tell_points(root: ElementTree.Element, names: Sequence[str]) -> None:
-    """Say in words what each bar and dot stands for."""
-    for series in _with_class(root, "series"):
-        index = next(
-            int(word.removeprefix("serie-")) for word in series.get("class", "").split() if "serie-" in word
-        )
-        for point in list(series.iter("g")):
-            told = {desc.get("class"): desc.text for desc in point.findall("desc")}
-            if "value" in told:
-                title = ElementTree.Element("title")
-                title.text = f"{told.get('x_label', '')}: {told['value']} – {names[index]}"
-                point.insert(0, title)
-
-
-def _clean(root: ElementTree.Element) -> None:
-    """Take out what a page must not hold (styles, scripts, ids that repeat) or does not need."""
-    unwanted = ("style", "script", "desc")
-    for parent in list(root.iter()):
-        parent.attrib.pop("style", None)
-        parent.attrib.pop("id", None)
-        for child in list(parent):
-            is_empty = child.get("class") in ("plot text-overlay", "plot tooltip-overlay")
-            if child.tag in unwanted or not isinstance(child.tag, str) or is_empty:
-                parent.remove(child)
-    for title in root.findall("title"):
-        root.remove(title)
-
-
-def _with_class(root: ElementTree.Element, name: str) -> Iterable[ElementTree.Element]:
-    return (element for element in root.iter("g") if name in element.get("class", "").split())

@@ -2,62 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from app.admin.formats import number, percent, seconds
-from app.core.stats import Totals
+from app.common.display import counted
+from app.management.reading import KeyView
+from app.pricing.ledger_findings import Finding
+from app.statistics.figures import Totals
 
+# Records that wait longer than this are worth a word.
 BACKLOG_S = 30
-"""Records that wait longer than this are worth a word."""
 LOW_SUCCESS = 95.0
 """Per cent of the requests of the last hour, those the proxy refused left out."""
 _FEW = 20
 _FULL = 0.8
 
 
-class KeyView(Protocol):
-    """An upstream key as it may be shown."""
-
-    @property
-    def key_id(self) -> str:
-        """Its id in the pool."""
-
-    @property
-    def masked(self) -> str:
-        """The key as it may be shown."""
-
-    @property
-    def status(self) -> str:
-        """Its state."""
-
-    @property
-    def available(self) -> bool:
-        """Whether a request would get it now."""
-
-    @property
-    def last_error(self) -> str | None:
-        """What went wrong last."""
-
-    @property
-    def cooldown_until(self) -> datetime | None:
-        """When it may be used again."""
-
-    @property
-    def in_flight(self) -> int:
-        """Requests it serves now, in this process."""
-
-    @property
-    def requests(self) -> int:
-        """Requests it was given, in this process."""
-
-    @property
-    def failures(self) -> int:
-        """How many of those failed."""
-
-
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Advice:
     """Something an administrator should know. `grave`: requests fail or records are lost."""
 
     what: str
@@ -70,34 +32,41 @@ def findings(
     keys: Sequence[KeyView],
     spare_keys: int | None,
     last_hour: Totals | None,
-) -> list[Finding]:
-    """Everything that is wrong, the grave things first. `last_hour` is None while the store is away."""
+    ledger: Sequence[Finding] = (),
+) -> list[Advice]:
+    """List everything that is wrong, the grave things first. `last_hour` is None while the store is away."""
     found = [*_records(health), *_keys(keys, spare_keys), *_requests(last_hour)]
+    found += [*_hosts(health.get("upstreamHosts") or ()), *_prices(health), *_reload(health)]
+    found += [Advice(finding.text, finding.advice, grave=False) for finding in ledger]
     return sorted(found, key=lambda finding: not finding.grave)
 
 
-def _records(health: Mapping[str, Any]) -> list[Finding]:
+def _records_are(count: int) -> str:
+    return counted(count, "records are", one="record is")
+
+
+def _records(health: Mapping[str, Any]) -> list[Advice]:
     found = []
     if health.get("lostRecords"):
         found.append(
-            Finding(
-                f"{number(health['lostRecords'])} records are lost since the start.",
+            Advice(
+                f"{_records_are(health['lostRecords'])} lost since the start.",
                 "The journal could not take them: look at its disk, then at the log.",
                 grave=True,
             )
         )
     if health.get("deadLetters"):
         found.append(
-            Finding(
-                f"{number(health['deadLetters'])} records were refused by the database.",
+            Advice(
+                f"{_records_are(health['deadLetters'])} refused by the database.",
                 "They are kept, with the reason, in the collection request_logs_dead.",
                 grave=True,
             )
         )
-    if health.get("unkeptRecords"):
+    if health.get("memoryOnlyRecords"):
         found.append(
-            Finding(
-                f"{number(health['unkeptRecords'])} records are in memory only.",
+            Advice(
+                f"{_records_are(health['memoryOnlyRecords'])} in memory only.",
                 "The journal does not take them: a crash would lose them. Look at its disk.",
                 grave=True,
             )
@@ -105,16 +74,16 @@ def _records(health: Mapping[str, Any]) -> list[Finding]:
     limit = health.get("journalMaxBytes") or 0
     if health.get("journalFull"):
         found.append(
-            Finding("The journal is full.", "Free its disk, or get the database to answer again.", grave=True)
+            Advice("The journal is full.", "Free its disk, or get the database to answer again.", grave=True)
         )
     elif limit and health.get("journalBytes", 0) > _FULL * limit:
         share = percent(100 * health["journalBytes"] / limit)
         found.append(
-            Finding(f"The journal is {share} full.", "It empties as records are booked.", grave=False)
+            Advice(f"The journal is {share} full.", "It empties as records are booked.", grave=False)
         )
     if "storeUp" in health and not health["storeUp"]:
         found.append(
-            Finding(
+            Advice(
                 "The database does not answer.",
                 "Requests are served and records go to the journal meanwhile. Start it, or look at its log.",
                 grave=True,
@@ -122,7 +91,7 @@ def _records(health: Mapping[str, Any]) -> list[Finding]:
         )
     elif health.get("oldestUnsentSeconds", 0) > BACKLOG_S:
         found.append(
-            Finding(
+            Advice(
                 f"Records wait for {seconds(health['oldestUnsentSeconds'])} to be booked.",
                 "The database is slower than the traffic, or was away.",
                 grave=False,
@@ -131,19 +100,19 @@ def _records(health: Mapping[str, Any]) -> list[Finding]:
     return found
 
 
-def _keys(keys: Sequence[KeyView], spare_keys: int | None) -> list[Finding]:
+def _keys(keys: Sequence[KeyView], spare_keys: int | None) -> list[Advice]:
     if not keys:
         return [
-            Finding(
+            Advice(
                 "There is no upstream key: every request is answered with 503.",
-                "Set OHMYGPT_API_KEYS, or add one with flask keys add.",
+                "Set OHMYGPT_API_KEYS, or add one with weir keys add.",
                 grave=True,
             )
         ]
     usable = [key for key in keys if key.available]
     if not usable:
         return [
-            Finding(
+            Advice(
                 f"None of the {len(keys)} upstream keys can be used now.",
                 "The table of keys says why, and when they come back.",
                 grave=True,
@@ -154,7 +123,7 @@ def _keys(keys: Sequence[KeyView], spare_keys: int | None) -> list[Finding]:
     if broken:
         spare = "" if spare_keys is None else f" {number(spare_keys)} backup keys are left."
         found.append(
-            Finding(
+            Advice(
                 f"{len(broken)} of {len(keys)} upstream keys are out of money or refused.",
                 f"The others serve.{spare}",
                 grave=False,
@@ -163,7 +132,45 @@ def _keys(keys: Sequence[KeyView], spare_keys: int | None) -> list[Finding]:
     return found
 
 
-def _requests(last_hour: Totals | None) -> list[Finding]:
+def _hosts(is_used: Sequence[bool]) -> list[Advice]:
+    left = [str(position) for position, used in enumerate(is_used) if not used]
+    if not left:
+        return []
+    are = counted(len(left), "upstream hosts are", one="upstream host is")
+    return [
+        Advice(
+            f"{are} left alone by a worker at least: {', '.join(left)} of OHMYGPT_BASE_URL.",
+            "Requests go to the others." if len(left) < len(is_used) else "All are tried, in order.",
+            grave=len(left) == len(is_used),
+        )
+    ]
+
+
+def _prices(health: Mapping[str, Any]) -> list[Advice]:
+    if not (count := health.get("unpricedRequests")):
+        return []
+    return [
+        Advice(
+            f"{counted(count, 'requests have', one='request has')} used what has no price since the start.",
+            "It was charged at 0. Their records say what (unpriced); the model table takes prices.",
+            grave=False,
+        )
+    ]
+
+
+def _reload(health: Mapping[str, Any]) -> list[Advice]:
+    if not (refused := health.get("reloadRefused")):
+        return []
+    return [
+        Advice(
+            f"The reload of {refused['at']} was refused: {refused['reason']}.",
+            "All goes on with what was in force before. Mend the file, then reload again.",
+            grave=False,
+        )
+    ]
+
+
+def _requests(last_hour: Totals | None) -> list[Advice]:
     if last_hour is None:
         return []
     # What the proxy refused is the clients' affair.
@@ -171,7 +178,7 @@ def _requests(last_hour: Totals | None) -> list[Finding]:
     if taken < _FEW or 100 * last_hour.success >= LOW_SUCCESS * taken:
         return []
     return [
-        Finding(
+        Advice(
             f"{percent(100 - 100 * last_hour.success / taken)} of the last hour's requests failed.",
             "The log, filtered by outcome, says why.",
             grave=False,

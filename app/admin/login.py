@@ -1,7 +1,5 @@
 """Logging in and out, and the choice between light and dark."""
 
-import hmac
-import ipaddress
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, flash, make_response, redirect, render_template, request, url_for
@@ -11,34 +9,32 @@ from werkzeug.wrappers import Response as AnyResponse
 from wtforms import HiddenField, PasswordField, StringField
 from wtforms.validators import Length
 
+from app.accounts.login_tries import LoginGuard, TooManyTries
+from app.accounts.roles import Permission
 from app.admin.access import Sessions
-from app.admin.ports import Entrance
-from app.core.credentials import name_digest
-from app.core.ports import RateDecision, StoreUnavailable, TooManyTries
-
-TRIES_PER_ADDRESS = 20
-TRIES_PER_NAME = 5
-"""Logins in a minute; beyond it nothing is checked."""
+from app.admin.asking import ask
+from app.admin.ports import AuthConfig
+from app.common.errors import StoreUnavailable
+from app.exchange.ports import Clock
 
 THEMES = ("auto", "light", "dark")
 THEME_COOKIE = "weir_theme"
+HOME = "home.home"
 
 _A_YEAR_S = 365 * 86_400
 _MAX_INPUT = 512
 
 
 class LoginForm(FlaskForm):  # type: ignore[misc]  # it has no types
-    """The admin token alone, or a name and a password."""
+    """The admin token or a client key alone, or a name and a password."""
 
-    token = PasswordField("Admin token", [Length(max=_MAX_INPUT)], render_kw={"autocomplete": "off"})
-    username = StringField("User name", [Length(max=_MAX_INPUT)], render_kw={"autocomplete": "username"})
-    password = PasswordField(
-        "Password", [Length(max=_MAX_INPUT)], render_kw={"autocomplete": "current-password"}
-    )
+    token = PasswordField(validators=[Length(max=_MAX_INPUT)])
+    username = StringField(validators=[Length(max=_MAX_INPUT)])
+    password = PasswordField(validators=[Length(max=_MAX_INPUT)])
     next = HiddenField()
 
 
-class Refused(Exception):
+class LoginRefused(Exception):
     """A login that did not work; the text says why, `status` is what the page is sent with."""
 
     def __init__(self, message: str, status: int = 401, retry_after_s: int | None = None) -> None:
@@ -47,8 +43,8 @@ class Refused(Exception):
         self.retry_after_s = retry_after_s
 
 
-def login_pages(entrance: Entrance, sessions: Sessions) -> Blueprint:
-    """`/login`, `/logout` and `/theme`."""
+def login_pages(auth: AuthConfig, sessions: Sessions, clock: Clock) -> Blueprint:
+    """Make the pages `/login`, `/logout` and `/theme`."""
     routes = Blueprint("login", __name__)
 
     @routes.route("/login", methods=["GET", "POST"])
@@ -60,13 +56,15 @@ def login_pages(entrance: Entrance, sessions: Sessions) -> Blueprint:
                 return redirect(safe_target(form.next.data))
             return make_response(render_template("login.html", form=form))
         try:
-            _check(form, entrance, sessions)
-        except Refused as refused:
+            _check(form, auth, sessions)
+        except LoginRefused as refused:
             page = make_response(render_template("login.html", form=form, problem=str(refused)))
             page.status_code = refused.status
             if refused.retry_after_s is not None:
                 page.headers["Retry-After"] = str(refused.retry_after_s)
             return page
+        if current_user.may(Permission.MANAGE):
+            ask(lambda: auth.first_owner.is_not_needed(clock.utcnow()))
         return redirect(safe_target(form.next.data), code=303)
 
     @routes.post("/logout")
@@ -96,60 +94,63 @@ def login_pages(entrance: Entrance, sessions: Sessions) -> Blueprint:
     return routes
 
 
-def _check(form: LoginForm, entrance: Entrance, sessions: Sessions) -> None:
-    """Open a session for whom the form identifies; raises `Refused`."""
+def _check(form: LoginForm, auth: AuthConfig, sessions: Sessions) -> None:
+    """Open a session for whom the form identifies; raises `LoginRefused`."""
     if not form.validate():
-        raise Refused("That is longer than any token, name or password.", 400)
-    _count(entrance, f"address:{_network(request.remote_addr)}", TRIES_PER_ADDRESS)
+        raise LoginRefused("That is longer than any token, name or password.", 400)
     token, username = form.token.data or "", form.username.data or ""
-    if token:
-        given, right = token.strip().encode("utf-8", "surrogatepass"), entrance.admin_token.encode()
-        if not right or not hmac.compare_digest(given, right):
-            raise Refused("That is not the admin token.")
-        sessions.open(None)
-        return
-    if not username:
-        raise Refused("Give the admin token, or a user name and a password.", 400)
-    _count(entrance, f"name:{name_digest(username)}", TRIES_PER_NAME)
+    if not token and not username:
+        raise LoginRefused("Give a client key or the admin token, or a user name and a password.", 400)
+    guard, address = auth.guard, request.remote_addr
     try:
-        is_admin = entrance.verify_admin(username, form.password.data or "")
-        if is_admin is False:
-            raise Refused(f"{username} is not an admin. Ask an admin for the role.", 403)
-        if not is_admin or not sessions.open(username):
-            raise Refused("The user name or the password is wrong.")
+        if token:
+            _check_secret(token.strip(), guard, sessions)
+            return
+        role = guard.check_password(username, form.password.data or "", address)
+        if role is None or not sessions.open(username):
+            raise LoginRefused("The user name or the password is wrong.")
     except TooManyTries as error:
-        raise _too_many(error.retry_after_s) from error
+        wait_s = error.retry_after_s
+        raise LoginRefused(f"Too many tries. Wait {wait_s} s and try again.", 429, wait_s) from error
     except StoreUnavailable as error:
-        raise Refused(
-            f"The database cannot answer, so passwords cannot be checked ({error}). The admin token works.",
+        raise LoginRefused(
+            "The database cannot answer, so keys and passwords cannot be checked "
+            f"({error}). The admin token works.",
             503,
         ) from error
 
 
-def _count(entrance: Entrance, key: str, limit: int) -> None:
-    decision: RateDecision = entrance.limiter.hit(f"login:{key}", limit)
-    if not decision.allowed:
-        raise _too_many(decision.retry_after_s)
+def _check_secret(secret: str, guard: LoginGuard, sessions: Sessions) -> None:
+    """Open a session for the admin token, or a client key; raises `LoginRefused`, and what the guard does.
 
-
-def _too_many(wait_s: int) -> Refused:
-    return Refused(f"Too many tries. Wait {wait_s} s and try again.", 429, wait_s)
-
-
-def _network(address: str | None) -> str:
-    """An address as it is counted: of IPv6 the network, since whoever has one address has all of it."""
+    The token works while the database is away. Like it, a client key is not found by trying: a right one
+    passes before anything is counted, and wrong ones are counted as wrong tokens.
+    """
+    given, away = secret.encode("utf-8", "surrogatepass"), None
+    if guard.is_token(given):
+        sessions.open(None)
+        return
     try:
-        found = ipaddress.ip_address(address or "")
-    except ValueError:
-        return "unknown"
-    return str(ipaddress.ip_network((found, 64), strict=False) if found.version == 6 else found)
+        if sessions.open_with_key(secret):
+            return
+    except StoreUnavailable as error:
+        away = error
+    guard.check_token(given, request.remote_addr)
+    if away is not None:
+        raise away
+    raise LoginRefused("That is neither a client key that is accepted here nor the admin token.")
+
+
+def home() -> str:
+    """Return the page that whoever asks begins with."""
+    is_user = current_user.is_authenticated and not current_user.may(Permission.READ)
+    return url_for("own.usage" if is_user else HOME)
 
 
 def safe_target(target: str | None) -> str:
-    """Where to go after a form: a page of the dashboard, and the overview for anything else."""
-    home: str = url_for("overview.overview")
+    """Return where to go after a form: a page of the dashboard, and the first page for anything else."""
     if not target or not target.isprintable() or "\\" in target:
-        return home
+        return home()
     parts = urlsplit(target)
     own = parts.path == request.script_root or parts.path.startswith(f"{request.script_root}/")
-    return target if own and not parts.scheme and not parts.netloc and not target.startswith("//") else home
+    return target if own and not parts.scheme and not parts.netloc and not target.startswith("//") else home()

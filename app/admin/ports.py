@@ -1,43 +1,19 @@
-"""What the dashboard needs from the outside, as protocols; `app.factory` puts the real things behind them."""
+"""What logging in to the dashboard needs from the outside; `app.factory` puts it together."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
 
-from app.core.ports import RateLimiter
-
-VerifyAdmin = Callable[[str, str], bool | None]
-"""Checks a name and password: True for an admin, False for a user who is none, None for wrong ones.
-
-May raise `StoreUnavailable`. It is slow on purpose and has to run off the event loop.
-"""
-
-
-class Accounts(Protocol):
-    """The users who may be admins; raises `StoreUnavailable`."""
-
-    def password_mark(self, username: str) -> str | None:
-        """What changes with the password of an active admin; None for everybody else."""
-
-
-class EndedSessions(Protocol):
-    """The sessions that were ended before their time; raises `StoreUnavailable`."""
-
-    def end(self, session_id: str, expires_at: datetime) -> None:
-        """Remember that this one is over, until it would have been anyway."""
-
-    def has_ended(self, session_id: str) -> bool:
-        """Whether it is."""
+from app.accounts.login_tries import LoginGuard
+from app.management.first_owner import FirstOwner
+from app.management.reading import DashboardAccounts, EndedSessions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entrance:
+class AuthConfig:
     """What logging in needs. `session_key` signs sessions and is used for nothing else."""
 
     admin_token: str
     session_key: str
-    verify_admin: VerifyAdmin
-    accounts: Accounts
+    guard: LoginGuard
+    accounts: DashboardAccounts
     ended: EndedSessions
-    limiter: RateLimiter
+    first_owner: FirstOwner

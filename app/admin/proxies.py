@@ -38,7 +38,7 @@ class BindingForm(FlaskForm):  # type: ignore[misc]  # it has no types
 
 
 def proxy_pages(administration: Administration) -> Blueprint:
-    """`/proxies` and `/proxies/<id>`."""
+    """Make the pages `/upstream/proxies` and `/upstream/proxies/<id>`."""
     routes = Blueprint("proxies", __name__)
     proxies, bindings = administration.proxies, administration.bindings
 
@@ -48,7 +48,7 @@ def proxy_pages(administration: Administration) -> Blueprint:
         except Missing:
             raise NotFound from None
 
-    @routes.get("/proxies")
+    @routes.get("/upstream/proxies")
     def all_proxies() -> str:
         found = ask(proxies.list)
         keys = ask(administration.keys.list) or []
@@ -65,7 +65,7 @@ def proxy_pages(administration: Administration) -> Blueprint:
             binding_form=form,
         )
 
-    @routes.post("/proxies")
+    @routes.post("/upstream/proxies")
     def add() -> AnyResponse:
         form = ProxyForm()
 
@@ -77,7 +77,7 @@ def proxy_pages(administration: Administration) -> Blueprint:
             attempt(action)
         return _back()
 
-    @routes.get("/proxies/<proxy_id>")
+    @routes.get("/upstream/proxies/<proxy_id>")
     def one_proxy(proxy_id: str) -> str:
         proxy = known(proxy_id)
         login = proxy.endpoint.username if proxy.endpoint else None
@@ -93,7 +93,7 @@ def proxy_pages(administration: Administration) -> Blueprint:
             "proxy.html", proxy=proxy, form=form, history=ask(lambda: proxies.history(proxy_id)) or []
         )
 
-    @routes.post("/proxies/<proxy_id>")
+    @routes.post("/upstream/proxies/<proxy_id>")
     def change(proxy_id: str) -> AnyResponse:
         form = ProxyForm()
 
@@ -115,7 +115,7 @@ def _back() -> AnyResponse:
 
 
 def _add_proxy_actions(routes: Blueprint, proxies: ProxyAdmin) -> None:
-    @routes.post("/proxies/<proxy_id>/active")
+    @routes.post("/upstream/proxies/<proxy_id>/active")
     def set_active(proxy_id: str) -> AnyResponse:
         is_active = request.form.get("active") == "yes"
 
@@ -126,7 +126,7 @@ def _add_proxy_actions(routes: Blueprint, proxies: ProxyAdmin) -> None:
         attempt(action)
         return _back()
 
-    @routes.post("/proxies/<proxy_id>/check")
+    @routes.post("/upstream/proxies/<proxy_id>/check")
     def check(proxy_id: str) -> AnyResponse:
         def action() -> str:
             health = proxies.check(proxies.get(proxy_id)).health
@@ -137,7 +137,7 @@ def _add_proxy_actions(routes: Blueprint, proxies: ProxyAdmin) -> None:
         attempt(action)
         return redirect(url_for("proxies.one_proxy", proxy_id=proxy_id), code=303)
 
-    @routes.post("/proxies/<proxy_id>/delete")
+    @routes.post("/upstream/proxies/<proxy_id>/delete")
     def delete(proxy_id: str) -> AnyResponse:
         attempt(lambda: f"{proxy_id} is deleted, and {proxies.delete(actor(), proxy_id)} bindings with it.")
         return _back()
@@ -149,7 +149,7 @@ def _add_binding_routes(routes: Blueprint, administration: Administration) -> No
     def back() -> AnyResponse:
         return redirect(url_for("proxies.all_proxies", _anchor="bindings"), code=303)
 
-    @routes.post("/bindings")
+    @routes.post("/upstream/bindings")
     def bind() -> AnyResponse:
         form = BindingForm()
 
@@ -163,7 +163,7 @@ def _add_binding_routes(routes: Blueprint, administration: Administration) -> No
             attempt(action)
         return back()
 
-    @routes.post("/bindings/<proxy_id>/<key_id>")
+    @routes.post("/upstream/bindings/<proxy_id>/<key_id>")
     def change_binding(proxy_id: str, key_id: str) -> AnyResponse:
         given = request.form.get("priority", "")
         priority = int(given) if given.isascii() and given.isdigit() and len(given) <= 2 else 0
@@ -175,7 +175,7 @@ def _add_binding_routes(routes: Blueprint, administration: Administration) -> No
         attempt(action)
         return back()
 
-    @routes.post("/bindings/<proxy_id>/<key_id>/delete")
+    @routes.post("/upstream/bindings/<proxy_id>/<key_id>/delete")
     def unbind(proxy_id: str, key_id: str) -> AnyResponse:
         def action() -> str:
             bindings.delete(actor(), proxy_id, key_id)
@@ -184,7 +184,7 @@ def _add_binding_routes(routes: Blueprint, administration: Administration) -> No
         attempt(action)
         return back()
 
-    @routes.post("/bindings/repair")
+    @routes.post("/upstream/bindings/repair")
     def repair() -> AnyResponse:
         def action() -> str:
             done = bindings.repair(actor())

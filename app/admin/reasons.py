@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.records import Outcome
+from app.records.records import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ _BY_OUTCOME: Mapping[str, Reason] = {
     ),
     Outcome.UPSTREAM_UNREACHABLE: Reason(
         "No connection to the upstream came about, or it broke before the answer began.",
-        "Check OHMYGPT_BASE_URL, the network and, where there are some, the proxies. flask doctor tries it.",
+        "Check OHMYGPT_BASE_URL, the network and, where there are some, the proxies. weir doctor tries it.",
     ),
     Outcome.UPSTREAM_TIMEOUT: Reason(
         "The upstream fell silent for longer than UPSTREAM_READ_TIMEOUT_S.",
@@ -56,12 +56,32 @@ _BY_ERROR: Mapping[str, Reason] = {
         "The client key had used up its requests of the minute.",
         "RATE_LIMIT_RPM, or the user's own limit, says how many there are.",
     ),
+    "parallel_limit_exceeded": Reason(
+        "As many requests of the key or its user were running as may.",
+        "Their limit is on the key's page and the user's.",
+    ),
+    "token_limit_exceeded": Reason(
+        "The key or its user had used up the tokens of the minute.",
+        "Their limit is on the key's page and the user's.",
+    ),
+    "model_not_allowed": Reason(
+        "The key or its user may not use this model.", "Its page lists the patterns of those it may."
+    ),
+    "address_not_allowed": Reason(
+        "The key is not accepted from where the request came.",
+        "Its page lists the networks. Behind a proxy of yours, TRUSTED_PROXIES has to name it.",
+    ),
+    "budget_exceeded": Reason(
+        "A budget of the key or its user did not cover the request.",
+        "The message says which, and when it begins anew; its page shows what is left.",
+    ),
     "insufficient_credits": Reason(
-        "The user had no credit left.", "flask users credit NAME AMOUNT adds some."
+        "The user had no credit left.", "weir users credit NAME AMOUNT adds some."
     ),
     "credits_expired": Reason("The user's credit had expired.", "New credit has a new date."),
     "model_not_found": Reason(
-        "The model is not in the model table.", "Add it, or an alias, to MODELS_FILE and reload."
+        "The model is not in the model table.",
+        "Add it, or an alias, to MODELS_FILE and reload; weir prices missing lists all that were asked for.",
     ),
     "invalid_request_error": Reason(
         "The body of the request cannot be used.", "The client has to send another."
@@ -89,7 +109,7 @@ _BY_ERROR: Mapping[str, Reason] = {
 
 
 def reason_of(record: Mapping[str, Any]) -> Reason:
-    """The reason for a record's outcome. The error that is known best comes first."""
+    """Return the reason for a record's outcome. The error that is known best comes first."""
     outcome = str(record.get("outcome") or "")
     error = str(record.get("errorType") or "")
     if outcome == Outcome.REJECTED or error in ("no_upstream_key", "upstream_keys_busy", "upstream_account"):

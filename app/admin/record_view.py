@@ -6,8 +6,9 @@ from decimal import Decimal
 from typing import Any
 
 from app.admin.formats import is_number
-from app.core.pricing import Model
-from app.core.usage import Usage
+from app.common.money import NANO
+from app.pricing.model import Model
+from app.wires.usage import Usage
 
 _WIDTH = 1000
 _MIN_WIDTH = 4
@@ -29,26 +30,29 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class CostLine:
-    """One kind of token: how many, at what price (USD per million, None: not known any more)."""
+    """So much of one kind, what it came to, and its price (USD per million tokens), as far as they are known.
+
+    `usd` is before the multiplier and not rounded where the price is today's, else as it was charged.
+    """
 
     kind: str
-    tokens: int
+    quantity: float
     price: Decimal | None
-
-    @property
-    def usd(self) -> Decimal | None:
-        """What they come to, before the multiplier and not rounded."""
-        return None if self.price is None else self.tokens * self.price / 10**6
+    usd: Decimal | None
 
 
 @dataclass(frozen=True, slots=True)
 class CostView:
-    """How the cost comes about. `agrees`: today's prices give what was booked (None: they are not known)."""
+    """How the cost comes about. `agrees`: today's prices give what was booked (None: they are not known).
+
+    `is_charged`: the lines are what was charged, and add up; else they are worked out by today's prices.
+    """
 
     lines: list[CostLine]
     multiplier: Decimal
     today_nano: int | None
     booked_nano: int
+    is_charged: bool = False
 
     @property
     def agrees(self) -> bool | None:
@@ -57,13 +61,13 @@ class CostView:
 
 
 def whole(record: Mapping[str, Any], name: str) -> int:
-    """A count out of a record that anybody may have written; 0 for what is none."""
+    """Return a count out of a record that anybody may have written; 0 for what is none."""
     value = record.get(name)
     return min(max(int(value), 0), _LARGEST) if is_number(value) else 0
 
 
 def timeline(record: Mapping[str, Any]) -> list[Span]:
-    """The attempts, one after the other, as each took place; the last lasts as long as its answer."""
+    """Return the attempts, one after the other, as each took place; the last lasts as long as its answer."""
     attempts = [item for item in record.get("attempts") or [] if isinstance(item, Mapping)]
     total = max(whole(record, "latencyMs"), sum(whole(item, "latencyMs") for item in attempts), 1)
     spans, start = [], 0
@@ -85,13 +89,15 @@ def _span(
 
 
 def position(record: Mapping[str, Any], moment_ms: int) -> int:
-    """Where a moment is on the timeline."""
+    """Return where a moment is on the timeline."""
     total = max(whole(record, "latencyMs"), 1)
     return min(_WIDTH, round(_WIDTH * moment_ms / total))
 
 
 def cost_view(record: Mapping[str, Any], find_model: Callable[[str], Model | None]) -> CostView:
-    """The cost of a record by kind of token, with today's prices beside what was booked."""
+    """Return the cost of a record by kind: as it was charged, else by today's prices."""
+    if charged := _charged_lines(record):
+        return CostView(charged, Decimal(1), None, booked_nano(record), is_charged=True)
     model = find_model(str(record.get("model") or ""))
     price = model.price if model else None
     write_1h = whole(record, "cacheWrite1hTokens")
@@ -110,18 +116,33 @@ def cost_view(record: Mapping[str, Any], find_model: Callable[[str], Model | Non
         ("cache writes, 1 hour", usage.cache_creation_1h_input_tokens, "cache_write_1h"),
         ("output", usage.output_tokens, "output"),
     )
-    lines = [CostLine(kind, tokens, getattr(price, field, None)) for kind, tokens, field in kinds]
     return CostView(
-        lines=[line for line in lines if line.tokens],
+        lines=[_line(kind, tokens, getattr(price, field, None)) for kind, tokens, field in kinds if tokens],
         multiplier=price.multiplier if price else Decimal(1),
         today_nano=model.cost_nano_usd(usage) if model else None,
         booked_nano=booked_nano(record),
     )
 
 
+def _line(kind: str, tokens: int, price: Decimal | None) -> CostLine:
+    return CostLine(kind, tokens, price, None if price is None else tokens * price / 10**6)
+
+
+def _charged_lines(record: Mapping[str, Any]) -> list[CostLine]:
+    """Return the parts of the cost that a record tells; none where it was text tokens of one model alone."""
+    items = record.get("costItems")
+    lines = []
+    for item in items if isinstance(items, list) else ():
+        if isinstance(item, Mapping) and is_number(quantity := item.get("quantity")):
+            of = f" ({item['model']})" if item.get("model") else ""
+            kind = f"{str(item.get('unit')).replace('_', ' ')}{of}"
+            lines.append(CostLine(kind, quantity, None, Decimal(whole(item, "nanoUsd")) / NANO))
+    return lines
+
+
 def booked_nano(record: Mapping[str, Any]) -> int:
-    """What was booked, in nano-dollars; earlier software kept it in USD only."""
+    """Return what was booked, in nano-dollars; earlier software kept it in USD only."""
     if is_number(record.get("costNanoUsd")):
         return whole(record, "costNanoUsd")
     cost = record.get("creditsCost")
-    return min(round(float(cost) * 10**9), _LARGEST) if is_number(cost) else 0
+    return min(round(float(cost) * NANO), _LARGEST) if is_number(cost) else 0

@@ -1,20 +1,28 @@
 """The parts of the dashboard that change things, in the order of the navigation."""
 
+from datetime import tzinfo
+
 from app.admin.application import Page
 from app.admin.audit import audit_pages
 from app.admin.client_keys import client_key_pages
+from app.admin.new_keys import NewKeys
 from app.admin.proxies import proxy_pages
 from app.admin.upstream import upstream_pages
-from app.admin.users import RecentRequests, user_pages
+from app.admin.users import user_pages
 from app.management.administration import Administration
+from app.management.reading import RequestLogStore
 
 
-def resource_pages(administration: Administration, logs: RecentRequests) -> list[Page]:
-    """Users, client keys, OhMyGPT keys, proxies, and the log of who did what."""
+def resource_pages(
+    administration: Administration, logs: RequestLogStore, tz: tzinfo, new_keys: NewKeys
+) -> list[Page]:
+    """Make the pages of users, client keys, OhMyGPT keys, proxies, and the log of who did what."""
     return [
-        Page("Users", "users.all_users", user_pages(administration, logs)),
-        Page("Client keys", "client_keys.all_keys", client_key_pages(administration)),
-        Page("OhMyGPT keys", "upstream.upstream", upstream_pages(administration)),
-        Page("Proxies", "proxies.all_proxies", proxy_pages(administration)),
-        Page("Audit log", "audit.entries", audit_pages(administration.audit)),
+        Page("Customers", "Users", "users.all_users", user_pages(administration, logs, new_keys, tz)),
+        Page(
+            "Customers", "Client keys", "client_keys.all_keys", client_key_pages(administration, tz, new_keys)
+        ),
+        Page("Upstream", "OhMyGPT keys", "upstream.upstream", upstream_pages(administration)),
+        Page("Upstream", "Proxies", "proxies.all_proxies", proxy_pages(administration)),
+        Page("Settings", "Audit log", "audit.entries", audit_pages(administration.audit)),
     ]

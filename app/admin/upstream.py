@@ -8,13 +8,15 @@ from wtforms.validators import InputRequired, Length
 
 from app.admin.acting import actor, attempt, is_filled, text_of
 from app.admin.asking import ask
-from app.core.log_filter import FilterError, PageCursor
+from app.common.clock import now_ms
+from app.common.cursor import FilterError, PageCursor
+from app.common.display import counted
 from app.management.administration import Administration
-from app.management.errors import Refusal, Unusable
+from app.management.errors import ManagementError, Unusable
 from app.management.upstream_keys import is_configured
 
 EVENTS = 30
-_PLACES = {"pool": "the pool", "spares": "the spare keys"}
+_PLACES = {"pool": "the pool", "spares": "the backup keys"}
 
 
 class NewKeyForm(FlaskForm):  # type: ignore[misc]  # it has no types
@@ -36,14 +38,14 @@ class ImportForm(FlaskForm):  # type: ignore[misc]  # it has no types
 
 
 def upstream_pages(administration: Administration) -> Blueprint:
-    """`/upstream`."""
+    """Make the page `/upstream`."""
     routes = Blueprint("upstream", __name__)
     pool, spares = administration.keys, administration.backup_keys
 
     def page(problems: list[tuple[int, str]] | None = None, status: int = 200) -> AnyResponse:
-        events_of = request.args.get("key", "").strip()[:60] or None
+        events_of = request.args.get("of", "").strip()[:60] or None
         try:
-            cursor = PageCursor.decode(text) if (text := request.args.get("events")) else None
+            cursor = PageCursor.parse(request.args.get("events"))
             found = ask(lambda: pool.events(events_of, EVENTS, cursor))
         except FilterError:
             return redirect(url_for("upstream.upstream"))
@@ -51,6 +53,8 @@ def upstream_pages(administration: Administration) -> Blueprint:
         shown = render_template(
             "upstream.html",
             keys=ask(pool.list),
+            account=ask(pool.account),
+            books=ask(lambda: administration.books.fees(administration.books.yesterday(now_ms()))),
             spares=ask(spares.list),
             events=events,
             older_events=older,
@@ -90,7 +94,7 @@ def upstream_pages(administration: Administration) -> Blueprint:
             except Unusable as error:
                 problems.extend(error.lines)
                 raise
-            return f"{len(ids)} keys are in {_PLACES[place]}."
+            return f"{counted(len(ids), 'keys are', one='key is')} in {_PLACES[place]}."
 
         if place in _PLACES and is_filled(form):
             attempt(action)
@@ -137,13 +141,16 @@ def _add_key_actions(routes: Blueprint, administration: Administration) -> None:
 
 
 def _lines(form: ImportForm) -> str:
-    """What is to be imported, of the file or else of the field; raises `Refusal` when there is nothing."""
+    """Return what is to be imported, of the file or else the field.
+
+    Raises `ManagementError` if there is nothing.
+    """
     upload = request.files.get(form.file.name)
     raw = upload.read() if upload is not None and upload.filename else (form.lines.data or "").encode()
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise Refusal("the file is not UTF-8 text") from None
+        raise ManagementError("the file is not UTF-8 text") from None
     if not text.strip():
-        raise Refusal("choose a file, or paste lines of id|key")
+        raise ManagementError("choose a file, or paste lines of id|key")
     return text

@@ -7,11 +7,12 @@ from flask import Blueprint, Response, jsonify
 from typing_extensions import TypedDict
 from werkzeug.exceptions import HTTPException
 
+from app.accounts.login_tries import TooManyTries
 from app.api.operation import BadRequest, Problem
-from app.core.log_filter import FilterError
-from app.core.periods import UnknownPeriodError
-from app.core.ports import StoreUnavailable
+from app.common.cursor import FilterError
+from app.common.errors import StoreUnavailable
 from app.management.errors import Conflict, Missing, Unusable
+from app.statistics.periods import UnknownPeriodError
 
 
 class ProblemView(TypedDict):
@@ -32,9 +33,16 @@ class ErrorView(TypedDict):
 
 
 def error_answer(status: int, message: str, **details: Any) -> Response:
-    """`{"error": message, …}` with this status."""
+    """Answer `{"error": message, …}` with this status."""
     response = jsonify({"error": message, **details})
     response.status_code = status
+    return response
+
+
+def slow_down(message: str, retry_after_s: int) -> Response:
+    """Answer the 429 that says when to come back."""
+    response = error_answer(429, message, retry_after=retry_after_s)
+    response.headers["Retry-After"] = str(retry_after_s)
     return response
 
 
@@ -67,6 +75,10 @@ def handle_errors(routes: Blueprint) -> None:
             return _problems((Problem(error.field, str(error)),))
         bad = [{"parameter": f"line {number}", "message": reason} for number, reason in error.lines]
         return error_answer(400, str(error), details=bad)
+
+    @routes.errorhandler(TooManyTries)
+    def too_many_tries(error: TooManyTries) -> Response:
+        return slow_down(str(error), error.retry_after_s)
 
     @routes.errorhandler(StoreUnavailable)
     def store_down(error: StoreUnavailable) -> Response:

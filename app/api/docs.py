@@ -15,7 +15,7 @@ _POLICY = (
 
 
 def docs_blueprint(document: Callable[[], Document]) -> Blueprint:
-    """`/api/admin/openapi.json` and `/api/docs`, open to all: they tell nothing about this installation."""
+    """Make `/api/admin/openapi.json` and `/api/docs`, open to all: they tell nothing of this installation."""
     routes = Blueprint(
         "api_docs",
         __name__,
@@ -23,18 +23,30 @@ def docs_blueprint(document: Callable[[], Document]) -> Blueprint:
         static_folder="static",
         static_url_path="/api/docs/static",
     )
-    whole = cache(document)
+
+    # Strangers may ask for both, and the page takes 50 ms to draw: each is made once.
+    @cache
+    def whole() -> Document:
+        return document()
+
+    @cache
+    def as_json() -> bytes:
+        return jsonify(whole()).get_data()
+
+    @cache
+    def as_page() -> bytes:
+        found = whole()
+        return render_template(
+            "docs.html", spec=found, sections=_sections(found), resolve=_resolver(found)
+        ).encode()
 
     @routes.get("/api/admin/openapi.json")
     def openapi() -> Response:
-        return jsonify(whole())
+        return Response(as_json(), mimetype="application/json")
 
     @routes.get("/api/docs")
     def page() -> Response:
-        found = whole()
-        response = Response(
-            render_template("docs.html", spec=found, sections=_sections(found), resolve=_resolver(found))
-        )
+        response = Response(as_page(), mimetype="text/html")
         response.headers["Content-Security-Policy"] = _POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
@@ -44,7 +56,7 @@ def docs_blueprint(document: Callable[[], Document]) -> Blueprint:
 
 
 def _sections(document: Document) -> dict[str, list[Document]]:
-    """The operations by section, each with its path and method."""
+    """Return the operations by section, each with its path and method."""
     sections: dict[str, list[Document]] = {tag["name"]: [] for tag in document["tags"]}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -56,7 +68,7 @@ def _resolver(document: Document) -> Callable[[Document], Document]:
     schemas = document["components"]["schemas"]
 
     def resolve(schema: Document) -> Document:
-        """The schema itself, where it is a reference to one; `name` is what it is called."""
+        """Return the schema itself, where it is a reference to one; `name` is what it is called."""
         if "$ref" not in schema:
             return schema
         name = schema["$ref"].rsplit("/", 1)[-1]

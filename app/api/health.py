@@ -1,23 +1,25 @@
 """Operations endpoints that need no credential: alive, ready, metrics."""
 
 from datetime import UTC
-from typing import Any, Protocol
 
 from flask import Blueprint, Response, jsonify, request
 from typing_extensions import TypedDict
 
-from app.api.operation import OPEN, Content, Section
-from app.core.ports import Clock
+from app import __version__
+from app.api.operation import OPEN, ApiSection, Content
+from app.exchange.ports import Clock
+from app.management.reading import WorkerMetrics
 
 NOT_READY = 503
 
 
 class AliveView(TypedDict):
-    """The process is alive; `uptime` is in seconds."""
+    """The process is alive; `uptime` is in seconds, `version` is Weir's."""
 
     status: str
     timestamp: str
     uptime: float
+    version: str
 
 
 class ReadyView(TypedDict):
@@ -26,27 +28,18 @@ class ReadyView(TypedDict):
     status: str
 
 
-class Monitor(Protocol):
-    """Who knows the state of the workers."""
-
-    def readiness(self) -> tuple[bool, dict[str, Any]]:
-        """Whether requests should be sent to this worker, and each check's state."""
-
-    def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The metrics of all workers, in a format the `Accept` header names, and its content type."""
-
-
-def health_blueprint(clock: Clock, monitor: Monitor) -> Blueprint:
-    """`GET /health` (depends on nothing), `/ready` and `/metrics`."""
+def health_blueprint(clock: Clock, monitor: WorkerMetrics) -> Blueprint:
+    """Make `GET /health` (depends on nothing), `/ready` and `/metrics`."""
     routes = Blueprint("health", __name__)
-    describe = Section("Operations", OPEN)
+    describe = ApiSection("Operations", OPEN)
     started = clock.monotonic()
 
     @routes.get("/health")
     @describe("Whether the process is alive", answers=AliveView)
     def health() -> Response:
         now = clock.utcnow().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return jsonify(status="ok", timestamp=now, uptime=round(clock.monotonic() - started, 3))
+        uptime = round(clock.monotonic() - started, 3)
+        return jsonify(status="ok", timestamp=now, uptime=uptime, version=__version__)
 
     @routes.get("/ready")
     @describe("Whether it can take requests", answers={200: ReadyView, NOT_READY: ReadyView})

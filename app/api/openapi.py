@@ -8,8 +8,11 @@ from flask import Flask
 from pydantic import BaseModel, TypeAdapter
 from werkzeug.routing import Rule
 
+from app import __version__
+from app.accounts.roles import ROLES, grants
 from app.api.answers import ErrorView
-from app.api.operation import ADMIN, JSON, TEXT, USER, Content, Endpoint, Operation
+from app.api.operation import ADMIN, JSON, KEY_HEADER, TEXT, USER, Content, DescribedEndpoint, Operation
+from app.management.permissions import needed
 
 VERSION = "3.1.0"
 
@@ -18,7 +21,6 @@ _PATH_PART = re.compile(r"<(?:\w+(?:\([^)]*\))?:)?(\w+)>")
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 _SECURITY: Mapping[str, list[dict[str, list[str]]]] = {
-    ADMIN: [{"adminToken": []}, {"adminUser": []}],
     USER: [{"clientKey": []}, {"clientKeyHeader": []}],
 }
 _SCHEMES = {
@@ -27,7 +29,11 @@ _SCHEMES = {
         "scheme": "bearer",
         "description": "ADMIN_TOKEN.",
     },
-    "adminUser": {"type": "http", "scheme": "basic", "description": "A user with the role admin."},
+    "adminUser": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "A user's name and password; each operation names the roles it takes.",
+    },
     "clientKey": {"type": "http", "scheme": "bearer", "description": "The user's own client key."},
     "clientKeyHeader": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
@@ -37,10 +43,16 @@ _REFUSALS: Mapping[str, Mapping[int, str]] = {
     ADMIN: {
         400: _BAD_REQUEST,
         401: "No admin's credentials.",
-        403: "The credentials of a user who is no admin.",
+        403: "The credentials of a user whose role does not allow this.",
+        429: "Too many wrong credentials from this address or for this name; a right token is never refused.",
         503: "The database cannot answer, or too many log in at once.",
     },
-    USER: {400: _BAD_REQUEST, 401: "No client key that is valid.", 503: "The database cannot answer."},
+    USER: {
+        400: _BAD_REQUEST,
+        401: "No client key that is valid.",
+        429: "Too many requests with this key, or too many unknown keys from this address.",
+        503: "The database cannot answer.",
+    },
 }
 _BODY_REFUSALS = {413: "The body is larger than 2 MiB.", 415: "The body is of another media type."}
 
@@ -50,17 +62,27 @@ _Mode = Literal["validation", "serialization"]
 
 
 def operations(app: Flask) -> Iterator[tuple[Rule, str, Operation]]:
-    """Every declared route and its method, by path."""
+    """Yield every declared route and its method, by path."""
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         view: Any = app.view_functions[rule.endpoint]
-        if isinstance(view, Endpoint):
+        if isinstance(view, DescribedEndpoint):
             for method in _METHODS:
                 if method in (rule.methods or ()):
                     yield rule, method, view.operation
 
 
+_KEY_PARAMETER = {
+    "name": KEY_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "Any text of your own: a request that is repeated with it takes effect once. With another "
+    "amount it is refused (409).",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[!-~]+$"},
+}
+
+
 def openapi_document(app: Flask) -> dict[str, Any]:
-    """The whole description; what it says follows from the declarations alone."""
+    """Return the whole description; what it says follows from the declarations alone."""
     found = list(operations(app))
     schemas, components = _schemas(operation for _, _, operation in found)
     paths: dict[str, dict[str, Any]] = {}
@@ -69,12 +91,12 @@ def openapi_document(app: Flask) -> dict[str, Any]:
         number = len(_declared_methods(rule))
         operation_id = name if number == 1 else f"{name}_{method.lower()}"
         path = paths.setdefault(_PATH_PART.sub(r"{\1}", rule.rule), {})
-        path[method.lower()] = _described(operation, operation_id, rule, schemas)
+        path[method.lower()] = _described(operation, operation_id, method, rule, schemas)
     return {
         "openapi": VERSION,
         "info": {
             "title": "Weir",
-            "version": "1",
+            "version": __version__,
             "description": "Administration, statistics and the users' own view of Weir. Errors are "
             "`{error, hint?}` in words. Unknown parameters and fields are refused.",
         },
@@ -99,7 +121,7 @@ class _Schemas:
 
 
 def _schemas(found: Iterable[Operation]) -> tuple[_Schemas, dict[str, Any]]:
-    """All declared types at once, so that what they share is described once."""
+    """Make schemas of all declared types at once, so that what they share is described once."""
     wanted: dict[tuple[int, _Mode], Any] = {(id(ErrorView), "serialization"): ErrorView}
     for operation in found:
         if isinstance(operation.body, type) and issubclass(operation.body, BaseModel):
@@ -113,14 +135,20 @@ def _schemas(found: Iterable[Operation]) -> tuple[_Schemas, dict[str, Any]]:
     return _Schemas(refs), definitions.get("$defs", {})
 
 
-def _described(operation: Operation, operation_id: str, rule: Rule, schemas: _Schemas) -> dict[str, Any]:
+def _described(
+    operation: Operation, operation_id: str, method: str, rule: Rule, schemas: _Schemas
+) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": operation_id,
         "tags": [operation.section],
         "summary": operation.summary,
-        "parameters": [*_path_parameters(rule), *_query_parameters(operation)],
+        "parameters": [
+            *_path_parameters(rule),
+            *_query_parameters(operation),
+            *([_KEY_PARAMETER] if operation.takes_key else []),
+        ],
         "responses": _responses(operation, schemas),
-        "security": _SECURITY.get(operation.access, []),
+        "security": _security(operation, method, rule),
     }
     if operation.description:
         described["description"] = operation.description
@@ -131,6 +159,14 @@ def _described(operation: Operation, operation_id: str, rule: Rule, schemas: _Sc
         content = {JSON: {"schema": schemas.of(operation.body, "validation")}}
         described["requestBody"] = {"required": True, "content": content}
     return described
+
+
+def _security(operation: Operation, method: str, rule: Rule) -> list[dict[str, list[str]]]:
+    """Return who may ask: of users with a role, all roles that have the permission (OpenAPI 3.1, 4.8.30)."""
+    if operation.access != ADMIN:
+        return _SECURITY.get(operation.access, [])
+    wanted = needed(method, rule.rule)
+    return [{"adminToken": []}, {"adminUser": [role for role in ROLES if grants(role, wanted)]}]
 
 
 def _path_parameters(rule: Rule) -> Iterator[dict[str, Any]]:
@@ -152,7 +188,7 @@ def _query_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
 
 
 def _plain(schema: dict[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter's schema as a query string can hold it: none is left out, not `null`."""
+    """Return a parameter's schema as a query string can hold it: none is left out, not `null`."""
     member = {name: value for name, value in schema.items() if name not in ("title", "$ref")}
     if "$ref" in schema:
         member = {**definitions[schema["$ref"].rsplit("/", 1)[-1]], **member}

@@ -1,14 +1,15 @@
 """What a route takes and answers, declared once: requests are checked against it, and OpenAPI tells it.
 
-    describe = Section("Users")
+    describe = ApiSection("Users")
 
     @routes.get("/users/<username>")
     @describe("One user", answers=UserView, errors={404: "There is no such user."})
     def user(username: str, query: UserQuery) -> Response: ...
 
-A view's arguments `query` (a `Query` model) and `body` (a `Body` model, or `str` for plain text) are filled
-from the request; what does not fit raises `BadRequest`, which `app.api.answers` answers with 400. Answers are
-declared (a `TypedDict`, or any type pydantic has a schema for) and not checked here: the tests do that.
+A view's arguments `query` (a `Query` model), `body` (a `Body` model, or `str` for plain text) and
+`idempotency_key` (the header of that name, or None) are filled from the request; what does not fit raises
+`BadRequest`, which `app.api.answers` answers with 400. Answers are declared (a `TypedDict`, or any type
+pydantic has a schema for) and not checked here: the tests do that.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from pydantic_core import ErrorDetails
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import UnsupportedMediaType
 
-from app.core.periods import UnknownPeriodError
+from app.statistics.periods import UnknownPeriodError
 
 View = Callable[..., ResponseReturnValue]
 
@@ -34,8 +35,10 @@ OPEN = "open"
 JSON = "application/json"
 TEXT = "text/plain"
 
+# A larger body is no administration.
 MAX_BODY_BYTES = 2 * 1024 * 1024
-"""More than that is no administration."""
+
+KEY_HEADER = "Idempotency-Key"
 
 _SHOWN = 80
 
@@ -77,7 +80,7 @@ class BadRequest(Exception):
 
     @classmethod
     def of(cls, parameter: str, message: str) -> "BadRequest":
-        """One problem."""
+        """Make the error of a request with one problem."""
         return cls([Problem(parameter, message)])
 
 
@@ -101,9 +104,10 @@ class Operation:
     description: str
     query: type[Query]
     body: type[Body] | type[str] | None
+    takes_key: bool = False
 
 
-class Endpoint:
+class DescribedEndpoint:
     """A view with its operation: it is called like the view, with the checked arguments filled in."""
 
     def __init__(self, view: View, operation: Operation, takes_query: bool) -> None:
@@ -122,10 +126,12 @@ class Endpoint:
             parse_query(NoQuery, request.args)
         if self.operation.body is not None:
             arguments["body"] = _parse_body(self.operation.body)
+        if self.operation.takes_key:
+            arguments["idempotency_key"] = request.headers.get(KEY_HEADER)
         return self._view(**path, **arguments)
 
 
-class Section:
+class ApiSection:
     """The decorator of one section's routes; `access` says who may use them."""
 
     def __init__(self, name: str, access: str = ADMIN) -> None:
@@ -138,10 +144,10 @@ class Section:
         *,
         answers: Any,
         errors: Mapping[int, str] | None = None,
-    ) -> Callable[[View], Endpoint]:
+    ) -> Callable[[View], DescribedEndpoint]:
         """Declare a view: `answers` is a type (of the 200), or types and `Content`s by status."""
 
-        def declare(view: View) -> Endpoint:
+        def declare(view: View) -> DescribedEndpoint:
             hints = get_type_hints(view)
             operation = Operation(
                 summary=summary,
@@ -152,14 +158,15 @@ class Section:
                 description=" ".join((view.__doc__ or "").split()),
                 query=hints.get("query", NoQuery),
                 body=hints.get("body"),
+                takes_key="idempotency_key" in hints,
             )
-            return Endpoint(view, operation, "query" in hints)
+            return DescribedEndpoint(view, operation, "query" in hints)
 
         return declare
 
 
 def parse_query(model: type[Query], given: MultiDict[str, str]) -> Query:
-    """The parameters of a query string; an empty one counts as left out. Raises `BadRequest`."""
+    """Check the parameters of a query string; an empty one counts as left out. Raises `BadRequest`."""
     values: dict[str, str] = {}
     twice = []
     for name, texts in given.lists():
@@ -176,7 +183,7 @@ def parse_query(model: type[Query], given: MultiDict[str, str]) -> Query:
 
 
 def parse_json(model: type[Body], raw: bytes) -> Body:
-    """A JSON body. Raises `BadRequest`, which never repeats a value: it may be a secret."""
+    """Read a JSON body. Raises `BadRequest`, which never repeats a value: it may be a secret."""
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
@@ -184,7 +191,7 @@ def parse_json(model: type[Body], raw: bytes) -> Body:
 
 
 def names_of(model: type[BaseModel]) -> list[str]:
-    """The names a request uses for the model's fields."""
+    """Return the names a request uses for the model's fields."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

@@ -1,61 +1,19 @@
 """Operations endpoints for the admin: the key pool's state, and reading everything anew."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import NotRequired, Protocol
+from datetime import UTC
+from typing import NotRequired
 
 from flask import Blueprint, Response, jsonify
 from typing_extensions import TypedDict
 
-from app.api.admin.auth import VerifyAdmin, require_admin
+from app.accounts.login_tries import LoginGuard
+from app.api.admin.auth import current_actor, require_admin
 from app.api.answers import handle_errors
-from app.api.operation import Section
+from app.api.operation import ApiSection
+from app.management.reading import KeyView, Reloaded
 
-UNPROCESSABLE = 422
-
-
-class KeyView(Protocol):
-    """An upstream key as it may be shown."""
-
-    @property
-    def key_id(self) -> str:
-        """Its id in the pool."""
-
-    @property
-    def status(self) -> str:
-        """Its state."""
-
-    @property
-    def available(self) -> bool:
-        """Whether a request would get it now."""
-
-    @property
-    def last_error(self) -> str | None:
-        """What went wrong last."""
-
-    @property
-    def cooldown_until(self) -> datetime | None:
-        """When it may be used again."""
-
-
-class Reloaded(Protocol):
-    """What came of a reload."""
-
-    @property
-    def success(self) -> bool:
-        """Whether everything was read."""
-
-    @property
-    def message(self) -> str:
-        """One line: what was read, or what was not and why."""
-
-    @property
-    def models(self) -> int:
-        """Models in use now."""
-
-    @property
-    def upstream_keys(self) -> int:
-        """Upstream keys in use now."""
+FAILED, UNAVAILABLE = 500, 503
 
 
 class PoolKeyView(TypedDict):
@@ -77,10 +35,11 @@ class PoolView(TypedDict):
 
 
 class ReloadView(TypedDict):
-    """What was read, or what was not and why."""
+    """What was read, or what was not, why, and what stays in force; `failed` names the parts."""
 
     success: bool
     message: str
+    failed: list[str]
     models: int
     ohmygpt_reloaded: bool
     ohmygpt_keys: int
@@ -91,14 +50,13 @@ def operations_blueprint(
     keys: Callable[[], Sequence[KeyView]],
     key_states: Callable[[Sequence[KeyView]], Mapping[str, int]],
     backup_keys: Callable[[], int | None],
-    reload: Callable[[], Reloaded],
-    admin_token: str,
-    verify_admin: VerifyAdmin,
+    reload: Callable[[str], Reloaded],
+    guard: LoginGuard,
 ) -> Blueprint:
-    """`GET /keys/status` and `/reload`; `backup_keys` is None while the store cannot say."""
+    """Make `GET /keys/status` and `/reload`; `backup_keys` is None while the store cannot say."""
     routes = Blueprint("operations", __name__)
-    describe = Section("Operations")
-    require_admin(routes, admin_token, verify_admin)
+    describe = ApiSection("Operations")
+    require_admin(routes, guard)
     handle_errors(routes)
 
     @routes.get("/keys/status")
@@ -113,20 +71,25 @@ def operations_blueprint(
 
     @routes.route("/reload", methods=["GET", "POST"])
     @describe(
-        "Read keys, users and the model table anew", answers={200: ReloadView, UNPROCESSABLE: ReloadView}
+        "Read keys, users and the model table anew",
+        answers={200: ReloadView, FAILED: ReloadView, UNAVAILABLE: ReloadView},
     )
     def reload_all() -> Response:
-        """In this worker at once, in the others of the host within seconds. 422: not all could be read."""
-        done = reload()
+        """Reload in this worker at once, in the others of the host within seconds.
+
+        Not all could be read: 503 where that will pass (the database is away), else 500.
+        """
+        done = reload(current_actor().name)
         response = jsonify(
             success=done.success,
             message=done.message,
+            failed=list(done.problems),
             models=done.models,
-            ohmygpt_reloaded=done.success,
+            ohmygpt_reloaded=done.keys_read,
             ohmygpt_keys=done.upstream_keys,
         )
         if not done.success:
-            response.status_code = UNPROCESSABLE
+            response.status_code = UNAVAILABLE if done.is_temporary else FAILED
         return response
 
     return routes

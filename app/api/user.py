@@ -1,77 +1,57 @@
 """`/api/user`: what users see of themselves, with one of their own client keys."""
 
-from collections.abc import Mapping
 from datetime import datetime, tzinfo
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, NotRequired
 
 from flask import Blueprint, Response, g, jsonify, request
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from app.api.answers import error_answer, handle_errors
-from app.api.operation import USER, Query, Section
-from app.api.parameters import UserPeriod
-from app.core.credentials import CredentialProblem, extract_credential
-from app.core.display import json_ready, shown_key_id
-from app.core.log_filter import LogFilter, parse_moment
-from app.core.periods import USER_PERIODS, period_start
-from app.core.ports import Clock, Directory
-from app.core.principal import Principal
-from app.core.stats import Totals, usd
+from app.accounts.credentials import CredentialProblem, extract_credential, shown_key_id
+from app.accounts.login_tries import LoginGuard
+from app.accounts.principal import Principal
+from app.accounts.rate_window import RateLimiter
+from app.api.answers import error_answer, handle_errors, slow_down
+from app.api.operation import USER, ApiSection, Query
+from app.api.parameters import AdminPeriod, ComparedQuery, PeriodQuery, PeriodView
+from app.common.display import json_ready
+from app.exchange.ports import Clock, Directory
+from app.management.reading import RequestLogStore, StatsStore
+from app.management.users import User, UserAdmin
+from app.management.views.records import own_record
+from app.records.log_filter import LogFilter, parse_moment
+from app.statistics.figures import Totals, usd
+from app.statistics.periods import USER_PERIODS, Period, with_previous
 
 Document = dict[str, Any]
 
-_own = Section("User", access=USER)
+_own = ApiSection("User", access=USER)
 _MAX_PAGE_SIZE = 100
+# A minute: what is asked for here makes the database read, beside which requests are served.
+REQUESTS_PER_KEY = 120
+
+# How far back pages by number go: what is older is found by its time.
 _REACH = 10_000
-"""So far back pages go: what is older is found by its time."""
 
 _HINTS = {
     CredentialProblem.MISSING: "send your client key: `Authorization: Bearer KEY`, or `x-api-key: KEY`",
     CredentialProblem.CONFLICT: "send one key: Authorization and x-api-key differ",
 }
-_SHOWN = (
-    *("inputTokens", "outputTokens", "cacheWriteTokens", "cacheHitTokens", "creditsCost", "latencyMs"),
-    *("isSuccess", "createdAt"),
-)
-_SHOWN_TOO = ("apiFormat", "stream", "statusCode", "outcome", "ttftMs", "reasoningTokens", "costNanoUsd")
 
 
-class Accounts(Protocol):
-    """Where users are read; raises `StoreUnavailable`."""
+class UsageQuery(ComparedQuery):
+    """Which time, and whether beside the one before."""
 
-    def profile(self, username: str) -> Document | None:
-        """What users may see of themselves, as it is stored now."""
-
-
-class OwnStats(Protocol):
-    """Where a user's sums are made; raises `StoreUnavailable`."""
-
-    def total(self, start: datetime | None, *, user: str | None = None) -> Totals:
-        """The sums of everything of a user since `start`."""
-
-
-class OwnLogs(Protocol):
-    """Where a user's records are read; raises `StoreUnavailable`."""
-
-    def numbered_page(
-        self, wanted: LogFilter, page: int, limit: int, reach: int
-    ) -> tuple[list[Document], int]:
-        """A page by its number, newest first, and how many records there are, counted up to `reach`."""
-
-
-class UsageQuery(Query):
-    """How far back."""
-
-    period: UserPeriod = "24h"
+    period: AdminPeriod = "24h"
 
 
 Page = Annotated[int, Field(ge=1, le=_REACH)]
 
 
-class LogsQuery(UsageQuery):
-    """How far back, and which page."""
+class LogsQuery(PeriodQuery):
+    """Which time, and which page."""
 
+    period: AdminPeriod = "24h"
     page: Page = 1
     limit: Annotated[int, Field(ge=1, le=_MAX_PAGE_SIZE)] = 50
 
@@ -81,7 +61,7 @@ class HistoryQuery(Query):
 
     page: Page = 1
     limit: Annotated[int, Field(ge=1, le=_MAX_PAGE_SIZE)] = 20
-    from_: str | None = Field(None, alias="from", description="An ISO 8601 time, or how long ago: `24h`.")
+    from_: str | None = Field(None, alias="from", description="A date or time, or how long ago: `24h`.")
     to: str | None = Field(None, description="The same; before this.")
 
 
@@ -94,6 +74,9 @@ class MeView(TypedDict):
     credits: float
     refCredits: float
     creditsUsed: float
+    creditsNanoUsd: int
+    refCreditsNanoUsd: int
+    creditsUsedNanoUsd: int
     totalInputTokens: int
     totalOutputTokens: int
     createdAt: str | None
@@ -101,21 +84,26 @@ class MeView(TypedDict):
     rateLimitRpm: Annotated[int | None, Field(description="The key's own limit; null: the usual one.")]
 
 
-class DetailedUsageView(TypedDict):
-    """The user's sums of a period; `creditsBurned` in USD."""
+class DetailedUsageView(PeriodView):
+    """The user's sums of a period; `creditsBurned` in USD, `costNanoUsd` the same exactly."""
 
     inputTokens: int
     outputTokens: int
     cacheWriteTokens: int
     cacheHitTokens: int
     creditsBurned: float
+    costNanoUsd: int
     requestCount: int
     successCount: int
-    period: str
+    previous: NotRequired["DetailedUsageView | None"]
 
 
 class OwnRecordView(TypedDict):
-    """A request of the user. `upstream` is always null: it stays with the operator."""
+    """A request of the user. `upstream` is always null: it stays with the operator.
+
+    `errorMessage` is what the client was told of a request that failed. `count` is there where it stands for
+    that many refused requests.
+    """
 
     id: str
     model: str | None
@@ -125,9 +113,16 @@ class OwnRecordView(TypedDict):
     cacheWriteTokens: int | None
     cacheHitTokens: int | None
     creditsCost: float | None
+    costNanoUsd: NotRequired[int | None]
     latencyMs: int | None
     isSuccess: bool | None
     createdAt: str | None
+    errorMessage: NotRequired[str]
+    endUser: NotRequired[str]
+    sessionId: NotRequired[str]
+    clientName: NotRequired[str]
+    tags: NotRequired[list[str]]
+    count: NotRequired[int]
 
 
 class OwnPageView(TypedDict):
@@ -148,12 +143,24 @@ class CreditsUsageView(TypedDict):
     last24h: float
     last7d: float
     last30d: float
+    last1hNanoUsd: int
+    last24hNanoUsd: int
+    last7dNanoUsd: int
+    last30dNanoUsd: int
 
 
 def user_blueprint(
-    *, directory: Directory, accounts: Accounts, stats: OwnStats, logs: OwnLogs, clock: Clock, tz: tzinfo
+    *,
+    directory: Directory,
+    accounts: UserAdmin,
+    stats: StatsStore,
+    logs: RequestLogStore,
+    clock: Clock,
+    tz: tzinfo,
+    guard: LoginGuard,
+    limiter: RateLimiter,
 ) -> Blueprint:
-    """`/api/user/…` over these; nobody sees anything of anybody else."""
+    """Make `/api/user/…` over these readers; nobody sees anything of anybody else."""
     routes = Blueprint("user_api", __name__, url_prefix="/api/user")
     handle_errors(routes)
 
@@ -164,69 +171,62 @@ def user_blueprint(
             return _unauthorized("this needs your client key", _HINTS[given])
         principal = directory.find(given)
         if principal is None:
+            guard.count_unknown_key(request.remote_addr)
             return _unauthorized("this client key is not valid", "it may have been revoked: ask the operator")
-        if not principal.is_metered:
-            return error_answer(403, "this key belongs to no user", hint="use a client key of your own")
+        decision = limiter.hit(f"user-api:{principal.user_key_id}", REQUESTS_PER_KEY)
+        if not decision.allowed:
+            wait_s = decision.retry_after_s
+            return slow_down(f"too many requests with this key: wait {wait_s} s", wait_s)
         g.principal = principal
-        return None
+        return _refusal(principal)
 
     @routes.get("/me")
     @_own("Who you are, and your credit", answers=MeView)
     def me() -> Response:
-        """The balance as it is booked: requests of the last second may not be in it yet."""
+        """Show the balance as it is booked: requests of the last second may not be in it yet."""
         principal = _principal()
-        profile = accounts.profile(principal.user_id)
-        if profile is None:
+        user = accounts.find(principal.user_id)
+        if user is None:
             return _unauthorized("this user is no more", "ask the operator")
-        key = {"keyId": shown_key_id(principal.user_key_id), "rateLimitRpm": principal.rpm}
-        return jsonify(json_ready({**profile, **key}))
+        return jsonify(_me_view(user, principal))
 
     @routes.get("/detailed-usage")
     @_own("Your tokens and cost of a period", answers=DetailedUsageView)
     def detailed_usage(query: UsageQuery) -> Response:
-        """Rolling: `24h` is the last 24 hours."""
-        start = period_start(query.period, clock.utcnow(), tz)
-        sums = stats.total(start, user=_principal().user_id)
-        return jsonify(
-            inputTokens=sums.input_tokens,
-            outputTokens=sums.output_tokens,
-            cacheWriteTokens=sums.cache_write_tokens,
-            cacheHitTokens=sums.cache_hit_tokens,
-            creditsBurned=usd(sums.cost_nano_usd),
-            requestCount=sums.requests,
-            successCount=sums.success,
-            period=query.period,
-        )
+        """Sum up your requests of a period."""
+        user_id = _principal().user_id
+
+        def figures(period: Period) -> Document:
+            return _used(stats.total(period, user=user_id)) | period.to_json()
+
+        period = query.at(clock.utcnow(), tz)
+        return jsonify(with_previous(figures, period) if query.is_compared else figures(period))
 
     @routes.get("/request-logs")
     @_own("Your requests of a period", answers=OwnPageView)
     def own_request_logs(query: LogsQuery) -> Response:
-        """Newest first."""
-        start = period_start(query.period, clock.utcnow(), tz)
-        return page_of(LogFilter(user=_principal().user_id, start=start), query.page, query.limit)
+        """List records, newest first."""
+        period = query.at(clock.utcnow(), tz)
+        wanted = LogFilter(user=_principal().user_id, start=period.start, end=period.end)
+        return page_of(wanted, query.page, query.limit)
 
     @routes.get("/request-history")
     @_own("Your requests", answers=OwnPageView)
     def request_history(query: HistoryQuery) -> Response:
-        """Newest first, as far back as records are kept."""
+        """List records, newest first, as far back as they are kept."""
         now = clock.utcnow()
         wanted = LogFilter(
             user=_principal().user_id,
-            start=parse_moment("from", query.from_, now) if query.from_ else None,
-            end=parse_moment("to", query.to, now) if query.to else None,
+            start=parse_moment("from", query.from_, now, tz) if query.from_ else None,
+            end=parse_moment("to", query.to, now, tz) if query.to else None,
         )
         return page_of(wanted, query.page, query.limit)
 
     @routes.get("/credits-usage")
     @_own("Your cost of the last hour, day, week and month", answers=CreditsUsageView)
     def credits_usage() -> Response:
-        """In USD."""
-        now, user = clock.utcnow(), _principal().user_id
-        costs = {
-            f"last{period}": usd(stats.total(period_start(period, now, tz), user=user).cost_nano_usd)
-            for period in USER_PERIODS
-        }
-        return jsonify(costs)
+        """Show the cost in USD."""
+        return jsonify(_costs(stats, _principal().user_id, clock.utcnow(), tz))
 
     def page_of(wanted: LogFilter, page: int, limit: int) -> Response:
         if page * limit > _REACH:
@@ -247,17 +247,59 @@ def user_blueprint(
     return routes
 
 
-def own_record(document: Mapping[str, Any]) -> Document:
-    """What a user may see of a record: these fields and no others, since some are the operator's affair."""
-    shown = {"id": str(document.get("_id")), "model": document.get("model"), "upstream": None}
-    shown.update({name: document.get(name) for name in _SHOWN})
-    shown.update({name: document[name] for name in _SHOWN_TOO if name in document})
-    return {name: json_ready(value) for name, value in shown.items()}
+def _used(sums: Totals) -> Document:
+    return {
+        "inputTokens": sums.input_tokens,
+        "outputTokens": sums.output_tokens,
+        "cacheWriteTokens": sums.cache_write_tokens,
+        "cacheHitTokens": sums.cache_hit_tokens,
+        "creditsBurned": usd(sums.cost_nano_usd),
+        "costNanoUsd": sums.cost_nano_usd,
+        "requestCount": sums.requests,
+        "successCount": sums.success,
+    }
+
+
+def _costs(stats: StatsStore, user: str, now: datetime, tz: tzinfo) -> Document:
+    costs: Document = {}
+    for name in USER_PERIODS:
+        cost_nano = stats.total(Period.of(name, now, tz), user=user).cost_nano_usd
+        costs |= {f"last{name}": usd(cost_nano), f"last{name}NanoUsd": cost_nano}
+    return costs
+
+
+def _me_view(user: User, principal: Principal) -> MeView:
+    return MeView(
+        username=user.username,
+        role=user.role,
+        keyId=shown_key_id(principal.user_key_id),
+        credits=usd(user.credits_nano),
+        refCredits=usd(user.ref_credits_nano),
+        creditsUsed=usd(user.credits_used_nano),
+        creditsNanoUsd=user.credits_nano,
+        refCreditsNanoUsd=user.ref_credits_nano,
+        creditsUsedNanoUsd=user.credits_used_nano,
+        totalInputTokens=user.input_tokens,
+        totalOutputTokens=user.output_tokens,
+        createdAt=json_ready(user.created_at),
+        expiresAt=json_ready(user.expires_at),
+        rateLimitRpm=principal.rpm,
+    )
 
 
 def _principal() -> Principal:
     principal: Principal = g.principal
     return principal
+
+
+def _refusal(principal: Principal) -> Response | None:
+    """Refuse keys that are bound to other addresses, or that belong to nobody."""
+    limits = principal.key_limits
+    if limits is not None and not limits.allows_address(request.remote_addr):
+        return error_answer(403, "this key is not accepted from where the request came")
+    if not principal.is_metered:
+        return error_answer(403, "this key belongs to no user", hint="use a client key of your own")
+    return None
 
 
 def _unauthorized(message: str, hint: str) -> Response:

@@ -1,20 +1,19 @@
-"""`flask bindings …`: which proxies an OhMyGPT key goes through."""
-
-from typing import Any
+"""`weir bindings …`: which proxies an OhMyGPT key goes through."""
 
 import click
 
-from app.adapters.mongo.proxy_bindings import PRIORITIES, StoredBinding
 from app.cli.base import Group, current_settings, json_option, shell_actor
 from app.cli.output import print_json, print_table
 from app.cli.store import open_administration
+from app.management.views.proxies import binding_view
+from app.upstream.proxy_bindings import PRIORITIES
 
 _LOWEST, _HIGHEST = PRIORITIES.start, PRIORITIES.stop - 1
 
 
 @click.group("bindings", cls=Group)
 def command() -> None:
-    """Which proxies an OhMyGPT key goes through."""
+    """Choose which proxies an OhMyGPT key goes through."""
 
 
 @command.command("add")
@@ -33,7 +32,7 @@ def add_binding(proxy_id: str, key_id: str, priority: int, as_json: bool) -> Non
     with open_administration(current_settings()) as administration:
         binding = administration.bindings.add(shell_actor(), proxy_id, key_id, priority)
     if as_json:
-        print_json(_row(binding))
+        print_json(binding_view(binding))
     else:
         click.echo(f"Key {key_id} goes through proxy {proxy_id}, priority {priority}.")
 
@@ -45,7 +44,7 @@ def list_bindings(as_json: bool) -> None:
     with open_administration(current_settings()) as administration:
         bindings = administration.bindings.list()
     if as_json:
-        print_json({"bindings": [_row(binding) for binding in bindings]})
+        print_json({"bindings": [binding_view(binding) for binding in bindings]})
         return
     print_table(
         ("KEY", "PROXY", "PRIORITY>", "ACTIVE", "MADE"),
@@ -59,7 +58,7 @@ def list_bindings(as_json: bool) -> None:
             )
             for stored in bindings
         ),
-        "No bindings: flask bindings add PROXY KEY",
+        "No bindings: weir bindings add PROXY KEY",
     )
 
 
@@ -75,14 +74,3 @@ def delete_binding(proxy_id: str, key_id: str, as_json: bool) -> None:
         print_json({"proxyId": proxy_id, "ohmygptKeyId": key_id, "deleted": True})
     else:
         click.echo(f"Key {key_id} is not bound to proxy {proxy_id} any more.")
-
-
-def _row(stored: StoredBinding) -> dict[str, Any]:
-    return {
-        "proxyId": stored.binding.proxy_id,
-        "ohmygptKeyId": stored.binding.key_id,
-        "priority": stored.binding.priority,
-        "isActive": stored.is_active,
-        "createdAt": stored.created_at,
-        "updatedAt": stored.updated_at,
-    }

@@ -1,8 +1,6 @@
-"""What `flask doctor` looks at, one function per concern; nothing here changes the installation."""
+"""What `weir doctor` looks at, one function per concern; nothing here changes the installation."""
 
 import shutil
-import socket
-import ssl
 import stat
 import tempfile
 from collections import Counter
@@ -13,35 +11,34 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
+import pymongo
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from app.adapters.key_pool import KeyView, SharedKeyPool
-from app.adapters.key_sync import KeySync
-from app.adapters.mongo.connection import server_version, store_problem
-from app.adapters.mongo.key_states import KeyStateStore
-from app.adapters.mongo.provider_keys import ProviderKeyStore
-from app.adapters.mongo.proxies import ProxyStore
-from app.adapters.mongo.proxy_bindings import BindingStore
-from app.adapters.mongo.users import UserStore
-from app.adapters.proxy_pool import ProxyPool
-from app.adapters.upstream import RequestsUpstream
+from app.accounts.users import UserStore
 from app.cli.base import cipher_of
-from app.core.ports import ProviderKey, UpstreamFailure, UpstreamRequest
-from app.core.pricing import ModelTable, ModelTableError
+from app.common.display import counted
+from app.keys.key_pool import KeyView, SharedKeyPool
+from app.keys.key_state_store import KeyStateStore
+from app.keys.key_sync import KeySync
+from app.keys.provider_keys import ProviderKeyStore
+from app.pricing.model_table import ModelTable
+from app.pricing.table_parser import ModelTableError
 from app.settings import Settings
+from app.store.connection import server_version
+from app.store.driver import store_problem
+from app.upstream.proxies import ProxyStore
+from app.upstream.proxy_bindings import BindingStore
+from app.upstream.proxy_pool import ProxyPool
 
 _TIMEOUT_S = 5.0
 _LOW_DISK_MB = 500
 _MB = 1024 * 1024
-_OK = 200
-_KEY_REFUSED = (401, 402, 403)
 
 
-class State(StrEnum):
+class CheckState(StrEnum):
     """How a check came out. Only `FAILED` keeps the proxy from doing its work."""
 
     OK = "ok"
@@ -54,16 +51,20 @@ class Check:
     """One line of the report; `advice` says what to do about it."""
 
     name: str
-    state: State
+    state: CheckState
     detail: str
     advice: str = ""
 
 
 def check_data_dir(settings: Settings) -> Iterator[Check]:
-    """Whether the journal, the embedded database and generated secrets have a place."""
+    """Check that the journal, the embedded database and generated secrets have a place."""
     name, path = "data directory", settings.data_dir
+    if not path.exists():
+        state = CheckState.FAILED if settings.mongodb_uri is None else CheckState.WARNING
+        advice = "set DATA_DIR as the service has it; a new one is made by weir init"
+        yield Check(name, state, f"{path} does not exist", advice)
+        return
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in (path, path / "journal"):
             if directory.exists():
                 with tempfile.TemporaryFile(dir=directory):
@@ -71,26 +72,26 @@ def check_data_dir(settings: Settings) -> Iterator[Check]:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
         advice = "let the user who runs Weir write there, or set DATA_DIR"
-        yield Check(name, State.FAILED, f"{path} cannot be written: {error.strerror}", advice)
+        yield Check(name, CheckState.FAILED, f"{path} cannot be written: {error.strerror}", advice)
         return
     free_mb = shutil.disk_usage(path).free // _MB
     missing_mb = settings.journal_max_mb - _size(path / "journal") // _MB - free_mb
     if mode & 0o077:
         advice = f"chmod 700 {path}"
-        yield Check(name, State.WARNING, f"{path} holds secrets and is open to other users", advice)
+        yield Check(name, CheckState.WARNING, f"{path} holds secrets and is open to other users", advice)
     elif free_mb < _LOW_DISK_MB:
         yield Check(
-            name, State.WARNING, f"{path} has only {free_mb} MB left", "make room: the journal needs it"
+            name, CheckState.WARNING, f"{path} has only {free_mb} MB left", "make room: the journal needs it"
         )
     elif missing_mb > 0:
         detail = f"{path} has {free_mb} MB left, {missing_mb} MB less than the journal may grow"
-        yield Check(name, State.WARNING, detail, "make room, or lower JOURNAL_MAX_MB")
+        yield Check(name, CheckState.WARNING, detail, "make room, or lower JOURNAL_MAX_MB")
     else:
-        yield Check(name, State.OK, f"{path} can be written, {free_mb} MB free")
+        yield Check(name, CheckState.OK, f"{path} can be written, {free_mb} MB free")
 
 
 def _size(directory: Path) -> int:
-    """Bytes of all files below; what goes meanwhile counts as nothing."""
+    """Sum up the bytes of all files below; what goes meanwhile counts as nothing."""
     size = 0
     for path in directory.rglob("*"):
         with suppress(OSError):
@@ -99,49 +100,64 @@ def _size(directory: Path) -> int:
 
 
 def check_models(settings: Settings) -> Iterator[Check]:
-    """Whether there is a model to serve, with a price."""
+    """Check that there is a model to serve, with a price."""
     name, path = "models", settings.models_file
     advice = "correct the file, or set MODELS_FILE"
     try:
         models = ModelTable.from_toml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ModelTableError) as error:
-        yield Check(name, State.FAILED, f"{path}: {error}", advice)
+        yield Check(name, CheckState.FAILED, f"{path}: {error}", advice)
         return
     if len(models) == 0:
-        yield Check(name, State.FAILED, f"{path} has no [[models]]", advice)
+        yield Check(name, CheckState.FAILED, f"{path} has no [[models]]", advice)
     else:
-        yield Check(name, State.OK, f"{len(models)} models in {path}")
+        yield Check(name, CheckState.OK, f"{counted(len(models), 'models')} in {path}")
 
 
 def check_store(db: Database[dict[str, Any]], settings: Settings) -> Iterator[Check]:
-    """Whether the database answers and takes writes."""
+    """Check that the database answers and takes writes."""
     kind = "embedded MongoDB" if settings.mongodb_uri is None else "MONGODB_URI"
     try:
         version = server_version(db)
-        scratch = db["doctor_scratch"]
-        marker = scratch.insert_one({"_id": uuid4().hex}).inserted_id
-        scratch.delete_one({"_id": marker})
         users = sum(1 for _ in UserStore(db).list())
     except PyMongoError as error:
         yield failed_store(store_problem(error), settings)
         return
-    yield Check("store", State.OK, f"{kind} {version}, database {db.name}, reads and writes")
+    unacknowledged = _try_writing(db)
+    if unacknowledged is not None:
+        yield unacknowledged
+        return
+    yield Check("store", CheckState.OK, f"{kind} {version}, database {db.name}, reads and writes")
     if users or settings.proxy_api_key is not None:
-        yield Check("users", State.OK, f"{users} users")
+        yield Check("users", CheckState.OK, counted(users, "users"))
     else:
-        yield Check("users", State.WARNING, "nobody can call yet", "flask users add NAME --credits 5")
+        yield Check("users", CheckState.WARNING, "nobody can call yet", "weir users add NAME --credits 5")
+
+
+def _try_writing(db: Database[dict[str, Any]]) -> Check | None:
+    """Write and delete a document; return what is wrong if that is not acknowledged within seconds."""
+    try:
+        with pymongo.timeout(_TIMEOUT_S):
+            scratch = db["doctor_scratch"]
+            marker = scratch.insert_one({"_id": uuid4().hex}).inserted_id
+            scratch.delete_one({"_id": marker})
+    except PyMongoError as error:
+        detail = f"reads are answered, writes are not acknowledged: {store_problem(error)}"
+        advice = "see rs.status(): most members that hold data have to run; an arbiter holds none"
+        return Check("store", CheckState.FAILED, detail, advice)
+    return None
 
 
 def failed_store(reason: str, settings: Settings) -> Check:
-    """The store's line when it cannot be used."""
-    advice = "see the reason; flask commands need it, running proxies journal meanwhile"
+    """Return the store's line when it cannot be used."""
+    advice = "see the reason; commands need it, running proxies journal meanwhile"
     if settings.mongodb_uri is not None:
         advice = "check MONGODB_URI, and that the server runs and lets this machine in"
-    return Check("store", State.FAILED, reason, advice)
+    return Check("store", CheckState.FAILED, reason, advice)
 
 
 def read_pool(db: Database[dict[str, Any]] | None, settings: Settings, now: datetime) -> SharedKeyPool:
-    """The key pool as a worker would see it now."""
+    """Return the key pool as a worker would see it now."""
     pool = SharedKeyPool([key.get_secret_value() for key in settings.ohmygpt_api_keys], now=lambda: now)
     if db is not None:
         KeySync(pool, ProviderKeyStore(db, cipher_of(settings)), KeyStateStore(db)).look()
@@ -149,26 +165,27 @@ def read_pool(db: Database[dict[str, Any]] | None, settings: Settings, now: date
 
 
 def check_keys(states: list[KeyView]) -> Iterator[Check]:
-    """Whether there is an upstream key to use, and which cannot be used."""
+    """Check that there is an upstream key to use, and report those that cannot be used."""
     name, usable = "upstream keys", sum(state.available for state in states)
     counts = ", ".join(f"{count} {status}" for status, count in Counter(s.status for s in states).items())
     idle = [state.key_id for state in states if not state.available]
     if not states:
-        advice = "flask keys add ID, or OHMYGPT_API_KEYS"
-        yield Check(name, State.FAILED, "there is no key: every request is answered with 503", advice)
+        advice = "weir keys add ID, or OHMYGPT_API_KEYS; if the service has that, set it here as well"
+        detail = "there is no key, neither stored nor in this environment: every request is answered with 503"
+        yield Check(name, CheckState.FAILED, detail, advice)
     elif not usable:
         yield Check(
-            name, State.FAILED, f"no key can be used: {counts}", "flask keys list, flask keys reset ID"
+            name, CheckState.FAILED, f"no key can be used: {counts}", "weir keys list, weir keys reset ID"
         )
     elif idle:
         detail = f"{usable} of {len(states)} can be used ({counts}); not {', '.join(idle[:5])}"
-        yield Check(name, State.WARNING, detail, "flask keys list, flask keys reset ID")
+        yield Check(name, CheckState.WARNING, detail, "weir keys list, weir keys reset ID")
     else:
-        yield Check(name, State.OK, f"{usable} can be used")
+        yield Check(name, CheckState.OK, f"{usable} can be used")
 
 
 def read_proxies(db: Database[dict[str, Any]] | None, settings: Settings) -> ProxyPool | None:
-    """The proxies as a worker would see them now; None when they are not to be used."""
+    """Return the proxies as a worker would see them now; None when they are not to be used."""
     if settings.upstream_proxy_pool == "off" or db is None:
         return None
     allow_direct = settings.upstream_proxy_fallback_direct == "on"
@@ -178,77 +195,14 @@ def read_proxies(db: Database[dict[str, Any]] | None, settings: Settings) -> Pro
 
 
 def check_proxies(proxies: ProxyPool | None) -> Iterator[Check]:
-    """How the outbound proxies fare; nothing is said where there are none and none are needed."""
+    """Report how the outbound proxies fare; nothing is said where there are none and none are needed."""
     health = proxies.health() if proxies is not None else {}
     failing = [proxy_id for proxy_id, state in health.items() if not state.is_usable]
     if proxies is not None and not health and not proxies.allow_direct:
         detail = "there is none, and UPSTREAM_PROXY_FALLBACK_DIRECT is off: every request fails"
-        yield Check("proxies", State.FAILED, detail, "flask proxies add ID, or flask proxies enable ID")
+        yield Check("proxies", CheckState.FAILED, detail, "weir proxies add ID, or weir proxies enable ID")
     elif failing:
         detail = f"{len(health) - len(failing)} of {len(health)} can be used; not {', '.join(failing[:5])}"
-        yield Check("proxies", State.WARNING, detail, "flask proxies check")
+        yield Check("proxies", CheckState.WARNING, detail, "weir proxies check")
     elif health:
-        yield Check("proxies", State.OK, f"{len(health)} can be used")
-
-
-def check_upstream(
-    settings: Settings, key: ProviderKey | None, proxies: ProxyPool | None = None
-) -> Iterator[Check]:
-    """Whether the upstream can be reached, the way requests go, and takes a key of the pool."""
-    url = urlsplit(settings.ohmygpt_base_url)
-    name, host = "upstream", url.hostname or ""
-    is_forced = settings.upstream_proxy_pool == "on" and settings.upstream_proxy_fallback_direct == "off"
-    if proxies is None and is_forced:
-        detail = "not asked: UPSTREAM_PROXY_FALLBACK_DIRECT is off, and which proxies there are is not known"
-        yield Check(name, State.WARNING, detail, "see to the store first")
-        return
-    is_direct = proxies is None or (proxies.allow_direct and not proxies.health())
-    try:
-        if is_direct:
-            _connect(host, url.port or (443 if url.scheme == "https" else 80), tls=url.scheme == "https")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        advice = "check OHMYGPT_BASE_URL, the network and DNS"
-        yield Check(name, State.FAILED, f"{host} cannot be reached: {reason}", advice)
-        return
-    if key is None:
-        reached = f"{host} can be reached" if is_direct else f"{host} is reached through proxies"
-        yield Check(name, State.WARNING, f"{reached}; without a key no more can be said")
-        return
-    yield _list_models(settings, host, key, proxies)
-
-
-def _connect(host: str, port: int, *, tls: bool) -> None:
-    with socket.create_connection((host, port), _TIMEOUT_S) as connection:
-        if tls:
-            with ssl.create_default_context().wrap_socket(connection, server_hostname=host):
-                pass
-
-
-def _list_models(settings: Settings, host: str, key: ProviderKey, proxies: ProxyPool | None) -> Check:
-    upstream = RequestsUpstream(
-        settings.ohmygpt_base_url,
-        connect_timeout_s=_TIMEOUT_S,
-        read_timeout_s=_TIMEOUT_S,
-        auth=settings.upstream_auth,
-        pool_size=1,
-        proxies=proxies,
-    )
-    headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
-    try:
-        reply = upstream.send(UpstreamRequest("GET", "/v1/models", "", headers, b""), key)
-        status = reply.status
-        reply.close()
-    except UpstreamFailure as error:
-        return Check("upstream", State.FAILED, f"{host}: {error}", "check OHMYGPT_BASE_URL and the network")
-    finally:
-        upstream.close()
-    if status == _OK:
-        return Check("upstream", State.OK, f"{host} answers and takes key {key.key_id}")
-    if status in _KEY_REFUSED:
-        detail = f"{host} refuses key {key.key_id} with {status}"
-        return Check(
-            "upstream", State.FAILED, detail, f"flask keys delete {key.key_id}, then add a valid one"
-        )
-    # Not every upstream lists models; that it answered at all is what counts.
-    return Check("upstream", State.WARNING, f"{host} answered {status} to GET /v1/models")
+        yield Check("proxies", CheckState.OK, f"{len(health)} can be used")

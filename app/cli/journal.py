@@ -1,15 +1,16 @@
-"""`flask journal …`: what is on disk and not yet in MongoDB."""
+"""`weir journal …`: what is on disk and not yet in MongoDB."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from app.adapters.journal import Adopted, JournalPolicy, SlotReport, replay, survey
-from app.adapters.mongo.settlement import Settlement
 from app.cli.base import Group, current_settings, fail, json_option
 from app.cli.output import print_json, print_table
 from app.cli.store import open_store
+from app.common.display import counted
+from app.journal import Adopted, JournalPolicy, SlotReport, replay, survey
+from app.persistence.booking import Booking
 from app.settings import Settings
 
 _MB = 1024 * 1024
@@ -17,19 +18,22 @@ _MB = 1024 * 1024
 
 @click.group("journal", cls=Group)
 def command() -> None:
-    """What is on disk and not yet in MongoDB."""
+    """Show, or book, what is on disk and not yet in MongoDB."""
 
 
 @command.command("status")
 @json_option
 def journal_status(as_json: bool) -> None:
     """Show every slot of the journal: who uses it, and what in it is not booked yet. Changes nothing."""
-    reports = survey(_root(current_settings()))
+    settings = current_settings()
+    if not settings.data_dir.is_dir():
+        fail(f"there is no DATA_DIR {settings.data_dir}: set DATA_DIR as the service has it")
+    reports = survey(_root(settings))
     if as_json:
         print_json(
             {
                 "slots": [_slot(report) for report in reports],
-                "unsettled": sum(report.unsettled for report in reports),
+                "unbooked": sum(report.unbooked for report in reports),
                 "openRequests": sum(report.open_requests for report in reports),
                 "bytes": sum(report.bytes for report in reports),
                 "damaged": sum(report.damaged for report in reports),
@@ -45,22 +49,19 @@ def journal_status(as_json: bool) -> None:
                 report.is_owned,
                 report.segments,
                 -(-report.bytes // 1024),
-                report.unsettled,
+                report.unbooked,
                 _moment(report.oldest_ms),
                 report.open_requests,
                 report.damaged,
             )
             for report in reports
         ),
-        "There is no journal yet.",
+        f"There is no journal in {settings.data_dir} yet.",
     )
-    left = [
-        report for report in reports if not report.is_owned and (report.unsettled or report.open_requests)
-    ]
+    left = [report for report in reports if not report.is_owned and (report.unbooked or report.open_requests)]
     if left:
-        click.echo(
-            f"{len(left)} slots were left behind: a running worker settles them, or flask journal replay"
-        )
+        were = counted(len(left), "slots were", one="slot was")
+        click.echo(f"{were} left behind: a running worker settles that, or weir journal replay")
 
 
 @command.command("replay")
@@ -69,24 +70,28 @@ def replay_journal(as_json: bool) -> None:
     """Book what processes that are gone left in the journal; running workers book their own.
 
     Requests found open get a record with outcome `interrupted`. Repeating it changes nothing. Exit status 1
-    if something could not be settled.
+    if something could not be booked.
     """
     settings = current_settings()
     policy = JournalPolicy(sync=settings.journal_sync, max_bytes=settings.journal_max_mb * _MB)
     with open_store(settings) as db:
-        done = replay(_root(settings), lambda writer_id: Settlement(db, writer_id), policy=policy)
+        done = replay(
+            _root(settings),
+            lambda writer_id: Booking(db, writer_id, kept_s=settings.log_retention_s),
+            policy=policy,
+        )
     records = sum(adopted.records for adopted in done)
     if as_json:
         print_json({"slots": [_adopted(adopted) for adopted in done], "records": records})
     else:
         print_table(
             ("SLOT", "RECORDS>", "INTERRUPTED>", "DAMAGED>", "SETTLED"),
-            ((item.slot, item.records, item.interrupted, item.damaged, item.is_settled) for item in done),
+            ((item.slot, item.records, item.interrupted, item.damaged, item.is_booked) for item in done),
             "Nothing was left behind.",
         )
-    unsettled = [adopted.slot for adopted in done if not adopted.is_settled]
-    if unsettled:
-        fail(f"something is left in {', '.join(unsettled)}: put right what the log says, and replay again")
+    unbooked = [adopted.slot for adopted in done if not adopted.is_booked]
+    if unbooked:
+        fail(f"something is left in {', '.join(unbooked)}: put right what the log says, and replay again")
 
 
 def _root(settings: Settings) -> str:
@@ -104,9 +109,9 @@ def _slot(report: SlotReport) -> dict[str, Any]:
         "isOwned": report.is_owned,
         "bytes": report.bytes,
         "segments": report.segments,
-        "unsettled": report.unsettled,
+        "unbooked": report.unbooked,
         "openRequests": report.open_requests,
-        "oldestUnsettledAt": _moment(report.oldest_ms),
+        "oldestUnbookedAt": _moment(report.oldest_ms),
         "damaged": report.damaged,
     }
 
@@ -117,5 +122,5 @@ def _adopted(adopted: Adopted) -> dict[str, Any]:
         "records": adopted.records,
         "interrupted": adopted.interrupted,
         "damaged": adopted.damaged,
-        "isSettled": adopted.is_settled,
+        "isBooked": adopted.is_booked,
     }

@@ -1,19 +1,26 @@
-"""`flask keys …`: the pool of OhMyGPT keys."""
+"""`weir keys …`: the pool of OhMyGPT keys."""
 
-from typing import IO, Any
+from typing import IO
 
 import click
 
-from app.adapters.mongo.provider_keys import StoredProviderKey
 from app.cli.base import Group, current_settings, json_option, shell_actor
 from app.cli.output import print_json, print_table
 from app.cli.secret_input import read_secret, read_text
 from app.cli.store import open_administration
+from app.common.display import counted
+from app.keys.provider_keys import StoredProviderKey
+from app.management.views.keys import (
+    key_event_view,
+    upstream_account_view,
+    upstream_key_view,
+    upstream_keys_view,
+)
 
 
 @click.group("keys", cls=Group)
 def command() -> None:
-    """The pool of OhMyGPT keys."""
+    """Manage the pool of OhMyGPT keys."""
 
 
 @command.command("add")
@@ -27,7 +34,7 @@ def add_key(key_id: str, api_key_stdin: bool, as_json: bool) -> None:
     with open_administration(settings) as administration:
         key = administration.keys.add(shell_actor(), key_id, secret.strip())
     if as_json:
-        print_json(_row(key))
+        print_json(upstream_key_view(key))
     else:
         click.echo(f"{key.key_id} ({key.masked}) is in the pool; running workers use it within seconds.")
 
@@ -44,7 +51,8 @@ def import_keys(file: IO[str], as_json: bool) -> None:
     if as_json:
         print_json({"imported": len(ids), "ids": ids})
     else:
-        click.echo(f"{len(ids)} keys are in the pool now; running workers use them within seconds.")
+        are = counted(len(ids), "keys are", one="key is")
+        click.echo(f"{are} in the pool now; running workers use what is there within seconds.")
 
 
 @command.command("list")
@@ -54,15 +62,26 @@ def list_keys(as_json: bool) -> None:
     with open_administration(current_settings()) as administration:
         keys = administration.keys.list()
     if as_json:
-        print_json({"keys": [_row(key) for key in keys]})
+        print_json(upstream_keys_view(keys))
         return
     print_table(
-        ("ID", "KEY", "STATUS", "COOLING UNTIL", "REQUESTS>", "TOKENS>", "LAST USED", "LAST ERROR"),
+        (
+            "ID",
+            "KEY",
+            "STATUS",
+            "USED>",
+            "COOLING UNTIL",
+            "REQUESTS>",
+            "TOKENS>",
+            "LAST USED",
+            "LAST ERROR",
+        ),
         (
             (
                 key.key_id,
                 key.masked,
                 _shown_status(key),
+                _shown_fees(key),
                 key.cooldown_until,
                 key.requests_count,
                 key.tokens_used,
@@ -71,7 +90,23 @@ def list_keys(as_json: bool) -> None:
             )
             for key in keys
         ),
-        "No keys yet: flask keys add ID, or OHMYGPT_API_KEYS",
+        "No keys yet: weir keys add ID, or OHMYGPT_API_KEYS",
+    )
+
+
+@command.command("account")
+@json_option
+def show_account(as_json: bool) -> None:
+    """Show the balance behind the keys, as a running worker read it with OHMYGPT_MANAGEMENT_KEY."""
+    with open_administration(current_settings()) as administration:
+        found = upstream_account_view(administration.keys.account())
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("BALANCE>", "OF IT FREE>", "READ", "KEYS NOT IN THE POOL>", "PROBLEM"),
+        [(found["balance"], found["freeBalance"], found["readAt"], found["unmatchedKeys"], found["problem"])],
+        "Nothing is known",
     )
 
 
@@ -83,7 +118,7 @@ def reset_key(key_id: str, as_json: bool) -> None:
     with open_administration(current_settings()) as administration:
         key = administration.keys.reset(shell_actor(), key_id)
     if as_json:
-        print_json(_row(key))
+        print_json(upstream_key_view(key))
     else:
         click.echo(f"{key_id} is {key.status}.")
 
@@ -97,18 +132,7 @@ def list_events(key_id: str | None, limit: int, as_json: bool) -> None:
     with open_administration(current_settings()) as administration:
         events, _ = administration.keys.events(key_id, limit)
     if as_json:
-        rows = [
-            {
-                "at": event.at,
-                "keyId": event.key_id,
-                "from": event.from_status,
-                "to": event.to_status,
-                "why": event.why,
-                "requestId": event.request_id,
-            }
-            for event in events
-        ]
-        print_json({"events": rows})
+        print_json({"events": [key_event_view(event) for event in events]})
         return
     print_table(
         ("WHEN", "KEY", "FROM", "TO", "WHY", "REQUEST"),
@@ -130,24 +154,14 @@ def delete_key(key_id: str, as_json: bool) -> None:
         click.echo(f"{key_id} is deleted; running workers drop it within seconds.")
 
 
+def _shown_fees(key: StoredProviderKey) -> str | None:
+    if (account := key.account) is None:
+        return None
+    used = "?" if account.used_fee is None else f"{account.used_fee:f}"
+    return f"{used} of {'any' if account.max_fee is None else f'{account.max_fee:f}'}"
+
+
 def _shown_status(key: StoredProviderKey) -> str:
     if key.replaced_by is not None:
         return f"{key.status}, replaced by {key.replaced_by}"
     return f"{key.status}, suspected" if key.state.suspected_by else key.status
-
-
-def _row(key: StoredProviderKey) -> dict[str, Any]:
-    return {
-        "id": key.key_id,
-        "maskedApiKey": key.masked,
-        "status": key.status,
-        "lastError": key.last_error,
-        "cooldownUntil": key.cooldown_until,
-        "requestsCount": key.requests_count,
-        "tokensUsed": key.tokens_used,
-        "since": key.state.since,
-        "isSuspected": key.state.suspected_by is not None,
-        "replacedBy": key.replaced_by,
-        "createdAt": key.created_at,
-        "lastUsedAt": key.last_used_at,
-    }

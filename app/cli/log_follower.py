@@ -27,7 +27,7 @@ class LogFollower:
         self.skip(self._newest().limit(_LOOK_BACK))
 
     def poll(self) -> list[Document]:
-        """What was written since the last time, oldest first; raises `PyMongoError`."""
+        """Return what was written since the last time, oldest first; raises `PyMongoError`."""
         fresh: list[Document] = []
         known = 0
         for document in self._newest().limit(_MOST_AT_ONCE):
@@ -43,7 +43,7 @@ class LogFollower:
         return fresh[::-1]
 
     def skip(self, records: Iterable[Document]) -> None:
-        """Count these as given already."""
+        """Count these records as given already."""
         for document in records:
             self._seen[document["_id"]] = None
 

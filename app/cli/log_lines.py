@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from app.cli.output import shown, usd
-from app.core.records import NANO, Outcome
+from app.common.money import NANO
+from app.records.records import Outcome
 
 Document = Mapping[str, Any]
 
@@ -14,14 +15,14 @@ _COLOURS: dict[str, str] = {Outcome.OK: "green", Outcome.REJECTED: "yellow", Out
 
 
 def person_line(record: Document) -> str:
-    """What happened, on one line."""
+    """Say on one line what happened."""
     outcome = str(record.get("outcome") or ("ok" if record.get("isSuccess") else "error"))
     colour = _COLOURS.get(outcome, "red")
     parts = [
         shown(record.get("createdAt")),
-        click.style(f"{shown(record.get('statusCode'))} {shown(outcome)}", fg=colour),
+        click.style(f"{shown(record.get('statusCode'))} {shown(outcome)}{_times(record)}", fg=colour),
         shown(record.get("userId")),
-        shown(record.get("model")),
+        shown(record.get("model") or record.get("requestedModel")),
         "stream" if record.get("stream") else "plain",
         f"in {shown(record.get('inputTokens'))} out {shown(record.get('outputTokens'))}",
         usd(cost_nano_usd(record)),
@@ -29,12 +30,17 @@ def person_line(record: Document) -> str:
         f"via {shown(record.get('factoryKeyId'))}",
     ]
     if record.get("errorType"):
-        parts.append(shown(record["errorType"]))
+        message = record.get("errorMessage")
+        parts.append(shown(record["errorType"]) + (f": {shown(message)}" if message else ""))
     parts.append(click.style(shown(record.get("_id")), dim=True))
     return "  ".join(parts)
 
 
+def _times(record: Document) -> str:
+    return f" ×{shown(record['count'])}" if record.get("count") else ""
+
+
 def cost_nano_usd(record: Document) -> int:
-    """The exact cost; older records have only the double."""
+    """Return the exact cost; older records have only the double."""
     exact = record.get("costNanoUsd")
     return int(exact) if exact is not None else round(float(record.get("creditsCost") or 0) * NANO)

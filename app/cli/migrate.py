@@ -1,4 +1,4 @@
-"""`flask migrate …`: moving a database of earlier software over."""
+"""`weir migrate …`: moving a database of earlier software over."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,12 +8,15 @@ from typing import Any
 import click
 from pymongo.database import Database
 
-from app.adapters.clock import now_ms
-from app.adapters.mongo.migration.plan import STEP_NAMES, left_alone, steps, turn
-from app.adapters.mongo.migration.step import Finding, IncompleteError, MigrationError, Progress, Step
 from app.cli.base import Group, cipher_of, current_settings, fail, json_option
 from app.cli.output import print_json, print_table
 from app.cli.store import open_store
+from app.common.clock import now_ms
+from app.common.display import counted
+from app.migration.plan import STEP_NAMES, left_alone, steps, turn
+from app.migration.step import IncompleteError, MigrationError, Progress, Step, StepReport
+from app.settings import existing_secret_key
+from app.store.deployment import adopt
 
 _SAY_EVERY_S = 2.0
 
@@ -33,7 +36,7 @@ def command() -> None:
 @click.pass_context
 def check(ctx: click.Context, only: tuple[str, ...], as_json: bool) -> None:
     """Say what `apply` would do, and change nothing. Exit status 1 if there is anything to do."""
-    with _database() as (db, found):
+    with _database(reads_only=True) as (db, found):
         plan = [(step, step.look()) for step in _chosen(found, only)]
         untouched = left_alone(db)
     if as_json:
@@ -50,10 +53,11 @@ def check(ctx: click.Context, only: tuple[str, ...], as_json: bool) -> None:
 @_only
 @json_option
 def apply(only: tuple[str, ...], as_json: bool) -> None:
-    """Do it, step by step. May be repeated, and is taken up where it was interrupted."""
+    """Move the database over, step by step. May be repeated, and is taken up where it was interrupted."""
     done: list[dict[str, Any]] = []
     try:
         with _database() as (db, found), turn(db) as ours:
+            adopt(db, existing_secret_key(current_settings()), now_ms())
             for step in _chosen(found, only):
                 finding = step.look()
                 for reason in finding.problems:
@@ -65,7 +69,7 @@ def apply(only: tuple[str, ...], as_json: bool) -> None:
                     count, problem = error.done, f"{step.name}: {error}"
                 done.append({"name": step.name, "done": count, "unit": step.unit, "problem": problem})
                 if not as_json:
-                    click.echo(f"{'✗' if problem else '✓'} {step.title}: {count} {step.unit}")
+                    click.echo(f"{'✗' if problem else '✓'} {step.title}: {counted(count, step.unit)}")
     except MigrationError as error:
         fail(str(error))
     if as_json:
@@ -76,9 +80,9 @@ def apply(only: tuple[str, ...], as_json: bool) -> None:
 
 
 @contextmanager
-def _database() -> Iterator[tuple[Database[dict[str, Any]], list[Step]]]:
+def _database(*, reads_only: bool = False) -> Iterator[tuple[Database[dict[str, Any]], list[Step]]]:
     settings = current_settings()
-    with open_store(settings) as db:
+    with open_store(settings, reads_only=reads_only) as db:
         yield db, steps(db, cipher_of(settings), settings.log_retention_s, now_ms())
 
 
@@ -87,7 +91,7 @@ def _chosen(found: list[Step], only: tuple[str, ...]) -> list[Step]:
 
 
 def _progress(step: Step, pending: int, renew: Callable[[], None]) -> Progress:
-    """Says now and then, on standard error, how far a long step is; keeps the turn."""
+    """Say now and then, on standard error, how far a long step is; keeps the turn."""
     said_at = time.monotonic()
 
     def progress(done: int) -> None:
@@ -100,7 +104,7 @@ def _progress(step: Step, pending: int, renew: Callable[[], None]) -> Progress:
     return progress
 
 
-def _row(step: Step, finding: Finding) -> dict[str, Any]:
+def _row(step: Step, finding: StepReport) -> dict[str, Any]:
     return {
         "name": step.name,
         "title": step.title,
@@ -111,7 +115,7 @@ def _row(step: Step, finding: Finding) -> dict[str, Any]:
     }
 
 
-def _print(plan: list[tuple[Step, Finding]], untouched: list[str]) -> None:
+def _print(plan: list[tuple[Step, StepReport]], untouched: list[str]) -> None:
     print_table(
         ("STEP", "WOULD", "PENDING>", ""),
         ((step.name, step.title, f"{finding.pending:,}", step.unit) for step, finding in plan),
@@ -123,6 +127,6 @@ def _print(plan: list[tuple[Step, Finding]], untouched: list[str]) -> None:
     for text in untouched:
         click.echo(f"left as it is: {text}")
     if any(finding.pending for _, finding in plan):
-        click.echo("Nothing was changed. Make a backup, then: flask migrate apply")
+        click.echo("Nothing was changed. Make a backup, then: weir migrate apply")
     else:
         click.echo("Nothing to do.")

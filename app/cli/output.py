@@ -12,7 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from app.core.records import NANO
+from app.cli.streams import fit_json
+from app.common.money import NANO
 
 # Wide enough for any table of ours: output into a file or a pipe is not cut to a terminal's width.
 _UNLIMITED = 400
@@ -21,17 +22,12 @@ _CENT_DIGITS = 2
 
 
 def print_json(value: Any) -> None:
-    """One JSON document, indented."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
-
-
-def json_line(value: Any) -> str:
-    """The value as one line of JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    """Print one JSON document, indented."""
+    click.echo(fit_json(json.dumps(value, indent=2, ensure_ascii=False, default=_plain)))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """A table; columns named with a trailing `>` are aligned right. `empty` is said when there is no row."""
+    """Print a table; columns named with a trailing `>` are aligned right. Says `empty` if there is no row."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         right = column.endswith(">")
@@ -46,7 +42,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
 
 
 def shown(value: object) -> str:
-    """A cell's text. Control characters are replaced: some of what is shown was sent by strangers."""
+    """Return a cell's text. Control characters are replaced: some of what is shown was sent by strangers."""
     if value is None or value == "":
         return "–"
     if isinstance(value, bool):
@@ -57,7 +53,7 @@ def shown(value: object) -> str:
 
 
 def usd(nano_usd: int) -> str:
-    """An amount for people: at least two decimals, and as many as it has."""
+    """Write an amount for people: at least two decimals, and as many as it has."""
     text = f"{Decimal(nano_usd) / NANO:.{_NANO_DIGITS}f}"
     whole, _, decimals = text.partition(".")
     return f"${whole}.{decimals.rstrip('0').ljust(_CENT_DIGITS, '0')}".replace("$-", "-$")

@@ -1,23 +1,25 @@
-"""`flask proxies …`: outbound proxies on the way to the upstream."""
+"""`weir proxies …`: outbound proxies on the way to the upstream."""
 
 from typing import Any
 
 import click
 
-from app.adapters.mongo.proxies import StoredProxy
 from app.cli.base import Group, current_settings, json_option, shell_actor
 from app.cli.output import print_json, print_table
 from app.cli.secret_input import read_secret
 from app.cli.store import open_administration
-from app.core.proxy_choice import ProxyKind
+from app.common.display import counted
 from app.management.proxies import ProxyChange
+from app.management.views.proxies import proxies_view, proxy_view
+from app.upstream.proxies import StoredProxy
+from app.upstream.proxy_choice import ProxyKind
 
 _KIND = click.Choice([kind.value for kind in ProxyKind])
 
 
 @click.group("proxies", cls=Group)
 def command() -> None:
-    """Outbound proxies on the way to the upstream."""
+    """Manage outbound proxies on the way to the upstream."""
 
 
 @command.command("add")
@@ -43,7 +45,7 @@ def add_proxy(
     with open_administration(settings) as administration:
         proxy = administration.proxies.add(shell_actor(), proxy_id, wanted)
     if as_json:
-        print_json(_row(proxy))
+        print_json(proxy_view(proxy))
     else:
         click.echo(f"{proxy_id} is added; running workers use it within seconds.")
 
@@ -55,7 +57,7 @@ def list_proxies(as_json: bool) -> None:
     with open_administration(current_settings()) as administration:
         proxies = administration.proxies.list()
     if as_json:
-        print_json({"proxies": [_row(proxy) for proxy in proxies]})
+        print_json(proxies_view(proxies))
         return
     print_table(
         ("ID", "NAME", "TYPE", "HOST", "PORT>", "LOGIN", "ACTIVE", "STATUS", "MS>", "CHECKED", "LAST ERROR"),
@@ -67,7 +69,7 @@ def list_proxies(as_json: bool) -> None:
             )
             for proxy in proxies
         ),
-        "No proxies: requests go to the upstream directly. flask proxies add ID",
+        "No proxies: requests go to the upstream directly. weir proxies add ID",
     )
 
 
@@ -90,7 +92,7 @@ def check_proxies(ctx: click.Context, proxy_id: str | None, as_json: bool) -> No
                 _print_check(checked[-1])
     is_sound = all(proxy.health.is_usable for proxy in checked)
     if as_json:
-        print_json({"ok": is_sound, "proxies": [_row(proxy) for proxy in checked]})
+        print_json({"ok": is_sound, "proxies": [proxy_view(proxy) for proxy in checked]})
     elif not checked:
         click.echo("There is no active proxy.")
     if not is_sound:
@@ -123,7 +125,7 @@ def delete_proxy(proxy_id: str, as_json: bool) -> None:
     if as_json:
         print_json({"id": proxy_id, "deleted": True, "bindingsDeleted": unbound})
     else:
-        click.echo(f"{proxy_id} is deleted, and {unbound} bindings with it.")
+        click.echo(f"{proxy_id} is deleted, and {counted(unbound, 'bindings')} with it.")
 
 
 def _set_active(proxy_id: str, is_active: bool, as_json: bool) -> None:
@@ -131,7 +133,7 @@ def _set_active(proxy_id: str, is_active: bool, as_json: bool) -> None:
         change = ProxyChange(is_active=is_active)
         proxy = administration.proxies.change(shell_actor(), proxy_id, change)
     if as_json:
-        print_json(_row(proxy))
+        print_json(proxy_view(proxy))
     else:
         click.echo(f"{proxy_id} is {'enabled' if is_active else 'disabled'}.")
 
@@ -142,22 +144,3 @@ def _print_check(proxy: StoredProxy) -> None:
         click.echo(f"{click.style('✓', fg='green', bold=True)} {proxy.proxy_id}: {health.latency_ms} ms")
     else:
         click.echo(f"{click.style('✗', fg='red', bold=True)} {proxy.proxy_id}: {health.last_error}")
-
-
-def _row(proxy: StoredProxy) -> dict[str, Any]:
-    health = proxy.health
-    return {
-        "id": proxy.proxy_id,
-        "name": proxy.name,
-        "type": proxy.kind,
-        "host": proxy.host,
-        "port": proxy.port,
-        "hasAuth": proxy.has_auth,
-        "status": str(health.status),
-        "lastLatencyMs": health.latency_ms,
-        "lastCheckedAt": health.checked_at,
-        "lastError": proxy.problem or health.last_error,
-        "failCount": health.fail_count,
-        "isActive": proxy.is_active,
-        "createdAt": proxy.created_at,
-    }

@@ -9,7 +9,7 @@ from app.cli.base import fail
 
 
 def read_secret(what: str, option: str, *, from_stdin: bool, confirm: bool = False) -> str:
-    """One secret: the first line of standard input, or typed unseen when that is a terminal.
+    """Read one secret: the first line of standard input, or typed unseen when that is a terminal.
 
     Standard input that is no terminal is read only if the option says so, lest a script's own input be
     taken for a secret. Ends the command when there is none.
@@ -31,7 +31,7 @@ def _is_terminal() -> bool:
 
 
 def read_text(file: IO[str]) -> str:
-    """All of a file of keys; ends the command when it is no text."""
+    """Read all of a file of keys; ends the command when it is no text."""
     try:
         return file.read()
     except UnicodeDecodeError:

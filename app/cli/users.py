@@ -1,22 +1,43 @@
-"""`flask users …`: users and their credit."""
+"""`weir users …`: users and their credit."""
 
+from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import click
 
-from app.adapters.mongo.client_keys import ClientKeyStore
-from app.adapters.mongo.connection import ensure_indexes
-from app.adapters.mongo.users import User, UserStore
-from app.cli.base import Group, cipher_of, current_settings, fail, json_option, shell_actor
-from app.cli.client_keys import key_row, print_key_once
+from app.accounts.prices import PRICE_FIELDS
+from app.accounts.roles import ROLES, USER
+from app.accounts.users import User
+from app.cli.base import Group, current_settings, json_option, shell_actor
+from app.cli.client_keys import print_key_once
+from app.cli.limit_options import given_limits, limit_lines, limit_options, price_options, wrong_option
 from app.cli.output import print_json, print_table, shown, usd
 from app.cli.secret_input import read_secret
 from app.cli.store import open_administration, open_store
-from app.core.records import NANO
-from app.management.administration import build_administration
+from app.management.audit import AuditLog
+from app.management.client_keys import ClientKeyAdmin
 from app.management.errors import Unusable
-from app.management.users import CreditChange, NewUser, check_username
+from app.management.limits import USER_FIELDS
+from app.management.users import CreditChange, NewUser, UserAdmin, check_username
+from app.management.views.keys import client_key_view
+from app.management.views.users import credits_view, new_user_view, user_view
+
+_SHOWN = (
+    *("username", "role", "isActive", "credits", "refCredits", "creditsUsed", "totalInputTokens"),
+    *(
+        "totalOutputTokens",
+        "rpm",
+        "priceFactor",
+        "group",
+        "onClientAbort",
+        "hasPassword",
+        "expiresAt",
+        "createdAt",
+        "lastLoginAt",
+    ),
+)
 
 
 class Amount(click.ParamType[Decimal]):
@@ -47,53 +68,114 @@ def _user_name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 
 @click.group("users", cls=Group)
 def command() -> None:
-    """Users and their credit."""
+    """Manage users and their credit."""
 
 
 @command.command("add")
 @click.argument("name", callback=_user_name)
 @click.option("--credits", "amount", type=Amount(), default="0", help="Credit to begin with, in USD.")
-@click.option("--role", type=click.Choice(["user", "admin"]), default="user")
-@click.option("--rpm", type=click.IntRange(min=0), help="Requests per minute; 0: no limit.")
+@click.option(
+    "--role",
+    type=click.Choice(ROLES),
+    default=USER,
+    help="A viewer sees everything, billing also gives credit and closes months, an owner (admin) may all.",
+)
+@limit_options
+@price_options
 @click.option("--password-stdin", is_flag=True, help="Read the user's password from standard input.")
 @json_option
 def add_user(
-    name: str, amount: Decimal, role: str, rpm: int | None, password_stdin: bool, as_json: bool
+    name: str, amount: Decimal, role: str, password_stdin: bool, as_json: bool, **options: Any
 ) -> None:
     """Make user NAME and its first client key, which is printed once."""
     settings = current_settings()
+    limits = given_limits(options)
     password = None
     if password_stdin:
         password = read_secret("password", "--password-stdin", from_stdin=True, confirm=True)
-    with open_store(settings) as db:
-        ensure_indexes(db, settings.log_retention_s)
+    with open_administration(settings) as administration:
         try:
-            users = build_administration(settings, db, cipher_of(settings)).users
-            user, key = users.add(shell_actor(), NewUser(name, amount, role, rpm, password))
+            new = NewUser(
+                name,
+                amount,
+                role,
+                limits.get("rpm"),
+                password,
+                limits=limits,
+                expires_at=limits.get("expiresAt"),
+            )
+            user, key = administration.users.add(shell_actor(), new)
         except Unusable as error:
-            raise click.UsageError(f"--{error.field} {error}") from None
+            if error.field in (*USER_FIELDS, *PRICE_FIELDS):
+                raise wrong_option(error) from None
+            where = "the password" if error.field == "password" else f"--{error.field}"
+            raise click.UsageError(f"{where} {error}") from None
     if as_json:
-        print_json(
-            {
-                "username": name,
-                "apiKey": key.secret,
-                "keyId": key.key_id,
-                "credits": user.credits_nano / NANO,
-            }
-        )
+        print_json(new_user_view(user, key))
         return
     click.echo(f"User {name} made, with {usd(user.credits_nano)} of credit.")
     print_key_once(key)
+
+
+def _changed(users: UserAdmin, name: str, given: Mapping[str, Any]) -> User:
+    """Change what is given of a user, if anything is, and return the user."""
+    if not given:
+        return User.from_document(users.get(name))
+    try:
+        return users.change(shell_actor(), name, given)
+    except Unusable as error:
+        raise wrong_option(error) from None
+
+
+@command.command("price")
+@click.argument("name")
+@price_options
+@json_option
+def price_user(name: str, as_json: bool, **options: Any) -> None:
+    """Change what user NAME pays; what is not given stays. Without options, show it."""
+    given = given_limits(options)
+    with open_administration(current_settings()) as administration:
+        users = administration.users
+        user = _changed(users, name, given)
+        view = user_view(users.get(name))
+    if as_json:
+        print_json(view)
+        return
+    factor = f"{user.price_factor} times the prices" if user.price_factor else "no factor of their own"
+    click.echo(f"{name}: {factor}, {f'group {user.group}' if user.group else 'no group'}")
+
+
+@command.command("limit")
+@click.argument("name")
+@limit_options
+@json_option
+def limit_user(name: str, as_json: bool, **options: Any) -> None:
+    """Change the limits of user NAME; what is not given stays. Without options, show them.
+
+    They hold for all keys of the user together.
+    """
+    given = given_limits(options)
+    with open_administration(current_settings()) as administration:
+        users = administration.users
+        user = _changed(users, name, given)
+        left = users.budgets_left(user)
+        view = user_view(users.get(name), left)
+    if as_json:
+        print_json(view)
+        return
+    click.echo(f"{name}: {'the usual' if user.rpm is None else user.rpm} requests per minute")
+    for line in limit_lines(user.limits, left):
+        click.echo(f"  {line}")
 
 
 @command.command("list")
 @json_option
 def list_users(as_json: bool) -> None:
     """List all users."""
-    with open_store(current_settings()) as db:
-        users = list(UserStore(db).list())
+    with open_store(current_settings(), reads_only=True) as db:
+        users = UserAdmin(db, AuditLog(db)).all()
     if as_json:
-        print_json({"users": [_row(user) for user in users]})
+        print_json({"users": [user_view(user) for user in users]})
         return
     print_table(
         ("USER", "ROLE", "ACTIVE", "CREDIT>", "USED>", "RPM>", "EXPIRES", "MADE"),
@@ -108,9 +190,9 @@ def list_users(as_json: bool) -> None:
                 user.expires_at,
                 user.created_at,
             )
-            for user in users
+            for user in map(User.from_document, users)
         ),
-        "No users yet: flask users add NAME --credits 5",
+        "No users yet: weir users add NAME --credits 5",
     )
 
 
@@ -119,20 +201,25 @@ def list_users(as_json: bool) -> None:
 @json_option
 def show_user(name: str, as_json: bool) -> None:
     """Show user NAME and its client keys."""
-    with open_store(current_settings()) as db:
-        user = _known(UserStore(db).get(name), name)
-        keys = list(ClientKeyStore(db).list(name))
-    row = _row(user) | {"clientKeys": [key_row(key) for key in keys]}
+    with open_store(current_settings(), reads_only=True) as db:
+        users = UserAdmin(db, AuditLog(db), zone=current_settings().tz)
+        user = users.get(name)
+        keys = ClientKeyAdmin(db, AuditLog(db)).list(name)
+        account = User.from_document(user)
+        left = users.budgets_left(account)
+    view = user_view(user, left)
     if as_json:
-        print_json(row)
+        print_json({**view, "clientKeys": [client_key_view(key) for key in keys]})
         return
-    for field, value in row.items():
-        if field != "clientKeys":
-            click.echo(f"{field:>18}  {shown(value)}")
+    for field in _SHOWN:
+        value = user.get(field)
+        click.echo(f"{field:>18}  {shown(value if isinstance(value, datetime) else view[field])}")
+    for line in limit_lines(account.limits, left):
+        click.echo(f"{'limit':>18}  {line}")
     print_table(
         ("KEY ID", "KEY", "ACTIVE", "MADE", "LAST USED"),
         ((key.key_id, key.hint, key.is_active, key.created_at, key.last_used_at) for key in keys),
-        f"No client keys: flask client-keys add {name}",
+        f"No client keys: weir client-keys add {name}",
     )
 
 
@@ -141,19 +228,21 @@ def show_user(name: str, as_json: bool) -> None:
 @click.argument("name")
 @click.argument("amount", type=Amount())
 @click.option("--reason", help="Why, for the ledger.")
+@click.option("--idempotency-key", "key", help="Any text of your own: repeated with it, it is added once.")
 @json_option
-def credit_user(name: str, amount: Decimal, reason: str | None, as_json: bool) -> None:
+def credit_user(name: str, amount: Decimal, reason: str | None, key: str | None, as_json: bool) -> None:
     """Add AMOUNT (USD, may be negative) to the credit of user NAME."""
     with open_administration(current_settings()) as administration:
         try:
-            change = CreditChange(amount, reason=reason)
-            user = administration.users.credit(shell_actor(), name, change).user
+            change = CreditChange(amount, reason=reason, key=key)
+            done = administration.users.credit(shell_actor(), name, change)
         except Unusable as error:
-            raise click.UsageError(f"AMOUNT {error}") from None
+            where = "AMOUNT" if error.field == "amount" else "--idempotency-key"
+            raise click.UsageError(f"{where} {error}") from None
     if as_json:
-        print_json({"username": name, "added": float(amount), "credits": user.credits_nano / NANO})
+        print_json({**credits_view(done), "added": float(amount)})
     else:
-        click.echo(f"{name} has {usd(user.credits_nano)} of credit now.")
+        click.echo(f"{name} has {usd(done.user.credits_nano)} of credit now.")
 
 
 @command.command("password")
@@ -165,11 +254,31 @@ def set_password(name: str, password_stdin: bool, as_json: bool) -> None:
     settings = current_settings()
     password = read_secret("password", "--password-stdin", from_stdin=password_stdin, confirm=True)
     with open_administration(settings) as administration:
-        administration.users.set_password(shell_actor(), name, password)
+        try:
+            administration.users.set_password(shell_actor(), name, password)
+        except Unusable as error:
+            raise click.UsageError(f"the password {error}") from None
     if as_json:
         print_json({"username": name})
     else:
         click.echo(f"{name} has a new password.")
+
+
+@command.command("role")
+@click.argument("name")
+@click.argument("role", type=click.Choice(ROLES))
+@json_option
+def give_role(name: str, role: str, as_json: bool) -> None:
+    """Give user NAME the role ROLE; sessions of theirs in the dashboard end."""
+    with open_administration(current_settings()) as administration:
+        user = administration.users.change(shell_actor(), name, {"role": role})
+        view = user_view(administration.users.get(name))
+    if as_json:
+        print_json(view)
+        return
+    click.echo(f"{name} has the role {user.role}.")
+    if role != USER and not user.has_password:
+        click.echo(f"Without a password they cannot log in with it: weir users password {name}")
 
 
 @command.command("disable")
@@ -191,30 +300,8 @@ def enable_user(name: str, as_json: bool) -> None:
 def _set_active(name: str, active: bool, as_json: bool) -> None:
     with open_administration(current_settings()) as administration:
         administration.users.set_active(shell_actor(), name, active)
+        user = administration.users.get(name)
     if as_json:
-        print_json({"username": name, "isActive": active})
+        print_json(user_view(user))
     else:
         click.echo(f"{name} is {'enabled' if active else 'disabled'}; running workers follow within seconds.")
-
-
-def _known(user: User | None, name: str) -> User:
-    return user if user is not None else fail(f"there is no user {name}")
-
-
-def _row(user: User) -> dict[str, Any]:
-    return {
-        "username": user.username,
-        "role": user.role,
-        "isActive": user.is_active,
-        "credits": user.credits_nano / NANO,
-        "refCredits": user.ref_credits_nano / NANO,
-        "creditsUsed": user.credits_used_nano / NANO,
-        "totalInputTokens": user.input_tokens,
-        "totalOutputTokens": user.output_tokens,
-        "rpm": user.rpm,
-        "onClientAbort": user.on_client_abort,
-        "hasPassword": user.has_password,
-        "expiresAt": user.expires_at,
-        "createdAt": user.created_at,
-        "lastLoginAt": user.last_login_at,
-    }

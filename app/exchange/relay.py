@@ -5,20 +5,29 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
-from app.core.content_coding import CodingError, Decoder
-from app.core.estimate import ESTIMATED, estimate_usage
-from app.core.meter import Meter
-from app.core.ports import ClientGone, Passed, UpstreamFailure, UpstreamReply
-from app.core.readings import BAD_JSON
-from app.core.records import Outcome, UsageSource
-from app.exchange.exchange import CLIENT_CLOSED_REQUEST, Exchange, Metered
+from app.exchange.exchange import CLIENT_CLOSED_REQUEST, NO_PACE, Exchange, Metered
+from app.exchange.ports import Pace
+from app.keys.key_mask import KEY_ECHOED, KeyMask
+from app.keys.upstream_outcome import SERVED, Finding, of_failure, of_told_error
+from app.records.records import Outcome, UsageSource
+from app.upstream.transport import ClientGone, Passed, StillSilent, UpstreamFailure, UpstreamReply
+from app.wires.content_coding import CodingError, Decoder
+from app.wires.estimate import ESTIMATED
+from app.wires.formats.failures import CHOICES_MISSING, NO_ANSWER
+from app.wires.meter import Meter
+from app.wires.readings import BAD_JSON, StreamError
+from app.wires.scrubbing import scrub
 
 logger = logging.getLogger("weir.exchange")
 
 
-LINGER_S = 1.0
-"""How long an upstream may take to end a whole answer once the client has left, in seconds."""
+LINGER_S = 1.5
+"""How long an upstream may take to end a whole answer, in seconds: with what a busy machine adds, two."""
+
+# More bytes than this that decode to next to nothing are no answer.
+_MOST_UNDECIDED = 64 * 1024
 
 
 class AnswerCut(ConnectionResetError):
@@ -33,33 +42,103 @@ class AnswerCut(ConnectionResetError):
         super().__init__(errno.ECONNRESET, "the upstream's answer was cut")
 
 
-def metering_feed(
-    meter: Meter, decoder: Decoder | None, *, forward_decoded: bool
-) -> Callable[[bytes], bytes]:
-    """How bytes pass the meter: as they are, or decoded for it; the client gets one of the two forms."""
-    if decoder is None:
-        return meter.feed
+MOST_METERED: Final = 8 * 1024
+"""How many bytes a meter reads at once; with more than `_MANY_LINES` lines in them, `_LEAST_METERED`."""
+_LEAST_METERED: Final = 1024
+_MANY_LINES: Final = 512
+_EVENT_END: Final = b"\n\n"
 
-    def feed(data: bytes) -> bytes:
-        pieces = [meter.feed(piece) for piece in decoder.decode(data)]
-        return b"".join(pieces) if forward_decoded else data
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+"""A comment of a stream of events: no event, nothing that a client's reader hands on."""
 
-    return feed
+
+class AnswerPath:
+    """The way of an answer's bytes from the upstream to the client: past the mask, then the meter.
+
+    A coded answer is decoded for both. The client gets one of the two forms: what is decoded, or the bytes as
+    they are; where those hold the key, they cannot be masked, and are a `CodingError`. Much at once passes in
+    pieces, between which others have their turn.
+    """
+
+    __slots__ = ("_coded", "_decoder", "_forwards_decoded", "_meter", "_pace", "mask")
+
+    def __init__(
+        self,
+        meter: Meter,
+        mask: KeyMask,
+        decoder: Decoder | None = None,
+        *,
+        forwards_decoded: bool = False,
+        pace: Pace = NO_PACE,
+    ) -> None:
+        self._meter = meter
+        self._pace = pace
+        self.mask = mask
+        self._decoder = decoder
+        self._forwards_decoded = forwards_decoded
+        # Bytes as they came, of which it does not show yet whether they may go on.
+        self._coded = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take upstream bytes; return the bytes to forward now. Raises `CodingError`."""
+        if self._decoder is None:
+            return self._metered(data)
+        pieces = []
+        for piece in self._decoder.decode(data):
+            pieces.append(self._metered(piece))
+            self._pace.rest()
+        if self._forwards_decoded:
+            return b"".join(pieces)
+        self._coded += data
+        if self.mask.has_found or len(self._coded) > _MOST_UNDECIDED + len(data):
+            raise CodingError("it repeats the upstream key")
+        if self.mask.is_holding:
+            return b""
+        coded, self._coded = self._coded, b""
+        return coded
+
+    def _metered(self, data: bytes) -> bytes:
+        if len(data) <= MOST_METERED:
+            return self._meter.feed(self.mask.feed(data))
+        self._pace.queue()
+        pieces = []
+        start = 0
+        while start < len(data):
+            is_dense = data.count(b"\n", start, start + MOST_METERED) > _MANY_LINES
+            most = _LEAST_METERED if is_dense else MOST_METERED
+            # Behind an event, if one ends there: what is cut is read in another way.
+            end = data.rfind(_EVENT_END, start, start + most) + len(_EVENT_END)
+            end = end if end > start + len(_EVENT_END) else start + most
+            pieces.append(self._meter.feed(self.mask.feed(data[start:end])))
+            start = end
+            self._pace.rest()
+        return b"".join(pieces)
+
+    def flush(self) -> bytes:
+        """Return what was held back, now that the upstream has ended."""
+        held = self.mask.flush()
+        rest = (self._meter.feed(held) if held else b"") + self._meter.flush()
+        if self._decoder is None or self._forwards_decoded:
+            return rest
+        coded, self._coded = self._coded, b""
+        return coded
 
 
 @dataclass(frozen=True, slots=True)
-class RelayTerms:
+class RelayOptions:
     """What holds for one relayed answer.
 
     `is_stream` says whether it is a stream of events, `content_length` what the client was promised (None:
     not known), and `drain_s` how many seconds the upstream may go on once the client has left, to book the
     true usage; 0 closes it at once. `is_metered_as_it_comes`: nothing is decoded between upstream and meter.
+    `begins_silent`: the client is to have a comment first, since nothing of the stream has come yet.
     """
 
     is_stream: bool
     content_length: int | None
     drain_s: float
     is_metered_as_it_comes: bool = False
+    begins_silent: bool = False
 
 
 class RelayStream:
@@ -67,7 +146,7 @@ class RelayStream:
 
     A chunk counts as sent once the server asks for the next one. An object and not a generator, because a
     generator that never started never runs its `finally`, and HEAD requests and early disconnects end so.
-    `first` has passed the feed already.
+    `first` has passed the `path` already.
     """
 
     def __init__(
@@ -75,33 +154,40 @@ class RelayStream:
         exchange: Exchange,
         reply: UpstreamReply,
         meter: Meter,
-        feed: Callable[[bytes], bytes],
+        path: AnswerPath,
         *,
         first: bytes,
-        terms: RelayTerms,
-        on_end: Callable[[str | None], None],
+        terms: RelayOptions,
+        on_end: Callable[[Finding | None], None],
+        scrubbed: Callable[[str], str] = scrub,
     ) -> None:
         self._exchange = exchange
         self._reply = reply
         self._meter = meter
-        self._feed = feed
+        self._path = path
+        self._is_clean = path.mask.is_clean
         self._is_stream = terms.is_stream
         self._length = terms.content_length
         self._drain_s = terms.drain_s
         self._on_end = on_end
+        self._scrubbed = scrubbed
         self._in_flight = 0
-        self._is_foreseen = False
-        self._is_foreseen_whole = False
+        self._has_checkpoint = False
+        self._has_whole_checkpoint = False
         self._has_all = False
+        self._ends_by: float | None = None
         self._at_end = False
         self._failure: str | None = None
-        self._last_read_at = exchange.clock.monotonic()
-        self._pending = first
-        # Where chunks of mere text go, past the server's loop.
+        self._last_read_at = self._last_sign_at = exchange.clock.monotonic()
+        self._pending = KEEP_ALIVE if terms.begins_silent else first
+        # Where chunks of text alone go, past the server's loop.
         is_passable = terms.is_stream and terms.content_length is None and terms.is_metered_as_it_comes
         self._client = exchange.call.stream if is_passable else None
+        self._is_learnt = not exchange.is_kept
+        self._keep_alive = exchange.keep_alive if is_passable else None
+        if self._keep_alive is not None:
+            exchange.call.watch.tell_silence(self._keep_alive.every_s, self._last_sign)
         self._note_content()
-        exchange.call.watch.give(terms.drain_s)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -122,7 +208,7 @@ class RelayStream:
             raise
 
     def _cut(self) -> AnswerCut:
-        """What to raise so that the client sees that its answer is not whole."""
+        """Make the error to raise so that the client sees that its answer is not whole."""
         call = self._exchange.call
         if call.ends_by_close and self._length is None:
             call.watch.reset_on_close()
@@ -135,9 +221,10 @@ class RelayStream:
         # The meter is ahead of the client by the bytes that are still pending.
         is_at_end = self._meter.is_terminated and not self._pending
         self._has_all = is_at_end or exchange.bytes_out == self._length
-        if self._has_all and self._drain_s > LINGER_S:
-            # A client that leaves now has all it wanted; the upstream need not be waited for that long.
-            exchange.call.watch.give(LINGER_S)
+        if is_at_end and self._is_stream and self._ends_by is None:
+            # Nobody needs what may still come: the client's answer ends soon, whatever the upstream does.
+            self._ends_by = exchange.clock.monotonic() + LINGER_S
+            exchange.call.watch.end_within(LINGER_S)
         if exchange.call.watch.departed and not self._has_all:
             self.close()
             raise self._cut()
@@ -152,25 +239,27 @@ class RelayStream:
                 # While this was waited for. It may hold all that was missing, but nobody gets it any more.
                 self.close()
                 raise self._cut()
+        if chunk is KEEP_ALIVE:
+            return chunk  # which is no part of the answer
         self._in_flight = len(chunk)
-        self._foresee(len(chunk))
+        self._checkpoint(len(chunk))
         return chunk
 
-    def _foresee(self, size: int) -> None:
-        """Before a stream's first chunk and before the last of any answer leaves, note what is known.
+    def _checkpoint(self, size: int) -> None:
+        """Note what is known, before a stream's first chunk and before the last chunk of any answer leaves.
 
         If the process dies with the client holding an answer, its record still says what the answer cost.
         """
         has_all_bytes = self._exchange.bytes_out + size == self._length
         is_whole = has_all_bytes or self._meter.is_terminated
-        if self._is_foreseen_whole or (self._is_foreseen and not is_whole):
+        if self._has_whole_checkpoint or (self._has_checkpoint and not is_whole):
             return
         if not is_whole and not self._is_stream:
             return
-        self._is_foreseen, self._is_foreseen_whole = True, is_whole
+        self._has_checkpoint, self._has_whole_checkpoint = True, is_whole
         if has_all_bytes:
             self._meter.flush()  # a plain body is read when it is all there
-        self._exchange.foresee(self._status, self._result(Outcome.INTERRUPTED), is_whole=is_whole)
+        self._exchange.checkpoint(self._status, self._result(Outcome.INTERRUPTED), is_whole=is_whole)
 
     @property
     def _status(self) -> int:
@@ -179,7 +268,7 @@ class RelayStream:
     def close(self) -> None:
         """End the request: the server calls this after the last chunk, and when the client has left.
 
-        Also when the worker's end finds it waiting for a client that reads slowly.
+        The server also does so when the worker's end finds it waiting for a client that reads slowly.
         """
         if self._exchange.is_settled:
             return
@@ -197,6 +286,11 @@ class RelayStream:
 
     def _read_next(self) -> bytes:
         watch = self._exchange.call.watch
+        if self._ends_by is not None and self._exchange.clock.monotonic() >= self._ends_by:
+            # An upstream that never pauses gives the watch nothing to interrupt.
+            self._failure = "timeout"
+            self._at_end = True
+            return self._path.flush()
         watch.waiting()
         data: bytes | None
         try:
@@ -207,29 +301,33 @@ class RelayStream:
         except ClientGone:
             self._settle_departed()
             raise self._cut() from None
+        except StillSilent:
+            return self._sign_of_life()
         finally:
             watch.working()
         if data is None:
             self._wait_for_client()
             return b""
         self._last_read_at = self._exchange.clock.monotonic()
+        # Before it is metered: an upstream that is faster than this need never be waited for.
+        self._exchange.call.pace.rest()
         if not data:
             self._at_end = True
-            return self._meter.flush()
+            return self._path.flush()
         return self._metered(data)
 
     def _pass_on(self, data: bytes) -> Passed:
-        """Called while the upstream is waited for, perhaps from the event loop: send what needs no reading.
+        """Send what needs no reading, while the upstream is waited for; perhaps called from the event loop.
 
         The server has sent all that came before, for it has asked for more.
         """
         exchange, client = self._exchange, self._client
         events = self._meter.passable(data)
-        if client is None or not events or exchange.call.watch.departed:
+        if client is None or not events or exchange.call.watch.departed or not self._is_clean(data):
             return Passed.NOT
         passed = client.offer(data)
         if passed is not Passed.NOT:
-            self._meter.note_passed(events)
+            self._meter.note_passed(events, len(data))
             self._last_read_at = exchange.clock.monotonic()
             if passed is Passed.ON:
                 exchange.bytes_out += len(data)
@@ -237,8 +335,23 @@ class RelayStream:
                 self._in_flight = len(data)
         return passed
 
+    def _last_sign(self) -> float:
+        return max(self._last_read_at, self._last_sign_at)
+
+    def _sign_of_life(self) -> bytes:
+        """Return what to send while the upstream is silent: a comment, unless it would be within an event."""
+        now = self._exchange.clock.monotonic()
+        self._last_sign_at = now
+        assert self._keep_alive is not None  # noqa: S101
+        if now - self._last_read_at >= self._keep_alive.longest_silence_s:
+            self._failure = "timeout"
+            self._at_end = True
+            return self._path.flush()
+        is_over = self._exchange.call.watch.departed or self._meter.is_terminated
+        return KEEP_ALIVE if self._meter.is_between_events and not is_over else b""
+
     def _wait_for_client(self) -> None:
-        """Have it take what it was offered; one that does not has left."""
+        """Wait until the client has taken what it was offered; a client that does not take it has left."""
         assert self._client is not None  # noqa: S101
         try:
             self._client.flush()
@@ -249,9 +362,9 @@ class RelayStream:
         self._in_flight = 0
 
     def _metered(self, data: bytes) -> bytes:
-        """The bytes to forward for these upstream bytes."""
+        """Return the bytes to forward for these upstream bytes."""
         try:
-            chunk = self._feed(data)
+            chunk = self._path.feed(data)
         except CodingError:
             self._failure = "garbled"
             self._at_end = True
@@ -262,19 +375,23 @@ class RelayStream:
     def _note_content(self) -> None:
         if self._exchange.first_content_at is None and self._is_stream and self._meter.has_content:
             self._exchange.first_content_at = self._last_read_at
+        if not self._is_learnt and (told := self._meter.told) is not None:
+            # Before the client has the id: it may use it at once, and elsewhere.
+            self._is_learnt = True
+            self._exchange.learn(told)
 
     def _finish(self) -> None:
-        """The upstream's side is over; whether its answer was whole is for the meter to say."""
+        """Settle when the upstream's side is over; whether its answer was whole is for the meter to say."""
         meter = self._meter
         departed = self._exchange.call.watch.departed and not self._has_all
+        # What could not be decoded was not sent on, the terminator in it perhaps included.
+        has_stream = self._is_stream and meter.is_terminated
+        has_stream = has_stream and (self._has_all or self._failure != "garbled")
         if departed:
             self._settle(Outcome.CLIENT_ABORT, "client_abort")
         elif meter.error is not None:
-            # An error inside a 200: within a stream, or as the whole body.
-            self._settle(
-                Outcome.STREAM_ERROR if self._is_stream else Outcome.UPSTREAM_ERROR, meter.error.type
-            )
-        elif self._failure is not None and not (self._is_stream and meter.is_terminated):
+            self._settle_told_error(meter.error)
+        elif self._failure is not None and not has_stream:
             self._settle(_BROKEN_OFF.get(self._failure, Outcome.UPSTREAM_TRUNCATED), self._failure)
         elif self._is_stream and not meter.is_complete:
             self._settle(Outcome.UPSTREAM_TRUNCATED, "truncated")
@@ -283,12 +400,10 @@ class RelayStream:
             # Relayed as it came and to its end, but no client can read it.
             self._settle(Outcome.UPSTREAM_ERROR, BAD_JSON)
         else:
-            # A cut after `[DONE]` or `message_stop` takes nothing from the client; but one that was promised
-            # a length would wait for the rest.
             self._settle(Outcome.OK, None)
-            if self._length is None:
-                return
-        if departed or self._failure is not None:
+        # A cut after `[DONE]` or `message_stop` takes nothing from the client; but one that was promised a
+        # length would wait for the rest.
+        if departed or (self._failure is not None and not (has_stream and self._length is None)):
             raise self._cut()
 
     def _drain(self) -> None:
@@ -298,23 +413,36 @@ class RelayStream:
         watch = self._exchange.call.watch
         watch.waiting()
         try:
-            while not self._meter.is_terminated and (data := self._reply.read()):
-                self._feed(data)
-            self._meter.flush()
+            while not self._is_read_enough and (data := self._reply.read()):
+                self._path.feed(data)
+                self._exchange.call.pace.rest()
+            self._path.flush()
             self._at_end = True
         except (UpstreamFailure, ClientGone, CodingError):
             return  # the cap, or the upstream's own end: what was seen until here is what is booked
         finally:
             watch.working()
 
+    @property
+    def _is_read_enough(self) -> bool:
+        """Whether nothing more has to be read: it is over, or tells later what it used."""
+        meter = self._meter
+        return meter.is_terminated or (self._exchange.is_background and meter.told is not None)
+
     def _settle_departed(self) -> None:
-        """The client is gone. If it had all it waited for, that is a success."""
+        """Settle when the client is gone: as a success if it had all it waited for."""
         if self._has_all:
             self._meter.flush()
         if self._has_all and self._meter.error is None:
             self._settle(Outcome.OK, None)
+        elif self._has_all and self._meter.error is not None:
+            self._settle_told_error(self._meter.error)
         else:
             self._settle(Outcome.CLIENT_ABORT, "client_abort")
+
+    def _settle_told_error(self, error: StreamError) -> None:
+        """Settle an error that was told inside a 200: within a stream, or as the whole body."""
+        self._settle(Outcome.STREAM_ERROR if self._is_stream else Outcome.UPSTREAM_ERROR, error.type)
 
     def _settle(self, outcome: Outcome, error_type: str | None) -> None:
         exchange = self._exchange
@@ -323,45 +451,87 @@ class RelayStream:
         status = self._status
         if outcome is Outcome.CLIENT_ABORT and exchange.bytes_out == 0:
             status = CLIENT_CLOSED_REQUEST
+        if self._path.mask.has_found:
+            logger.warning(
+                "the upstream repeated the key %s within its answer to request %s: the client did not get it",
+                exchange.factory_key_id,
+                exchange.call.request_id,
+            )
         try:
             self._reply.close()
-            self._on_end(self._broken_by(outcome))
+            self._on_end(self._finding(outcome))
         finally:
             exchange.settle(
                 outcome,
                 status,
                 metered=self._result(outcome),
                 error_type=error_type,
+                error_message=self._reason(outcome, error_type) if error_type else None,
                 ended_at=self._last_read_at,
             )
 
-    def _broken_by(self, outcome: Outcome) -> str | None:
-        """How the upstream broke off its answer, if it did; what clients and workers do is not its fault."""
+    def _reason(self, outcome: Outcome, error_type: str) -> str | None:
+        """Say why the answer was not a good one: in the upstream's words, where it gave a reason."""
+        error = self._meter.error
+        if error is not None and outcome in (Outcome.STREAM_ERROR, Outcome.UPSTREAM_ERROR):
+            return self._scrubbed(error.message) or _BREAKS.get(error_type)
+        return _BREAKS.get(error_type)
+
+    def _finding(self, outcome: Outcome) -> Finding | None:
+        """Say what the answer's end means for the key; nothing where a client or a worker has ended it."""
+        if outcome is Outcome.OK:
+            return SERVED
         if outcome is Outcome.UPSTREAM_TRUNCATED:
-            return self._failure or "truncated"
-        return self._failure if outcome in (Outcome.UPSTREAM_TIMEOUT, Outcome.UPSTREAM_ERROR) else None
+            return of_failure(self._failure or "truncated")
+        if outcome not in (Outcome.UPSTREAM_TIMEOUT, Outcome.UPSTREAM_ERROR, Outcome.STREAM_ERROR):
+            return None
+        if (error := self._meter.error) is not None:
+            return of_told_error(error.codes, is_requests_fault=error.is_requests_fault)
+        return None if self._failure is None else of_failure(self._failure)
 
     def _result(self, outcome: Outcome) -> Metered:
         meter = self._meter
         usage = meter.usage
-        flags = meter.flags
-        if self._at_end and meter.is_complete and meter.error is None:
-            source = UsageSource.UPSTREAM if usage else UsageSource.NONE
-        elif meter.is_terminated and usage:
+        flags = meter.flags | {KEY_ECHOED} if self._path.mask.has_found else meter.flags
+        is_whole = self._is_whole or outcome is Outcome.OK
+        if is_whole and meter.is_usage_final:
             source = UsageSource.UPSTREAM
-        elif outcome is Outcome.CLIENT_ABORT:
-            # The upstream was closed before it told: what it generated until then is charged all the same.
-            usage = estimate_usage(
-                usage,
-                request_bytes=self._exchange.request_bytes,
-                content_events=meter.content_events,
-            )
+        elif is_whole and meter.is_unfinished and not self._is_stream:
+            source = UsageSource.NONE  # what it will use is told when it is asked for again
+        elif (is_whole and self._exchange.is_billed) or outcome is Outcome.CLIENT_ABORT:
+            # A whole answer that does not tell all it used; or the upstream was closed before it told: what
+            # it generated until then is charged all the same.
+            usage = self._exchange.estimated(usage, meter.output_estimate)
             flags |= usage.flags
-            source = UsageSource.ESTIMATE if ESTIMATED in usage.flags else UsageSource.PARTIAL
+            is_exact = is_whole and not meter.has_content and usage.quantities
+            known = UsageSource.UPSTREAM if is_exact else UsageSource.PARTIAL
+            source = UsageSource.ESTIMATE if ESTIMATED in usage.flags else known
         else:
             source = UsageSource.PARTIAL if usage else UsageSource.NONE
-        return Metered(usage, meter.usage_raw, source, meter.upstream_model, meter.service_tier, flags)
+        exchange = self._exchange
+        is_told = exchange.is_kept or exchange.target is not None or meter.has_parts
+        told = meter.told if is_told else None
+        return Metered(usage, meter.usage_raw, source, meter.upstream_model, meter.service_tier, flags, told)
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether all of a good answer was seen."""
+        meter = self._meter
+        return meter.error is None and (meter.is_terminated or (self._at_end and meter.is_complete))
 
 
 _BROKEN_OFF = {"timeout": Outcome.UPSTREAM_TIMEOUT, "garbled": Outcome.UPSTREAM_ERROR}
 """Outcomes of an answer that broke off after its first byte; any other kind is a truncation."""
+
+_BREAKS = {
+    "timeout": "The upstream fell silent within its answer.",
+    "reset": "The upstream closed the connection within its answer.",
+    "truncated": "The upstream's answer ended before its end.",
+    "garbled": "The upstream's answer could not be read to its end.",
+    BAD_JSON: "The upstream's answer is not JSON.",
+    NO_ANSWER: "The upstream answered nothing, and told no error.",
+    CHOICES_MISSING: "Fewer answers came than were asked for.",
+    "error": "The upstream told an error without a reason.",
+    "internal_error": "The proxy failed while it relayed the answer.",
+}
+"""What is said of an answer that the client did not get whole, by the error's type."""

@@ -1,14 +1,14 @@
-"""Spare OhMyGPT keys: added, restored, deleted."""
+"""Backup OhMyGPT keys: added, restored, deleted."""
 
 from typing import Any
 
 from pymongo.database import Database
 
-from app.adapters.clock import now_ms
-from app.adapters.key_cipher import KeyCipher
-from app.adapters.mongo.backup_keys import BackupKey, BackupKeyStore
+from app.common.clock import now_ms
+from app.keys.backup_keys import BackupKey, BackupKeyStore
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Conflict, Missing, Unusable, asks_store
+from app.store.key_cipher import KeyCipher
 
 __all__ = ["BackupKey", "BackupKeyAdmin"]
 
@@ -17,7 +17,7 @@ Ids = list[str]
 
 
 class BackupKeyAdmin:
-    """Actions on spare keys."""
+    """Actions on backup keys."""
 
     def __init__(self, db: Database[Document], cipher: KeyCipher, audit: AuditLog) -> None:
         self._store = BackupKeyStore(db, cipher)
@@ -25,12 +25,12 @@ class BackupKeyAdmin:
 
     @asks_store
     def list(self) -> list[BackupKey]:
-        """All spare keys, oldest first."""
+        """Return all backup keys, oldest first."""
         return list(self._store.list())
 
     @asks_store
     def add(self, actor: Actor, key_id: str, secret: str) -> BackupKey:
-        """Add a spare key."""
+        """Add a backup key."""
         with self._audit.action(actor, "backup-keys.add", _target(key_id)):
             try:
                 return self._store.add(key_id, secret, now=now_ms())

@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 
 from pymongo.database import Database
 
-from app.adapters.clock import now_ms
-from app.adapters.key_cipher import KeyCipher
-from app.adapters.mongo.proxies import ProxyStore
-from app.adapters.mongo.proxy_bindings import BindingStore, StoredBinding
-from app.adapters.mongo.users import AlreadyExistsError
+from app.common.clock import now_ms
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Missing, Unusable, asks_store
 from app.management.upstream_keys import UpstreamKeyAdmin
+from app.store.driver import AlreadyExistsError
+from app.store.key_cipher import KeyCipher
+from app.upstream.proxies import ProxyStore
+from app.upstream.proxy_bindings import BindingStore, StoredBinding
 
 __all__ = ["BindingAdmin", "Repair", "StoredBinding"]
 
@@ -44,7 +44,7 @@ class BindingAdmin:
 
     @asks_store
     def list(self, proxy_id: str | None = None) -> list[StoredBinding]:
-        """All bindings, or one proxy's, by key and priority."""
+        """Return all bindings, or one proxy's, by key and priority."""
         return [found for found in self._store.list() if proxy_id in (None, found.binding.proxy_id)]
 
     @asks_store
@@ -77,7 +77,7 @@ class BindingAdmin:
 
     @asks_store
     def delete(self, actor: Actor, proxy_id: str, key_id: str | None = None) -> int:
-        """Unbind the two, or all keys from the proxy; how many bindings went."""
+        """Unbind the key from the proxy, or all keys; return how many bindings went."""
         with self._audit.action(actor, "bindings.delete", _target(proxy_id, key_id or "*")):
             if key_id is not None:
                 if not self._store.delete(proxy_id, key_id):
@@ -132,7 +132,7 @@ class BindingAdmin:
 
 
 def _successor(keys: dict[str, str | None], key_id: str) -> str | None:
-    """The key that stands for this one now; None when there is none any more."""
+    """Return the key that stands for this one now; None when there is none any more."""
     seen = set()
     while key_id in keys and key_id not in seen:
         seen.add(key_id)

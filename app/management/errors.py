@@ -1,33 +1,33 @@
-"""Why an action of an administrator was not done, in words fit for whoever asked."""
+"""Why an action of an administrator was not done, in words fit for the one who asked."""
 
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
+import pymongo
 from pymongo.errors import PyMongoError
 
-from app.adapters.mongo.connection import store_problem
-from app.adapters.mongo.provider_keys import KeyFileError
-from app.adapters.mongo.users import AlreadyExistsError
-from app.core.ports import StoreUnavailable
+from app.common.errors import StoreUnavailable
+from app.keys.provider_keys import KeyFileError
+from app.store.driver import AlreadyExistsError, store_problem
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Refusal(Exception):
+class ManagementError(Exception):
     """The action cannot be done; the text says why."""
 
 
-class Missing(Refusal):
+class Missing(ManagementError):
     """What was asked for does not exist."""
 
 
-class Conflict(Refusal):
+class Conflict(ManagementError):
     """It cannot be done as things are now."""
 
 
-class Unusable(Refusal):
+class Unusable(ManagementError):
     """A value that cannot be used: of `field`, a name the caller knows. `lines` are bad lines of a file."""
 
     def __init__(self, field: str, message: str, lines: list[tuple[int, str]] | None = None) -> None:
@@ -36,13 +36,18 @@ class Unusable(Refusal):
         self.lines = lines or []
 
 
+ACTION_S = 8.0
+"""How long an action waits for the database in all, in seconds; the driver alone would wait for a minute."""
+
+
 def asks_store(method: Callable[P, T]) -> Callable[P, T]:
-    """Turn what stores raise into `Refusal`s, and the driver's errors into `StoreUnavailable`."""
+    """Bound the time, and turn what stores raise into `ManagementError`s and `StoreUnavailable`."""
 
     @wraps(method)
     def translated(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return method(*args, **kwargs)
+            with pymongo.timeout(ACTION_S):
+                return method(*args, **kwargs)
         except PyMongoError as error:
             raise StoreUnavailable(store_problem(error)) from error
         except AlreadyExistsError as error:

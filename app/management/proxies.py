@@ -6,14 +6,14 @@ from typing import Any
 
 from pymongo.database import Database
 
-from app.adapters.clock import now_ms
-from app.adapters.key_cipher import KeyCipher
-from app.adapters.mongo.proxies import ProxyStore, StoredProxy
-from app.adapters.mongo.users import AlreadyExistsError
-from app.adapters.proxy_transport import ProxyAdapter, RouteFault
-from app.core.proxy_choice import Health, ProxyEndpoint, ProxyKind, failed, succeeded
+from app.common.clock import now_ms
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Conflict, Missing, Unusable, asks_store
+from app.store.driver import AlreadyExistsError
+from app.store.key_cipher import KeyCipher
+from app.upstream.proxies import ProxyStore, StoredProxy
+from app.upstream.proxy_choice import Health, ProxyEndpoint, ProxyKind, failed, succeeded
+from app.upstream.proxy_transport import ProxyAdapter, RouteFault
 
 __all__ = ["ProxyAdmin", "ProxyChange", "StoredProxy"]
 
@@ -44,29 +44,37 @@ class ProxyChange:
 
 
 class ProxyAdmin:
-    """Actions on proxies; a check reaches the upstream's `base_url` through one, within `timeout_s`."""
+    """Actions on proxies; a check reaches one of the upstream's hosts, each within `timeout_s`.
+
+    `base_urls` are those hosts, in order of preference.
+    """
 
     def __init__(
-        self, db: Database[Document], cipher: KeyCipher, audit: AuditLog, base_url: str, timeout_s: float
+        self,
+        db: Database[Document],
+        cipher: KeyCipher,
+        audit: AuditLog,
+        base_urls: tuple[str, ...],
+        timeout_s: float,
     ) -> None:
         self._store = ProxyStore(db, cipher)
         self._audit = audit
-        self._base_url = base_url
+        self._base_urls = base_urls
         self._timeout_s = timeout_s
 
     @asks_store
     def list(self) -> list[StoredProxy]:
-        """All proxies, oldest first."""
+        """Return all proxies, oldest first."""
         return list(self._store.list())
 
     @asks_store
     def get(self, proxy_id: str) -> StoredProxy:
-        """One proxy."""
+        """Return one proxy."""
         return self._known(proxy_id)
 
     @asks_store
     def history(self, proxy_id: str) -> Documents:
-        """The latest entries of the proxy's health log, newest first."""
+        """Return the latest entries of the proxy's health log, newest first."""
         self._known(proxy_id)
         return list(self._store.health_log(proxy_id, _HISTORY))
 
@@ -103,29 +111,41 @@ class ProxyAdmin:
 
     @asks_store
     def delete(self, actor: Actor, proxy_id: str) -> int:
-        """Delete the proxy; how many bindings went with it."""
+        """Delete the proxy; return how many bindings went with it."""
         with self._audit.action(actor, "proxies.delete", _target(proxy_id)):
             unbound = self._store.delete(proxy_id)
             if unbound is None:
                 raise _unknown(proxy_id)
             return unbound
 
-    @asks_store
     def check(self, proxy: StoredProxy) -> StoredProxy:
         """Reach the upstream through the proxy now, and keep what came of it. No action: nothing changes."""
         if proxy.endpoint is None:
             return replace(proxy, health=failed(proxy.health, now_ms(), proxy.problem or "it cannot be used"))
         adapter = ProxyAdapter(proxy.endpoint)
         try:
-            latency_ms = adapter.check(self._base_url, timeout_s=self._timeout_s)
-            health: Health = succeeded(proxy.health, now_ms(), latency_ms)
-        except RouteFault as fault:
-            health = failed(proxy.health, now_ms(), fault.reason)
+            health = self._reach(adapter, proxy.health)
         finally:
             adapter.close()
         if health is not proxy.health:
-            self._store.set_health(proxy.proxy_id, health)
+            self._keep(proxy.proxy_id, health)
         return replace(proxy, health=health)
+
+    def _reach(self, adapter: ProxyAdapter, before: Health) -> Health:
+        """Return the health after a check: the first host that is reached, or fails for certain, decides."""
+        health = before
+        for base_url in self._base_urls:
+            try:
+                return succeeded(before, now_ms(), adapter.check(base_url, timeout_s=self._timeout_s))
+            except RouteFault as fault:
+                health = failed(before, now_ms(), fault.reason)
+                if fault.is_certain:
+                    break
+        return health
+
+    @asks_store
+    def _keep(self, proxy_id: str, health: Health) -> None:
+        self._store.set_health(proxy_id, health)
 
     def _add_numbered(self, endpoint: ProxyEndpoint, name: str | None) -> StoredProxy:
         for proxy_id in self._free_ids():
@@ -148,7 +168,7 @@ class ProxyAdmin:
 
 
 def _endpoint(known: StoredProxy | None, change: ProxyChange) -> ProxyEndpoint:
-    """The endpoint as it is to be: what is not given stays. Raises `Unusable`."""
+    """Return the endpoint as it is to be: what is not given stays. Raises `Unusable`."""
     old = known.endpoint if known is not None else None
     if known is not None and old is None and known.has_auth and change.username is None:
         raise Unusable("username", f"give the login anew: {known.problem}")
@@ -169,7 +189,7 @@ def _endpoint(known: StoredProxy | None, change: ProxyChange) -> ProxyEndpoint:
 
 
 def _shown(change: ProxyChange) -> Document:
-    """What the audit log keeps: that the login changed, not to what."""
+    """Return what the audit log keeps: that the login changed, not to what."""
     shown = {"name": change.name, "type": change.kind, "host": change.host, "port": change.port}
     shown["isActive"] = change.is_active
     details: Document = {name: value for name, value in shown.items() if value is not None}

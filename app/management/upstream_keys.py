@@ -1,19 +1,24 @@
 """The pool of OhMyGPT keys: those in the database, and those of `OHMYGPT_API_KEYS`."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from pymongo.database import Database
 
-from app.adapters.clock import now_ms
-from app.adapters.key_cipher import KeyCipher
-from app.adapters.mongo.key_rotation import KeyRotation
-from app.adapters.mongo.key_states import KeyEvent, KeyStateStore, StoredState, env_store_id
-from app.adapters.mongo.provider_keys import ENV_ID_PREFIX, ProviderKeyStore, StoredProviderKey
-from app.core.key_states import Policy, reset
-from app.core.log_filter import PageCursor
+from app.common.clock import now_ms
+from app.common.cursor import PageCursor
+from app.keys.key_rotation import KeyRotation
+from app.keys.key_state_store import KeyEvent, KeyStateStore, StoredState, env_store_id
+from app.keys.key_states import Policy, reset
+from app.keys.provider_keys import ENV_ID_PREFIX, ProviderKeyStore, StoredProviderKey
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Missing, Unusable, asks_store
+from app.ohmygpt.account import Balance
+from app.ohmygpt.live_account import READING
+from app.ohmygpt.readings import Readings, accounts_of, balance_of
+from app.store.key_cipher import KeyCipher
 
 __all__ = ["StoredProviderKey", "UpstreamKeyAdmin", "is_configured"]
 
@@ -21,6 +26,19 @@ Document = dict[str, Any]
 KeyList = list[StoredProviderKey]
 Ids = list[str]
 Events = list[KeyEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountReading:
+    """The account behind the keys as OhMyGPT told it, at `read_at`; `problem` is why there is nothing newer.
+
+    `unmatched_keys` counts the keys OhMyGPT listed that are not in the pool.
+    """
+
+    balance: Balance
+    read_at: datetime | None = None
+    problem: str | None = None
+    unmatched_keys: int | None = None
 
 
 class UpstreamKeyAdmin:
@@ -35,6 +53,7 @@ class UpstreamKeyAdmin:
         env_keys: Sequence[str] = (),
     ) -> None:
         self._store = ProviderKeyStore(db, cipher)
+        self._readings = Readings(db)
         self._states = KeyStateStore(db)
         self._rotation = KeyRotation(db, cipher)
         self._audit = audit
@@ -43,12 +62,25 @@ class UpstreamKeyAdmin:
 
     @asks_store
     def list(self) -> KeyList:
-        """The pool, configured keys first."""
-        return self._env_keys() + list(self._store.list())
+        """Return the pool, configured keys first, with what OhMyGPT says about each."""
+        accounts = accounts_of(self._readings.get(READING))
+        keys = self._env_keys() + list(self._store.list())
+        return [replace(key, account=accounts.get(_store_id(key))) for key in keys]
+
+    @asks_store
+    def account(self) -> AccountReading:
+        """Return what OhMyGPT said last about the account behind the keys."""
+        stored = self._readings.get(READING)
+        return AccountReading(
+            balance_of(stored),
+            read_at=stored.get("readAt"),
+            problem=stored.get("problem"),
+            unmatched_keys=stored.get("unmatchedKeys"),
+        )
 
     @asks_store
     def get(self, key_id: str) -> StoredProviderKey:
-        """One key."""
+        """Return one key."""
         return self._known(key_id)
 
     @asks_store
@@ -72,7 +104,7 @@ class UpstreamKeyAdmin:
 
     @asks_store
     def reset(self, actor: Actor, key_id: str) -> StoredProviderKey:
-        """Make the key healthy again, on all workers and hosts, whatever they know of it."""
+        """Make the key healthy again, on all workers and hosts, whatever these know of the key."""
         with self._audit.action(actor, "keys.reset", _target(key_id)):
             if key_id.startswith(ENV_ID_PREFIX):
                 key = self._reset_env_key(key_id)
@@ -96,7 +128,7 @@ class UpstreamKeyAdmin:
     def events(
         self, key_id: str | None, limit: int, cursor: PageCursor | None = None
     ) -> tuple[Events, str | None]:
-        """What happened to one key or to all, newest first, and the cursor of the next page."""
+        """Return what happened to one key or to all, newest first, and the cursor of the next page."""
         return self._states.event_page(key_id, limit, cursor)
 
     def _known(self, key_id: str) -> StoredProviderKey:
@@ -138,8 +170,12 @@ class UpstreamKeyAdmin:
 
 
 def is_configured(key_id: str) -> bool:
-    """Whether the key is one of `OHMYGPT_API_KEYS`."""
+    """Return whether the key is one of `OHMYGPT_API_KEYS`."""
     return key_id.startswith(ENV_ID_PREFIX)
+
+
+def _store_id(key: StoredProviderKey) -> str:
+    return env_store_id(key.secret or "") if is_configured(key.key_id) else key.key_id
 
 
 def _target(key_id: str) -> str:

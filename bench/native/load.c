@@ -2,7 +2,7 @@
  *
  * Each connection sends its request again as soon as it was answered. After the measured time no more are sent and
  * those under way are awaited, so that every request sent was answered: their number can be compared with the books.
- * With `--users N` each request is another user's: the key's last eight characters are his number. With `--abort N`
+ * With `--users N` each request is another user's: the key's last eight characters are their number. With `--abort N`
  * a stream is left after N chunks; with `--status N` that is the status to be expected.
  * The result is one line of JSON. Times are CLOCK_MONOTONIC, which the upstream writes into its chunks, too.
  */
@@ -136,7 +136,7 @@ static void take_line(Conn *c, const char *line, size_t size, uint64_t now) {
     if (size < 6 || memcmp(line, "data:", 5)) return;
     const char *mark = memchr(line, MARK, size);
     if (!mark) {
-        if (memmem(line, size, "[DONE]", 6)) c->is_done = 1;
+        if (memmem(line, size, "[DONE]", 6) || memmem(line, size, "\"response.completed\"", 20)) c->is_done = 1;
         return;
     }
     char *end;
@@ -342,10 +342,12 @@ static void read_options(int argc, char **argv) {
 
 static void make_request(void) {
     Buffer body = {0};
-    buffer_printf(&body, "{\"model\":\"%s\",\"messages\":[{\"role\":\"system\",\"content\":\"You answer briefly and "
+    int is_response = strstr(options.path, "/responses") != NULL;
+    buffer_printf(&body, "{\"model\":\"%s\",\"%s\":[{\"role\":\"system\",\"content\":\"You answer briefly and "
         "say so when you do not know.\"},{\"role\":\"user\",\"content\":\"What is a weir, and what is it for? Tell "
-        "me in two sentences, please, as you would tell a child that stands beside one.\"}],\"max_tokens\":256%s}",
-        options.model, options.is_stream ? ",\"stream\":true" : "");
+        "me in two sentences, please, as you would tell a child that stands beside one.\"}],\"%s\":256%s}",
+        options.model, is_response ? "input" : "messages", is_response ? "max_output_tokens" : "max_tokens",
+        options.is_stream ? ",\"stream\":true" : "");
     buffer_printf(&request, "POST %s HTTP/1.1\r\nHost: %s:%d\r\nAuthorization: Bearer %s\r\n"
         "Content-Type: application/json\r\nAccept: application/json\r\nUser-Agent: weir-bench/1\r\n"
         "Content-Length: %zu\r\n", options.path, options.host, options.port, options.key, body.size);

@@ -1,8 +1,9 @@
-/* The upstream of the benchmark: answers chat completions at once, in bursts or paced, as the model's name says.
+/* The upstream of the benchmark: answers at once, in bursts or paced, as the model's name says.
  *
  *   b-plain          one JSON body
  *   b-stream-N-MS    a stream of N marked chunks, one every MS milliseconds; 0: one after the other, as fast as
  *                    they can be sent, each with a system call of its own
+ *   b-response-N-MS  the same with the events of the Responses API
  *   b-refused        an error with status 400
  *
  * One thread, epoll, and a heap of due times. Usage:  upstream PORT-FILE   (writes its port there when ready)
@@ -22,7 +23,7 @@ typedef struct {
     Buffer in, out;
     int chunks, next; /* of the stream under way: how many, and which is next; chunks 0: none */
     uint64_t interval, due;
-    int wants_usage, heap_at, is_waiting_to_write;
+    int wants_usage, is_response, heap_at, is_waiting_to_write;
 } Conn;
 
 static Conn **conns;
@@ -122,8 +123,40 @@ static void add_event(Conn *c, const char *data, int size) {
 #define CHUNK_HEAD "data: {\"id\":\"chatcmpl-bench0001\",\"object\":\"chat.completion.chunk\"," \
                    "\"created\":1763900000,\"model\":\"b-stream\",\"system_fingerprint\":\"fp_bench\",\"choices\":"
 
+#define RESPONSE "\"response\":{\"id\":\"resp_bench0001\",\"object\":\"response\",\"created_at\":1763900000," \
+                 "\"model\":\"b-response\",\"status\":"
+
+static void add_response_event(Conn *c) {
+    char event[1024];
+    int size;
+    if (!c->next) {
+        size = snprintf(event, sizeof event, "event: response.created\ndata: {\"type\":\"response.created\","
+            "\"sequence_number\":0," RESPONSE "\"in_progress\",\"output\":[],\"usage\":null}}\n\n");
+        add_event(c, event, size);
+    }
+    size = snprintf(event, sizeof event,
+        "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"content_index\":0,"
+        "\"delta\":\"%c%d%c%llu%c and so on\",\"item_id\":\"msg_bench0001\",\"logprobs\":[],"
+        "\"obfuscation\":\"xYz0\",\"output_index\":0,\"sequence_number\":%d}\n\n",
+        MARK, c->next, MARK, (unsigned long long)now_ns(), MARK, c->next + 1);
+    add_event(c, event, size);
+    if (++c->next < c->chunks) return;
+    size = snprintf(event, sizeof event, "event: response.completed\ndata: {\"type\":\"response.completed\","
+        "\"sequence_number\":%d," RESPONSE "\"completed\",\"output\":[{\"type\":\"message\",\"content\":[]}],"
+        "\"usage\":{\"input_tokens\":21,\"input_tokens_details\":{\"cached_tokens\":0},\"output_tokens\":%d,"
+        "\"output_tokens_details\":{\"reasoning_tokens\":0},\"total_tokens\":%d}}}\n\n",
+        c->next + 1, c->chunks, c->chunks + 21);
+    add_event(c, event, size);
+    buffer_add(&c->out, "0\r\n\r\n", 5);
+    c->chunks = 0;
+}
+
 static void add_chunk(Conn *c) {
     char event[512];
+    if (c->is_response) {
+        add_response_event(c);
+        return;
+    }
     int size = snprintf(event, sizeof event,
         CHUNK_HEAD "[{\"index\":0,\"delta\":{\"content\":\"%c%d%c%llu%c and so on\"},\"logprobs\":null,"
         "\"finish_reason\":null}]%s}\n\n",
@@ -147,12 +180,14 @@ static void add_chunk(Conn *c) {
 
 static void answer(Conn *c, const char *body) {
     int chunks, interval_ms;
-    const char *model = strstr(body, "\"b-stream-");
-    if (model && sscanf(model, "\"b-stream-%d-%d\"", &chunks, &interval_ms) == 2 && chunks > 0) {
+    const char *model = strstr(body, "\"b-stream-"), *response = strstr(body, "\"b-response-");
+    if (((model && sscanf(model, "\"b-stream-%d-%d\"", &chunks, &interval_ms) == 2) ||
+         (response && sscanf(response, "\"b-response-%d-%d\"", &chunks, &interval_ms) == 2)) && chunks > 0) {
         buffer_printf(&c->out, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
             "Transfer-Encoding: chunked\r\nCache-Control: no-cache\r\nx-request-id: req_bench\r\n\r\n");
         c->chunks = chunks;
         c->next = 0;
+        c->is_response = response != NULL;
         c->wants_usage = strstr(body, "include_usage") != NULL;
         c->interval = (uint64_t)interval_ms * 1000000u;
         add_chunk(c);

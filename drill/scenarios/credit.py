@@ -2,7 +2,7 @@
 
 import gevent
 
-from app.core.credit_policy import AMPLE_FACTOR
+from app.credit.credit_policy import AMPLE_FACTOR
 from drill.books import read_records
 from drill.mix import CHAT, make_request
 from drill.prices import DEAR_MODEL
@@ -10,15 +10,15 @@ from drill.report import Findings
 from drill.stage import Drill
 
 _CREDIT_USD = "1.0"
+# A thousandth of a dollar each: a request may cost 0.10 USD, and costs 0.08.
 _MAX_TOKENS, _OUTPUT = 100, 80
-"""A thousandth of a dollar each: a request is expected to cost 0.10 USD, and costs 0.08."""
 
-_PLAY = f"prompt=20,out={_OUTPUT},chunks=10,delay_ms=60"
+_PLAY = f"prompt=20,out={_OUTPUT},reasoning=0,chunks=10,delay_ms=60"
 _WAVES = 3
 
 
 def overspending(drill: Drill) -> Findings:
-    """The user spends no more than `app.core.credit_policy` says, and no hold is left behind."""
+    """Overspend: the user spends no more than `app.credit.credit_policy` says, and no hold is left behind."""
     findings = Findings("overspending")
     with drill.stage("overspending", users=0, LOG_LEVEL="error") as stage:
         poor = stage.add_user("poor", _CREDIT_USD)
@@ -28,7 +28,15 @@ def overspending(drill: Drill) -> Findings:
             asked = [
                 gevent.spawn(
                     stage.load.send,
-                    make_request(poor, CHAT, _PLAY, is_stream=True, model=DEAR_MODEL, max_tokens=_MAX_TOKENS),
+                    make_request(
+                        poor,
+                        CHAT,
+                        _PLAY,
+                        is_stream=True,
+                        model=DEAR_MODEL,
+                        max_tokens=_MAX_TOKENS,
+                        is_all_needed=True,
+                    ),
                 )
                 for _ in range(drill.level.overspenders)
             ]
@@ -40,6 +48,8 @@ def overspending(drill: Drill) -> Findings:
             gevent.sleep(0.5)
         stage.close_books(findings)
         records = read_records(stage.database).values()
+        failed = sum(record["outcome"] == "internal_error" for record in records)
+        findings.expect(not failed, f"the proxy itself failed {failed} times")
         held = [record for record in records if record.get("holdNanoUsd")]
         beyond_holds = sum(max(0, record["costNanoUsd"] - record["holdNanoUsd"]) for record in held)
         granted = poor.granted_nano or 0

@@ -19,20 +19,20 @@ from drill.mix import CHAT, make_request
 from drill.processes import CLIENT_KEY
 from drill.report import Findings
 from drill.stage import FIXED_KEY, Drill, Stage
-from drill.waiting import wait_until
 from drill.wire import Ending
+from simulator.launcher import wait_until
 
+# Requests of the healthy, per second: well below what one worker can do.
 _RATE = 40.0
-"""Requests of the healthy, per second: well below what one worker can do."""
 _LATENCY_FACTOR = 2.0
+# Less than this is no change of a p99 on a shared machine.
 _FLOOR_MS = 20.0
-"""Less than this is no change of a p99 on a shared machine."""
 _FLOODERS = 8
 _GROWTH_MB = 64
 
 
 def slow_clients(drill: Drill) -> Findings:
-    """Held sockets of four kinds, on one worker: the healthy do not notice, and each leaves its record."""
+    """Hold sockets of four kinds, on one worker: the healthy do not notice, and each leaves its record."""
     findings = Findings("slow-clients")
     count = drill.level.held_connections
     limits: dict[str, Any] = {
@@ -61,7 +61,7 @@ def slow_clients(drill: Drill) -> Findings:
 
 
 def strangers(drill: Drill) -> Findings:
-    """A flood of keys nobody knows: counted exactly, nothing grows, and the known are served as before."""
+    """Flood with keys nobody knows: counted exactly, nothing grows, the known are served as before."""
     findings = Findings("strangers")
     with drill.stage("strangers", WEB_CONCURRENCY="1", LOG_LEVEL="error", is_embedded=True) as stage:
         calm = _measured(stage, drill.level.calm_s)
@@ -101,8 +101,9 @@ def _measured(stage: Stage, seconds: float) -> Latency:
 
 
 def _compare(findings: Findings, calm: Latency, crowded: Latency) -> None:
-    bound = max(_LATENCY_FACTOR * calm.p99, calm.p99 + _FLOOR_MS)
-    findings.expect(crowded.p99 <= bound, f"p99 {crowded.p99} ms, {calm.p99} ms before")
+    if calm.is_telling and crowded.is_telling:
+        bound = max(_LATENCY_FACTOR * calm.p99, calm.p99 + _FLOOR_MS)
+        findings.expect(crowded.p99 <= bound, f"p99 {crowded.p99} ms, {calm.p99} ms before")
     findings.figures["p50, p99 before, ms"] = (calm.p50, calm.p99)
     findings.figures["p50, p99 with the crowd, ms"] = (crowded.p50, crowded.p99)
 
@@ -118,7 +119,7 @@ def _are_recorded(stage: Stage, outcome: str, count: int) -> bool:
 
 @contextmanager
 def _held(stage: Stage, count: int) -> Iterator[list[socket.socket]]:
-    """So many connections, each stuck in one of four ways."""
+    """Hold `count` connections, each stuck in one of four ways."""
     held: list[socket.socket] = []
     try:
         for hold, _ in zip(cycle(_WAYS), range(count), strict=False):
@@ -149,7 +150,7 @@ def _half_a_body(sock: socket.socket) -> None:
 
 
 def _unread_answer(sock: socket.socket) -> None:
-    """A stream of more than the buffers between two sockets take."""
+    """Ask for a stream of more than the buffers between two sockets take, and do not read it."""
     sock.sendall(make_request(FIXED_KEY, CHAT, "chunks=20,size=60000,out=9", is_stream=True).wire)
 
 
@@ -172,7 +173,7 @@ def _is_open(sock: socket.socket) -> bool:
 
 
 def _flood(stage: Stage, random: Random, count: int) -> int:
-    """Ask with so many keys that do not exist, over kept connections; how many got a 401."""
+    """Ask with `count` keys that do not exist, over kept connections; return how many got a 401."""
     pool, shares = Pool(_FLOODERS), [count // _FLOODERS] * _FLOODERS
     shares[0] += count - sum(shares)
     return sum(pool.map(lambda share: _ask_as_stranger(stage.weir.port, random, share), shares))

@@ -12,7 +12,7 @@ from drill.books import check_sums, read_records
 from drill.report import Findings, NotTried
 from drill.scenarios.limits import ADMIN_TOKEN, counted_losses, send_many
 from drill.stage import Drill, Stage
-from drill.waiting import wait_until
+from simulator.launcher import wait_until
 
 _DISK_MB = 4
 _IN_MEMORY = 100
@@ -23,7 +23,7 @@ _TOO_MANY = 400
 
 
 def full_disk(drill: Drill) -> Findings:
-    """Full with the database there: all is kept. Full with the database away: what is lost is counted."""
+    """Fill the disk: with the database there all is kept, with it away what is lost is counted."""
     findings = Findings("full-disk")
     with drill.stage(
         "full-disk",

@@ -16,16 +16,16 @@ _CLIENTS = 24
 _AT_ONCE = 5
 _PER_MINUTE = 40
 _SECRETS = {name: f"sk-drill-limit-{name}" for name in ("at-once", "per-minute", "spent", "free")}
+# A minute between two requests may be a little less by the time they arrive.
 _MINUTE_S = 59.0
-"""A minute between two requests may be a little less by the time they arrive."""
 
 
 def key_limits(drill: Drill) -> Findings:
-    """No key has more requests at a time or in a minute than it may, and one worker tries a spent one."""
+    """Limit keys: none has more requests at a time or a minute than it may; one worker tries a spent one."""
     findings = Findings("key-limits")
     environment: dict[str, Any] = {
         "OHMYGPT_API_KEYS": "",
-        "SECRET_KEY": "drill-secret",
+        "SECRET_KEY": "drill-secret-of-a-minute",
         "WEB_CONCURRENCY": str(_WORKERS),
         "LOG_LEVEL": "error",
     }
@@ -66,7 +66,7 @@ def key_limits(drill: Drill) -> Findings:
 
 
 def most_at_once(entries: Iterable[Mapping[str, Any]]) -> int:
-    """How many requests ran at the same moment, by the upstream's clock."""
+    """Count the requests that ran at the same moment, at most, by the upstream's clock."""
     moments = [(entry["began"], 1) for entry in entries]
     moments += [(entry["ended"], -1) for entry in entries]
     most = running = 0
@@ -77,7 +77,7 @@ def most_at_once(entries: Iterable[Mapping[str, Any]]) -> int:
 
 
 def most_within(moments: Sequence[float], seconds: float) -> int:
-    """How many of the moments lie within any so long a time."""
+    """Count the moments that lie within any span of `seconds`, at most."""
     ordered, first, most = sorted(moments), 0, 0
     for last, moment in enumerate(ordered):
         while moment - ordered[first] > seconds:

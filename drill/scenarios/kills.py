@@ -4,20 +4,20 @@ import gevent
 
 from drill.report import Findings
 from drill.stage import Drill, Stage
-from drill.waiting import wait_until
+from simulator.launcher import wait_until
 
 _CLIENTS = 16
 _WORKERS = 2
 
 
 def worker_kills(drill: Drill) -> Findings:
-    """Workers are killed at random moments, also while they start and take over journals."""
+    """Kill workers at random moments, also while they start and take over journals."""
     level = drill.level
     return _kill_workers(drill, "worker-kills", level.worker_kills, level.least_requests)
 
 
 def sync_modes(drill: Drill) -> Findings:
-    """The same in the other modes of `JOURNAL_SYNC`: what a process leaves is there in all of them."""
+    """Kill workers in the other modes of `JOURNAL_SYNC`: what a process leaves is there in all of them."""
     findings = Findings("sync-modes")
     for mode in ("always", "off"):
         kills = max(5, drill.level.worker_kills // 5)
@@ -46,7 +46,7 @@ def _kill_workers(
 
 
 def tree_kills(drill: Drill) -> Findings:
-    """Master, workers and the embedded MongoDB are killed at once, and the product is started again."""
+    """Kill master, workers and the embedded MongoDB at once, and start the product again."""
     findings = Findings("tree-kills")
     restarts = []
     with drill.stage("tree-kills", is_embedded=True) as stage:
@@ -67,6 +67,6 @@ def tree_kills(drill: Drill) -> Findings:
 
 
 def _let_one_serve(stage: Stage) -> None:
-    """Workers that only ever start would be killed without having served anything."""
+    """Wait until one serves: workers that only ever start would be killed without having served anything."""
     wait_until(lambda: len(stage.weir.worker_pids()) == _WORKERS, 30.0, "the workers to be replaced")
     wait_until(stage.weir.answers, 30.0, "a worker to serve")

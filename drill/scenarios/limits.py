@@ -17,7 +17,7 @@ _AT_ONCE = 8
 
 
 def journal_limit(drill: Drill) -> Findings:
-    """With `JOURNAL_FULL=pass` traffic goes on and the losses are counted; with `refuse` there are none."""
+    """Fill the journal: with `JOURNAL_FULL=pass` traffic goes on, losses counted; with `refuse` none are."""
     findings = Findings("journal-limit")
     _pass_losing(drill, findings)
     _refuse(drill, findings)
@@ -86,7 +86,7 @@ def _refuse(drill: Drill, findings: Findings) -> None:
 
 
 def send_many(stage: Stage, count: int) -> None:
-    """So many requests with the fixed key, streams and plain ones of both formats, eight at once."""
+    """Send `count` requests with the fixed key, streams and plain ones of both formats, eight at once."""
 
     def some(first: int) -> None:
         for number in range(first, count, _AT_ONCE):
@@ -98,7 +98,7 @@ def send_many(stage: Stage, count: int) -> None:
 
 
 def counted_losses(stage: Stage) -> int:
-    """What the (only) worker itself says it has lost."""
+    """Return what the (only) worker itself says it has lost."""
     connection = http.client.HTTPConnection("127.0.0.1", stage.weir.port, timeout=30)
     try:
         headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
@@ -111,7 +111,7 @@ def counted_losses(stage: Stage) -> int:
 
 
 def _is_native(body: dict[str, Any], model: str) -> bool:
-    """Whether an error has the shape of the endpoint it came from."""
+    """Return whether an error has the shape of the endpoint it came from."""
     error = body.get("error", {})
     if model.startswith("claude"):
         return body.get("type") == "error" and {"type", "message"} <= error.keys()

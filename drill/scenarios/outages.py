@@ -9,24 +9,24 @@ from drill.link import Link
 from drill.mix import CHAT, make_request
 from drill.report import Findings
 from drill.stage import Drill, Stage
-from drill.waiting import Overdue, wait_until
 from drill.wire import Ending
+from simulator.launcher import Overdue, wait_until
 
 P99_FACTOR = 1.10
+# Differences of p99 below this are the machine's, and so are those below what the p99 of windows of the same
+# quiet time differ by.
 P99_FLOOR_MS = 15.0
-"""Differences of p99 below this are the machine's, and so are those below what the p99 of windows of the same
-quiet time differ by."""
 
 DRAIN_TIMEOUT_S = 300.0
 
+# With fewer records no rate can be told.
 _FEWEST = 1000
-"""With fewer records no rate can be told."""
 
 _DELAY_S = 5.0
 
 
 def outage(drill: Drill) -> Findings:
-    """The database is stopped (SIGSTOP), goes on under load, is killed, and comes back to a backlog."""
+    """Stop the database (SIGSTOP), go on under load, kill it, and have it come back to a backlog."""
     findings = Findings("outage")
     level = drill.level
     with drill.stage("outage", LOG_LEVEL="error") as stage:
@@ -56,7 +56,7 @@ def outage(drill: Drill) -> Findings:
 
 
 def slow_store(drill: Drill) -> Findings:
-    """Every reply comes 5 s late; then replies are lost after the commit; then connections are cut."""
+    """Delay every reply by 5 s; then lose replies after the commit; then cut connections."""
     findings = Findings("slow-store")
     with drill.stage("slow-store", is_started=False, LOG_LEVEL="error") as stage:
         assert stage.store is not None  # noqa: S101  it is the drill's own
@@ -82,7 +82,7 @@ def slow_store(drill: Drill) -> Findings:
 
 
 def cold_start(drill: Drill) -> Findings:
-    """The database is down when the product starts: the fixed key is served, and booked when it comes."""
+    """Start while the database is down: the fixed key is served, and booked when the database comes."""
     findings = Findings("cold-start")
     with drill.stage("cold-start", is_started=False, LOG_LEVEL="error") as stage:
         assert stage.store is not None  # noqa: S101  it is the drill's own
@@ -102,7 +102,7 @@ def cold_start(drill: Drill) -> Findings:
 
 
 def poison(drill: Drill) -> Findings:
-    """One record that MongoDB refuses: it is put aside, and holds up nobody."""
+    """Have MongoDB refuse one record: it is put aside, and holds up nobody."""
     findings = Findings("poison")
     with drill.stage("poison", LOG_LEVEL="error") as stage:
         database = stage.database
@@ -125,7 +125,7 @@ def poison(drill: Drill) -> Findings:
         )
         stage.close_books(findings, is_verified=False, reduced=1)
         status, output = stage.weir.flask("verify")
-        findings.expect(status == 1 and "dead letter" in output, f"flask verify hides the letter:\n{output}")
+        findings.expect(status == 1 and "dead letter" in output, f"weir verify hides the letter:\n{output}")
         database["request_logs_dead"].delete_many({})
         stage.verify(findings)
     return findings
@@ -143,7 +143,7 @@ def _pass_time(stage: Stage, seconds: float, marks: list[float]) -> None:
 def _drain(stage: Stage, findings: Findings) -> float | None:
     """Bring the database back and see how fast the backlog is booked, with no other traffic."""
     assert stage.store is not None  # noqa: S101  it is the drill's own
-    findings.figures["backlog"] = sum(slot.unsettled for slot in stage.slots())
+    findings.figures["backlog"] = sum(slot.unbooked for slot in stage.slots())
     stage.store.start()
     records, goal = stage.database["request_logs"], len(stage.load)
     began = time.monotonic()
@@ -176,6 +176,9 @@ def _compare_latencies(stage: Stage, findings: Findings, marks: list[float]) -> 
     if stage.load.overrun:
         findings.figures["latencies compared"] = "no: this machine does not serve the rate, try --rate"
         return
+    if not all(latency.is_telling for latency in measured.values()):
+        findings.figures["latencies compared"] = "no: too short a time"
+        return
     # The quieter of the two times with a database: a noisy one would excuse anything.
     usual = min(measured["before"], measured["between"], key=lambda latency: latency.p99)
     most = max(usual.p99 * P99_FACTOR, usual.p99 + max(P99_FLOOR_MS, usual.p99_spread))
@@ -185,7 +188,7 @@ def _compare_latencies(stage: Stage, findings: Findings, marks: list[float]) -> 
 
 
 def _expect_all_whole(stage: Stage, findings: Findings) -> None:
-    """Without kills of workers no answer may suffer."""
+    """Expect that, without kills of workers, no answer suffers."""
     hurt = sum(call.ending is not Ending.WHOLE or call.status != 200 for call in stage.load.calls)
     findings.expect(not hurt, f"{hurt} answers suffered: {dict(stage.load.endings())}")
 

@@ -8,8 +8,8 @@ import gevent
 from drill.mix import CHAT, MESSAGES, Request, make_request
 from drill.report import Findings
 from drill.stage import Drill, Stage
-from drill.waiting import wait_until
 from drill.wire import Ending
+from simulator.launcher import wait_until
 
 _CLIENTS = 8
 _WORKERS = 2
@@ -17,7 +17,7 @@ _LONG = "chunks=40,delay_ms=60,prompt=300,out=200"
 
 
 def signals(drill: Drill) -> Findings:
-    """SIGHUP, TTIN, TTOU, recycled workers and at last SIGTERM, under load: every answer is whole."""
+    """Send SIGHUP, TTIN, TTOU, recycle workers and at last SIGTERM, under load: every answer is whole."""
     findings = Findings("signals")
     sequence = [signal.SIGHUP, signal.SIGTTIN, signal.SIGHUP, signal.SIGTTOU]
     with drill.stage("signals", GUNICORN_CMD_ARGS="--max-requests 80 --max-requests-jitter 40") as stage:
@@ -41,7 +41,7 @@ def signals(drill: Drill) -> Findings:
 
 
 def reloads(drill: Drill) -> Findings:
-    """SIGHUP after SIGHUP under load: no plain request fails, streams finish, no record is lost."""
+    """Send SIGHUP after SIGHUP under load: no plain request fails, streams finish, no record is lost."""
     findings = Findings("reloads")
     with drill.stage("reloads") as stage:
         long: list[gevent.Greenlet] = []
@@ -66,7 +66,7 @@ def reloads(drill: Drill) -> Findings:
 
 
 def _serves_anew(stage: Stage, old: set[int]) -> bool:
-    """Whether all workers of before have made room or are on their way out, and new ones serve."""
+    """Return whether all workers of before have made room or are on their way out, and new ones serve."""
     pids = set(stage.weir.worker_pids())
     return len(pids - old) >= _WORKERS and stage.weir.is_ready()
 

@@ -8,13 +8,13 @@ from typing import Any
 import gevent
 
 from drill.load import Load
-from drill.mix import CHAT, MESSAGES, make_request
+from drill.mix import CHAT, MESSAGES, Caller, make_request
 from drill.processes import Weir
 from drill.report import Findings
-from drill.stage import FIXED_KEY, Drill, Stage
-from drill.waiting import wait_until
+from drill.stage import Drill, Stage
 from drill.wire import Ending
 from simulator import Script, Sleep
+from simulator.launcher import wait_until
 
 _WORKERS = 4
 _AT_ONCE = 200
@@ -26,17 +26,17 @@ _REFUSALS = {
     "exhausted": (402, b'{"error":{"type":"insufficient_balance_error","message":"balance too low"}}'),
     "error": (403, b'{"error":{"type":"account_disabled","message":"no"}}'),
 }
+# How long every answer takes, so that all requests of a burst are on their way at the same time.
 _SLOWNESS_S = 2.5
-"""How long every answer takes, so that all requests of a burst are on their way at the same time."""
 _SLOWLY = f"chunks=3,out=9,first_ms={_SLOWNESS_S * 1000:.0f}"
-_PATIENCE_S = 60.0
-"""Spare keys are used at most once in ten seconds."""
+# Backup keys are used at most once in ten seconds.
+_STEP_TIMEOUT_S = 60.0
+# Time in which a backup key too many would be used.
 _AFTERMATH_S = 3.0
-"""Time in which a spare key too many would be used."""
 
 
 def spare_keys(drill: Drill) -> Findings:
-    """Exactly one spare key is used for each that dies, and no request fails."""
+    """Let keys die: exactly one backup key is used for each, and no request fails."""
     findings = Findings("spare-keys")
     shared: dict[str, Any] = {
         "OHMYGPT_API_KEYS": "",
@@ -45,7 +45,7 @@ def spare_keys(drill: Drill) -> Findings:
         "UPSTREAM_MAX_ATTEMPTS": "6",
         "LOG_LEVEL": "error",
     }
-    with drill.stage("spare-keys", users=0, is_started=False, **shared) as stage:
+    with drill.stage("spare-keys", users=1, is_started=False, **shared) as stage:
         stage.import_keys("keys", _KEYS)
         stage.import_keys("backup-keys", {f"spare-{n}": f"sk-drill-spare-{n:04}" for n in range(_SPARES)})
         # Most of the first burst goes to the key that dies.
@@ -67,13 +67,13 @@ def spare_keys(drill: Drill) -> Findings:
         for call in stage.load.calls:
             is_good = call.status == 200 and call.ending is Ending.WHOLE
             findings.expect(is_good, f"{call.request_id}: {call.status}, {call.ending.value}")
-        findings.figures["keys that died, spare keys used"] = (len(dead), len(_used(stage)))
+        findings.figures["keys that died, backup keys used"] = (len(dead), len(_used(stage)))
     return findings
 
 
 @contextmanager
 def _second_host(drill: Drill, stage: Stage) -> Iterator[Weir]:
-    """A gunicorn of its own with data of its own, beside the same database; both run."""
+    """Run a gunicorn of its own with data of its own, beside the same database."""
     directory = drill.directory / "spare-keys" / "second-host"
     directory.mkdir()
     own = ("PORT", "DATA_DIR")
@@ -85,23 +85,23 @@ def _second_host(drill: Drill, stage: Stage) -> Iterator[Weir]:
 
 
 def _let_die(stage: Stage, loads: Sequence[Load], wave: Sequence[str], dead: int) -> None:
-    """Have these keys die under a burst; returns when so many spare keys are used, and some time later."""
+    """Have these keys die under a burst; returns when as many backup keys are used, and some time later."""
     for key_id in wave:
         status, body = _REFUSALS[_DEATHS[key_id]]
         script = Script.body(body, status=status)
         slow = stage.upstream.script(key_id, Script((Sleep(_SLOWNESS_S), *script.steps)))
         stage.upstream.key(_KEYS[key_id], f"play:{slow}")
-    _burst(loads, _SLOWLY)
-    wait_until(lambda: len(_used(stage)) >= dead, _PATIENCE_S, f"{dead} spare keys")
+    _burst(stage.callers, loads, _SLOWLY)
+    wait_until(lambda: len(_used(stage)) >= dead, _STEP_TIMEOUT_S, f"{dead} backup keys")
     stage.console.say(f"spare-keys: {', '.join(wave)} dead and replaced")
     gevent.sleep(_AFTERMATH_S)
-    _burst(loads, "out=9")
+    _burst(stage.callers, loads, "out=9")
 
 
-def _burst(loads: Sequence[Load], play: str) -> None:
-    """So many requests on each host at the same moment."""
+def _burst(callers: Sequence[Caller], loads: Sequence[Load], play: str) -> None:
+    """Send `play` on each host at the same moment, of several clients: one alone bans no key."""
     requests = [
-        (load, make_request(FIXED_KEY, (CHAT, MESSAGES)[n % 2], play, is_stream=n % 3 > 0))
+        (load, make_request(callers[n // 2 % 2], (CHAT, MESSAGES)[n % 2], play, is_stream=n % 3 > 0))
         for load in loads
         for n in range(_AT_ONCE)
     ]
@@ -114,12 +114,14 @@ def _used(stage: Stage) -> list[dict[str, Any]]:
 
 
 def _check_pool(stage: Stage, dead: Sequence[str], findings: Findings) -> None:
-    """Each dead key is kept, with the one spare key that took its place; all others are good."""
+    """Check that each dead key is kept, with the one backup key that took its place; all others are good."""
     used = {spare["usedFor"]: spare["_id"] for spare in _used(stage)}
     findings.expect(
-        len(_used(stage)) == len(dead), f"{len(_used(stage))} spare keys for {len(dead)} dead ones"
+        len(_used(stage)) == len(dead), f"{len(_used(stage))} backup keys for {len(dead)} dead ones"
     )
-    findings.expect(sorted(used) == sorted(dead), f"spare keys were used for {sorted(used)}, dead are {dead}")
+    findings.expect(
+        sorted(used) == sorted(dead), f"backup keys were used for {sorted(used)}, dead are {dead}"
+    )
     keys = {key["_id"]: key for key in stage.database["ohmygpt_keys"].find()}
     findings.expect(keys.keys() == _KEYS.keys() | set(used.values()), f"the pool is {sorted(keys)}")
     for key_id in dead:

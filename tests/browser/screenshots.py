@@ -14,10 +14,10 @@ from typing import Any
 import requests
 from playwright.sync_api import Browser
 
-from app.adapters.mongo.settlement import Settlement
-from app.core.records import SequencedRecord
+from app.persistence.booking import Booking
+from app.records.records import SequencedRecord
+from simulator.launcher import ROOT
 from tests.support.chromium import EXECUTABLE, NARROW, WIDE, Watched, chromium
-from tests.support.processes import ROOT
 from tests.support.site import Site
 from tests.support.upstream_process import UpstreamProcess
 
@@ -46,8 +46,8 @@ def add_history(site: Site) -> None:
             if original.get("ttftMs"):
                 changes["ttftMs"] = round(changes["latencyMs"] / 6)
             copies.append({**original, **changes, "requestId": changes["_id"]})
-    settlement = Settlement(site.weir.database, "history")
-    settlement.apply([SequencedRecord(number, document) for number, document in enumerate(copies, 1)])
+    booking = Booking(site.weir.database, "history")
+    booking.apply([SequencedRecord(number, document) for number, document in enumerate(copies, 1)])
 
 
 def furnish(site: Site) -> None:
@@ -74,15 +74,16 @@ def pages(site: Site) -> dict[str, str]:
     """What is shown, by the picture's name."""
     retried = next(record for record in site.weir.records() if len(record["attempts"]) > 1)
     return {
-        "overview": "/admin/?period=24h",
-        "log": "/admin/log",
-        "record": f"/admin/log/{retried['_id']}",
-        "users": "/admin/users",
-        "user": f"/admin/users/{site.users[0].name}",
-        "client-keys": "/admin/client-keys",
+        "home": "/admin/?period=24h",
+        "usage": "/admin/usage?period=24h&by=model&compare=yes",
+        "requests": "/admin/requests",
+        "record": f"/admin/requests/{retried['_id']}",
+        "users": "/admin/customers",
+        "user": f"/admin/customers/{site.users[0].name}",
+        "client-keys": "/admin/keys",
         "upstream": "/admin/upstream",
-        "proxies": "/admin/proxies",
-        "audit": "/admin/audit",
+        "proxies": "/admin/upstream/proxies",
+        "audit": "/admin/settings/audit",
     }
 
 
@@ -97,7 +98,7 @@ def shoot(site: Site, browser: Browser, directory: Path) -> list[str]:
         window.log_in(site.token)
         for title, path in pages(site).items():
             window.page.goto(path)
-            window.page.screenshot(path=directory / f"{title}-{name}.png", full_page=title != "log")
+            window.page.screenshot(path=directory / f"{title}-{name}.png", full_page=title != "requests")
         complaints += window.complaints
         window.close()
     return complaints

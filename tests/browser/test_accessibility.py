@@ -1,5 +1,8 @@
 """axe finds nothing, on any page, in light and in dark; and all of them fit a phone."""
 
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
@@ -13,14 +16,19 @@ def addresses(page, site):
     page.goto("/admin/")
     links = page.locator("nav[aria-label=Pages] a").all()
     retried = next(record for record in site.weir.records() if len(record.get("attempts", ())) > 1)
+    site.settle()
+    month = f"/admin/billing/{datetime.now(ZoneInfo('Asia/Ho_Chi_Minh')):%Y-%m}"
     return [
         *[link.get_attribute("href") for link in links],
         "/admin/?period=1h",
-        "/admin/log?status=bad",
-        "/admin/log?q=nothing-fits-this",
-        f"/admin/log/{retried['_id']}",
-        "/admin/log/no-such-record",
+        "/admin/requests?status=bad",
+        "/admin/requests?q=nothing-fits-this",
+        f"/admin/requests/{retried['_id']}",
+        "/admin/requests/no-such-record",
         "/admin/no-such-page",
+        month,
+        f"{month}/of/{site.users[0].name}",
+        "/admin/billing/prices",
     ]
 
 

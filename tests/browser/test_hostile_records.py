@@ -6,8 +6,8 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import expect
 
-from app.adapters.mongo.settlement import Settlement
-from app.core.records import SequencedRecord
+from app.persistence.booking import Booking
+from app.records.records import SequencedRecord
 
 HOSTILE = [
     "<script>window.pwned=1</script>",
@@ -23,8 +23,8 @@ HOSTILE = [
     "]]><!--<b data-xss>--!><b data-xss>",
 ]
 TEXT_FIELDS = ("userId", "userKeyId", "factoryKeyId", "model", "requestedModel", "upstreamModel", "apiFormat",
-               "endpoint", "errorType", "upstreamRequestId", "serviceTier", "usageSource",
-               "outcome")  # fmt: skip
+               "endpoint", "errorType", "errorMessage", "toldMessage", "upstreamRequestId", "serviceTier",
+               "usageSource", "outcome")  # fmt: skip
 NUMBERS = ("inputTokens", "outputTokens", "cacheHitTokens", "latencyMs", "ttftMs", "statusCode", "bytesOut",
            "overheadMs", "upstreamStatusCode", "cacheWriteTokens", "costNanoUsd")  # fmt: skip
 
@@ -53,7 +53,7 @@ def records(site):
         for n, text in enumerate(HOSTILE)
     ]
     settled = [SequencedRecord(n, document) for n, document in enumerate(booked, 1)]
-    assert Settlement(site.weir.database, "hostile").apply(settled).dead == ()
+    assert Booking(site.weir.database, "hostile").apply(settled).dead == ()
     yield made
     logs.delete_many({"_id": {"$in": [record["_id"] for record in made + booked]}})
     site.weir.database["request_rollups"].delete_many({"_id": {"$regex": "hostile"}})
@@ -65,7 +65,7 @@ def is_unharmed(window):
 
 def test_the_log_shows_hostile_records_as_text(admin, records):
     page = admin.page
-    page.goto("/admin/log?limit=200")
+    page.goto("/admin/requests?limit=200")
     assert is_unharmed(admin)
     expect(page.locator("#log tbody")).to_contain_text("<script>window.pwned=1</script>")
     page.locator("#log tbody tr", has_text="onmouseover").first.hover()
@@ -74,20 +74,20 @@ def test_the_log_shows_hostile_records_as_text(admin, records):
 
 def test_the_page_of_a_hostile_record_shows_it_as_text(admin, records):
     page = admin.page
-    page.goto("/admin/log?limit=200")
+    page.goto("/admin/requests?limit=200")
     links = [
-        page.locator(f"#log tr:nth-child({n}) a").get_attribute("href") for n in range(1, len(HOSTILE) + 1)
+        page.locator("#log .record-link").nth(number).get_attribute("href") for number in range(len(HOSTILE))
     ]
     for link in links:
         answer = page.goto(link)
         assert answer.status == 200, link
-        page.locator("summary").click()
+        page.get_by_text("The whole record").click()
         assert is_unharmed(admin), link
         hrefs = page.locator("a").evaluate_all("all => all.map(a => a.protocol + a.host)")
         assert set(hrefs) == {f"http:{page.url.split('/')[2]}"}
 
 
-def test_the_overview_shows_hostile_names_as_text(admin, records):
+def test_home_shows_hostile_names_as_text(admin, records):
     page = admin.page
     page.goto("/admin/?period=24h")
     assert is_unharmed(admin)
@@ -96,7 +96,15 @@ def test_the_overview_shows_hostile_names_as_text(admin, records):
 
 
 @pytest.mark.parametrize(
-    "place", ["/log?q=", "/log?status=", "/log?from=", "/log?cursor=", "/login?next=", "/?period="]
+    "place",
+    [
+        "/requests?q=",
+        "/requests?status=",
+        "/requests?from=",
+        "/requests?cursor=",
+        "/login?next=",
+        "/?period=",
+    ],
 )
 def test_what_is_asked_for_comes_back_as_text(admin, place):
     page = admin.page
@@ -130,5 +138,5 @@ def test_the_dashboard_is_not_shown_in_a_frame(admin, site):
     page.goto(f"{site.weir.url}/health")
     page.evaluate("document.body.innerHTML = '<iframe src=\"/admin/\"></iframe>'")
     page.wait_for_timeout(300)
-    assert "Overview" not in "".join(frame.content() for frame in page.frames if frame != page.main_frame)
+    assert ">Home</h1>" not in "".join(frame.content() for frame in page.frames if frame != page.main_frame)
     admin.told.clear()

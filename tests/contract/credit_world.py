@@ -1,24 +1,34 @@
 """Worker processes sharing one MongoDB, as far as a user's credit is concerned."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from booking_world import record
 from pymongo.database import Database
-from settlement_world import record
 
-from app.adapters.credit_gate import Holds, MongoCreditGate
-from app.adapters.directory import CachedDirectory
-from app.adapters.mongo.client_keys import ClientKeyStore
-from app.adapters.mongo.credit_holds import CreditHolds
-from app.adapters.mongo.settlement import Settlement
-from app.adapters.mongo.users import UserStore
-from app.core.ports import CreditExhausted, Reservation
-from app.core.records import NANO, Outcome, SequencedRecord
+from app.accounts.client_keys import ClientKeyStore
+from app.accounts.directory import CachedDirectory
+from app.accounts.users import UserStore
+from app.common.money import NANO
+from app.credit.credit_gate import MongoCreditGate
+from app.credit.credit_holds import CreditHolds, Holding
+from app.credit.reservation import CreditExhausted, Reservation
+from app.persistence.booking import Booking
+from app.records.records import Outcome, SequencedRecord
 
 CENT = NANO // 100
+
+
+class PatientHolds(CreditHolds):
+    """Never give up on a slow machine: bounds hold for a MongoDB that answers in time."""
+
+    def place(self, *args: Any, timeout_s: float, **options: Any) -> Holding:
+        """Place a hold, however long it takes."""
+        return super().place(*args, timeout_s=max(60.0, timeout_s), **options)
 
 
 @dataclass
@@ -57,7 +67,7 @@ class World:
 class Worker:
     """A process: its cache, its gate, its numbered records and their booking."""
 
-    def __init__(self, world: World, name: str = "w1", holds: Holds | None = None) -> None:
+    def __init__(self, world: World, name: str = "w1", holds: CreditHolds | None = None) -> None:
         self.world = world
         self.directory = CachedDirectory(
             UserStore(world.db),
@@ -65,18 +75,23 @@ class Worker:
             clock=lambda: world.now,
             spawn=lambda task: task(),
         )
-        self.gate = MongoCreditGate(self.directory, holds or CreditHolds(world.db), clock=lambda: world.now)
-        self.settlement = Settlement(world.db, name)
+        self.gate = MongoCreditGate(
+            self.directory,
+            holds or PatientHolds(world.db),
+            clock=lambda: world.now,
+            pause=lambda seconds: time.sleep(seconds / 50),
+        )
+        self.booking = Booking(world.db, name)
         self.records: list[SequencedRecord] = []
         self._seq = 0
         # Settling never yields under gevent; among threads it needs this.
         self._turn = threading.Lock()
         self._booking = threading.Lock()
 
-    def reserve(self, estimate: int = CENT) -> Reservation | None:
+    def reserve(self, estimate: int = CENT, least: int = 1) -> Reservation | None:
         """A new request of `ann`; None when it was refused."""
         try:
-            return self.gate.reserve("ann", str(uuid4()), estimate)
+            return self.gate.reserve("ann", str(uuid4()), estimate, None, least)
         except CreditExhausted:
             return None
 
@@ -92,7 +107,7 @@ class Worker:
         for reservation in running:
             self._put(reservation, 0, Outcome.INTERRUPTED, 0)
         heir = Worker(self.world)
-        heir.settlement = self.settlement
+        heir.booking = self.booking
         heir.records = self.records
         return heir
 
@@ -103,21 +118,21 @@ class Worker:
                 batch, self.records = self.records, []
             if not batch:
                 return
-            booked = self.settlement.apply(batch)
+            booked = self.booking.apply(batch)
             with self._turn:
                 for user_id, nano in booked.charges.items():
                     self.directory.charges_booked(user_id, nano)
 
     def _put(self, reservation: Reservation, cost: int, outcome: Outcome, hold: int) -> None:
         self._seq += 1
-        settled = record(
+        booked = record(
             self._seq,
             request_id=reservation.request_id,
             cost_nano_usd=cost,
             outcome=outcome,
             hold_nano_usd=hold,
         )
-        self.records.append(SequencedRecord(self._seq, settled.to_document()))
+        self.records.append(SequencedRecord(self._seq, booked.to_document()))
 
 
 def at_once(tasks: list[Callable[[], Any]]) -> list[Any]:

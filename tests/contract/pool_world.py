@@ -2,16 +2,16 @@
 
 from datetime import UTC, datetime, timedelta
 
-from app.adapters.key_cipher import KeyCipher
-from app.adapters.key_pool import SharedKeyPool
-from app.adapters.key_shares import KeyShares
-from app.adapters.key_sync import KeySync
-from app.adapters.mongo.key_shares import KeyShareStore
-from app.adapters.mongo.key_states import KeyStateStore
-from app.adapters.mongo.provider_keys import ProviderKeyStore
-from app.core.key_choice import NoKey
-from app.core.ports import Lease
-from app.core.upstream_outcome import Finding, KeyOutcome
+from app.keys.key_choice import NoKey
+from app.keys.key_pool import SharedKeyPool
+from app.keys.key_share_store import KeyShareStore
+from app.keys.key_state_store import KeyStateStore
+from app.keys.key_sync import KeySync
+from app.keys.lease import Lease
+from app.keys.provider_keys import ProviderKeyStore
+from app.keys.upstream_outcome import Finding, KeyOutcome
+from app.keys.worker_shares import KeyShares
+from app.store.key_cipher import KeyCipher
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 NONE: frozenset[str] = frozenset()
@@ -20,6 +20,7 @@ LIMITED = Finding(KeyOutcome.RATE_LIMITED, "rate_limited", 60.0)
 SPENT = Finding(KeyOutcome.EXHAUSTED, "budget_code")
 REFUSED = Finding(KeyOutcome.SUSPECT, "unauthorized")
 BANNED = Finding(KeyOutcome.BANNED, "ban_code")
+MODEL_LIMITED = Finding(KeyOutcome.MODEL_LIMITED, "model_limited", 60.0)
 FAILED = Finding(KeyOutcome.FAILED, "server_error")
 
 
@@ -52,13 +53,16 @@ class Worker:
         self.sync = KeySync(self.pool, self.keys, self.states, caretaker, shares=shares, now=clock)
         self.sync.refresh()
 
-    def ends(self, key_id: str, finding: Finding, request_id: str = "r1") -> None:
-        """A request on this very key that ends so."""
+    def ends(
+        self, key_id: str, finding: Finding, request_id: str = "r1", client: str = "ann", model: str = "m"
+    ) -> None:
+        """A request on this very key that ends so; a ban takes a second client's."""
         others = frozenset(view.key_id for view in self.pool.snapshot()) - {key_id}
-        lease = self.pool.acquire(others)
-        assert isinstance(lease, Lease), str(lease)
-        self.pool.report(lease, finding, request_id)
-        self.pool.release(lease)
+        for name in (client, "bob") if finding is BANNED else (client,):
+            lease = self.pool.acquire(others, name, model)
+            assert isinstance(lease, Lease), str(lease)
+            self.pool.report(lease, finding, request_id)
+            self.pool.release(lease)
 
     def status(self, key_id: str) -> str:
         return {view.key_id: view.status for view in self.pool.snapshot()}[key_id]
@@ -66,6 +70,8 @@ class Worker:
     def usable(self) -> set[str]:
         return {view.key_id for view in self.pool.snapshot() if view.available}
 
-    def taken(self, count: int, excluding: frozenset[str] = NONE) -> list[str | None]:
-        leases = [self.pool.acquire(excluding) for _ in range(count)]
+    def taken(
+        self, count: int, excluding: frozenset[str] = NONE, client: str = "ann", model: str = "m"
+    ) -> list[str | None]:
+        leases = [self.pool.acquire(excluding, client, model) for _ in range(count)]
         return [None if isinstance(lease, NoKey) else lease.key.key_id for lease in leases]

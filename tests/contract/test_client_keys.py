@@ -1,9 +1,9 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.adapters.mongo.client_keys import ClientKeyStore
-from app.core.credentials import hash_client_key
+from app.accounts.client_keys import ClientKeyStore
+from app.accounts.credentials import hash_client_key
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 OLD_KEY = "sk-troll-abcdefghijklmnopqrstuvwx"
@@ -15,7 +15,7 @@ def keys(database) -> ClientKeyStore:
 
 
 def test_the_secret_is_given_once_and_never_stored(keys: ClientKeyStore, database) -> None:
-    new = keys.add("alice", now=NOW, rpm=5, notes="laptop")
+    new = keys.add("alice", now=NOW, more={"rpm": 5, "notes": "laptop"})
     document = database.user_keys.find_one()
     assert document["_id"] == new.key_id == hash_client_key(new.secret)
     assert document["name"] == "alice"
@@ -25,7 +25,7 @@ def test_the_secret_is_given_once_and_never_stored(keys: ClientKeyStore, databas
 
 
 def test_a_key_is_found_by_its_secret(keys: ClientKeyStore) -> None:
-    new = keys.add("alice", now=NOW, rpm=5)
+    new = keys.add("alice", now=NOW, more={"rpm": 5})
     found = keys.find(new.secret)
     assert (found.username, found.stored_id, found.rpm, found.is_active) == ("alice", new.key_id, 5, True)
     assert keys.find(new.secret + "x") is None
@@ -66,3 +66,63 @@ def test_keys_are_listed_for_all_or_one(keys: ClientKeyStore) -> None:
         keys.add(name, now=NOW)
     assert [key.username for key in keys.list()] == ["alice", "bob", "bob"]
     assert [key.username for key in keys.list("bob")] == ["bob", "bob"]
+
+
+def test_a_rotated_key_has_both_secrets_until_the_old_one_ends(keys: ClientKeyStore, database) -> None:
+    made = keys.add("ann", now=NOW, more={"tpm": 5})
+    key = keys.get(made.key_id)
+    rotated = keys.rotate(key, now=NOW, until=NOW + timedelta(hours=2))
+    assert (rotated.key_id, rotated.username) == (made.key_id, "ann")
+    assert rotated.secret != made.secret
+    new, old = keys.find(rotated.secret), keys.find(made.secret)
+    assert (new.key_id, new.expires_at, new.limits.tpm, new.hint) == (made.key_id, None, 5, rotated.hint)
+    assert (old.key_id, old.expires_at) == (made.key_id, NOW + timedelta(hours=2))
+    assert rotated.secret not in str(database.user_keys.find_one({"_id": made.key_id}))
+    # Neither the id nor a hash of a secret is a secret.
+    assert keys.find(made.key_id) is None
+    assert keys.find(hash_client_key(rotated.secret)) is None
+
+
+def test_rotations_one_after_the_other_end_each_secret_once(keys: ClientKeyStore) -> None:
+    made = keys.add("ann", now=NOW)
+    secrets = [made.secret]
+    for hour in range(8):
+        now = NOW + timedelta(hours=hour)
+        secrets.append(keys.rotate(keys.get(made.key_id), now=now, until=now + timedelta(hours=3)).secret)
+    found = [keys.find(secret) for secret in secrets]
+    # Those that have ended are forgotten; a later rotation prolongs none.
+    assert [key and key.expires_at for key in found] == [
+        *[None] * 5,
+        NOW + timedelta(hours=8),
+        NOW + timedelta(hours=9),
+        NOW + timedelta(hours=10),
+        None,
+    ]
+    assert found[:5] == [None] * 5
+    assert found[-1] is not None
+
+
+def test_of_two_rotations_at_once_one_is_made(keys: ClientKeyStore, database) -> None:
+    made = keys.add("ann", now=NOW)
+    key = keys.get(made.key_id)
+    real = database.user_keys.find_one
+
+    class Racing:
+        def __getattr__(self, name: str):
+            return getattr(database.user_keys, name)
+
+        def find_one(self, *args):
+            document = real(*args)
+            ClientKeyStore(database).rotate(key, now=NOW, until=NOW)
+            return document
+
+    keys._keys = Racing()
+    assert keys.rotate(key, now=NOW, until=NOW) is None
+
+
+def test_a_rotated_key_of_an_older_deployment_keeps_its_id(keys: ClientKeyStore, database) -> None:
+    database.user_keys.insert_one({"_id": "sk-old-secret-0123456789", "name": "ann"})
+    key = keys.find("sk-old-secret-0123456789")
+    rotated = keys.rotate(key, now=NOW, until=NOW + timedelta(hours=1))
+    for secret in ("sk-old-secret-0123456789", rotated.secret):
+        assert keys.find(secret).stored_id == "sk-old-secret-0123456789"

@@ -1,18 +1,21 @@
 """Holds from their placing to their end, whatever becomes of the request, the process or the database."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
+from booking_world import record
 from bson import Timestamp
-from credit_world import CENT, Worker, World
+from credit_world import CENT, Worker, World, at_once
 from pymongo.monitoring import CommandListener
-from settlement_world import record
 
-from app.adapters.mongo.connection import connect
-from app.adapters.mongo.credit_holds import CreditHolds, Holding
-from app.core.credit_policy import HOLD_TTL_S
-from app.core.ports import CreditExhausted, StoreUnavailable
-from app.core.records import NANO, Outcome
+from app.common.errors import StoreUnavailable
+from app.common.money import NANO
+from app.credit.credit_holds import CreditHolds, Holding
+from app.credit.credit_policy import HOLD_TTL_S
+from app.credit.reservation import CreditExhausted
+from app.records.records import Outcome
+from app.store.connection import connect
 
 
 @pytest.fixture
@@ -156,7 +159,7 @@ def test_the_gate_forgets_what_the_database_no_longer_holds(worker):
 def test_placing_a_hold_again_changes_nothing(world, worker):
     holds = CreditHolds(world.db)
     for _ in range(2):
-        placed = holds.place("ann", "r-1", 6 * CENT, committed_nano=0, own=())
+        placed = holds.place("ann", "r-1", 6 * CENT, committed_nano=0, own=(), timeout_s=2.0)
         assert (placed.nano, placed.live) == (6 * CENT, {"r-1"})
 
 
@@ -309,7 +312,7 @@ def test_an_unreachable_database_is_reported_as_such(mongo_uri, database):
     closed = connect(mongo_uri, database.name)
     closed.client.close()
     with pytest.raises(StoreUnavailable):
-        CreditHolds(closed).place("ann", "r", 1, committed_nano=0, own=())
+        CreditHolds(closed).place("ann", "r", 1, committed_nano=0, own=(), timeout_s=2.0)
     with pytest.raises(StoreUnavailable):
         Worker(World(closed)).reserve()
 
@@ -320,3 +323,14 @@ def test_callers_without_a_balance_reserve_nothing(world):
     reservation = worker.reserve()
     assert (reservation.nano, reservation.held) == (0, False)
     worker.gate.release(reservation)
+
+
+def test_a_small_request_is_not_refused_for_what_a_large_one_needed(world):
+    """Requests that wait for their turn hear what others were told only where it holds for them, too."""
+    world.put_ann(CENT)
+    worker = Worker(world)
+    small = [partial(worker.reserve, CENT // 50) for _ in range(10)]
+    large = [partial(worker.reserve, 5 * CENT, 2 * CENT) for _ in range(10)]
+    results = at_once([task for pair in zip(small, large, strict=True) for task in pair])
+    assert all(reservation.held for reservation in results[::2])
+    assert results[1::2] == [None] * 10

@@ -2,6 +2,7 @@
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -9,17 +10,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.adapters.mongo.credit_ledger import (
+from app.accounts.users import GRANTED, UserStore
+from app.common.cursor import PageCursor
+from app.credit.credit_ledger import (
+    KEYS,
     PENDING,
     REF_CREDITS,
     CreditLedger,
     InsufficientCreditError,
+    KeyReusedError,
     LedgerNote,
 )
-from app.adapters.mongo.settlement import Settlement
-from app.adapters.mongo.users import GRANTED, UserStore
-from app.core.log_filter import PageCursor
-from tests.contract.settlement_world import sequenced
+from app.persistence.booking import Booking
+from tests.contract.booking_world import sequenced
 from tests.support.credit import NOTE
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -193,11 +196,11 @@ def test_validity_begins_anew_for_as_long_as_it_was(ledger, database, fields, ex
 
 def test_no_grant_and_no_charge_is_lost_when_all_happen_at_once(users, ledger, database) -> None:
     users.add("alice", now=NOW, credits_usd=Decimal(1000))
-    settlement = Settlement(database, "w1")
+    booking = Booking(database, "w1")
 
     def charge() -> None:
         for seq in range(1, 41):
-            settlement.apply([sequenced(seq, user_id="alice", cost_nano_usd=1_000_000_007)])
+            booking.apply([sequenced(seq, user_id="alice", cost_nano_usd=1_000_000_007)])
 
     def grant(_number: int) -> None:
         for _ in range(10):
@@ -213,3 +216,66 @@ def test_no_grant_and_no_charge_is_lost_when_all_happen_at_once(users, ledger, d
     assert document[GRANTED] == 1000 * 10**9 + 40 * 100_000_001
     assert len(lines(database)) == 40
     assert document[PENDING] == []
+
+
+KEYED = replace(NOTE, key="invoice-7")
+
+
+@pytest.mark.parametrize("change", ["add", "set"])
+def test_a_change_with_a_key_is_made_once_and_says_the_same_again(users, ledger, database, change) -> None:
+    users.add("alice", now=NOW, credits_usd=Decimal(1))
+    make = ledger.add if change == "add" else ledger.set
+    first = make("alice", Decimal(5), KEYED)
+    ledger.add("alice", Decimal(-2), NOTE)
+    again = make("alice", Decimal(5), KEYED)
+    assert (again.before_nano, again.after_nano) == (first.before_nano, first.after_nano)
+    assert again.user.credits_nano == first.after_nano - 2 * 10**9
+    assert [line.get("idempotencyKey") for line in lines(database)] == ["invoice-7", None]
+
+
+def test_a_key_is_not_used_for_anything_else(users, ledger, database) -> None:
+    users.add("alice", now=NOW)
+    users.add("bob", now=NOW)
+    ledger.add("alice", Decimal(5), KEYED)
+    for change in (
+        lambda: ledger.add("alice", Decimal(6), KEYED),
+        lambda: ledger.set("alice", Decimal(5), KEYED),
+        lambda: ledger.add("alice", Decimal(5), KEYED, purse=REF_CREDITS),
+    ):
+        with pytest.raises(KeyReusedError):
+            change()
+    assert ledger.add("bob", Decimal(6), KEYED).after_nano == 6 * 10**9
+    assert len(lines(database)) == 1
+
+
+def test_attempts_at_once_and_attempts_that_come_late_count_once(users, ledger, database) -> None:
+    users.add("alice", now=NOW)
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda _: ledger.add("alice", Decimal(5), KEYED), range(8)))
+    assert {made.after_nano for made in done} == {5 * 10**9}
+    # An attempt that had looked before there was a line arrives only now: the update itself refuses it.
+    late = ledger._change({"_id": "alice"}, "credits", 99.0, "set", KEYED, renews=False)
+    assert late is None
+    assert len(lines(database)) == 1
+    assert users.get("alice").credits_nano == 5 * 10**9
+
+
+def test_a_key_whose_line_is_not_moved_yet_is_found(users, ledger, database) -> None:
+    users.add("alice", now=NOW)
+    ledger.add("alice", Decimal(5), KEYED)
+    (line,) = lines(database)
+    database.credit_ledger.delete_many({})
+    database.usersNew.update_one({"_id": "alice"}, {"$set": {PENDING: [line]}})
+    assert ledger.add("alice", Decimal(5), KEYED).after_nano == 5 * 10**9
+    assert users.get("alice").credits_nano == 5 * 10**9
+
+
+def test_keys_in_a_users_document_are_bounded_and_older_ones_are_known_by_the_ledger(
+    users, ledger, database
+) -> None:
+    users.add("alice", now=NOW)
+    for number in range(105):
+        ledger.add("alice", Decimal(1), replace(NOTE, key=f"key-{number}"))
+    assert len(database.usersNew.find_one({"_id": "alice"})[KEYS]) == 100
+    ledger.add("alice", Decimal(1), replace(NOTE, key="key-0"))
+    assert users.get("alice").credits_nano == 105 * 10**9

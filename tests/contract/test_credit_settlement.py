@@ -1,10 +1,10 @@
 """Booking lets go of holds in the update that charges, and touches nobody else's."""
 
 import pytest
-from settlement_world import seed, sequenced
+from booking_world import seed, sequenced
 
-from app.adapters.mongo.settlement import Settlement
-from app.core.records import Outcome
+from app.persistence.booking import Booking
+from app.records.records import Outcome
 
 
 @pytest.fixture
@@ -14,20 +14,20 @@ def db(database):
 
 
 @pytest.fixture
-def settlement(db):
-    return Settlement(db, "w1")
+def booking(db):
+    return Booking(db, "w1")
 
 
 def user(db, name="ann"):
     return db["usersNew"].find_one({"_id": name})
 
 
-def test_holds_go_with_the_charge_and_a_refused_request_gives_its_hold_back(db, settlement):
+def test_holds_go_with_the_charge_and_a_refused_request_gives_its_hold_back(db, booking):
     # Names no path could take, too: they must neither fail nor hit another hold.
     odd = ["a.b", "$x", "", "costNanoUsd"]
     names = ["r000001", "r000002", "r000003", *odd]
     db["usersNew"].update_one({"_id": "ann"}, {"$set": {"holds": {name: {"nano": 5} for name in names}}})
-    settlement.apply(
+    booking.apply(
         [
             sequenced(1, hold_nano_usd=5),
             sequenced(2, hold_nano_usd=5, outcome=Outcome.REJECTED, cost_nano_usd=0),
@@ -42,7 +42,7 @@ def test_holds_go_with_the_charge_and_a_refused_request_gives_its_hold_back(db, 
     assert "holds" not in user(db, "bob")
 
 
-def test_a_refused_request_without_a_hold_leaves_its_user_alone(db, settlement):
+def test_a_refused_request_without_a_hold_leaves_its_user_alone(db, booking):
     before = user(db)
-    settlement.apply([sequenced(1, outcome=Outcome.REJECTED, cost_nano_usd=0)])
+    booking.apply([sequenced(1, outcome=Outcome.REJECTED, cost_nano_usd=0)])
     assert user(db) == before

@@ -14,10 +14,10 @@ from typing import Any
 import pymongo
 import pytest
 
-from app.adapters.embedded_mongo import EmbeddedMongo, EmbeddedMongoError, acquire, running_uri
-from app.adapters.embedded_mongo.waiting import wait_until
+from app.store.embedded_mongo import EmbeddedMongo, EmbeddedMongoError, acquire, running_uri
+from app.store.embedded_mongo.waiting import wait_until
 
-SOON_S = 10.0
+SOON_S = 60.0
 REPOSITORY = Path(__file__).parents[2]
 
 # Each prints a line when it has something to say and goes on when it is told to by a line on stdin.
@@ -73,8 +73,8 @@ print("fine", flush=True)
 PRELUDE = """
 import os, sys
 from pathlib import Path
-from app.adapters.embedded_mongo import EmbeddedMongo, acquire, running_uri
-from app.adapters.embedded_mongo.waiting import wait_until
+from app.store.embedded_mongo import EmbeddedMongo, acquire, running_uri
+from app.store.embedded_mongo.waiting import wait_until
 data_dir = Path(sys.argv[1])
 """
 PATCHED = "from gevent import monkey; monkey.patch_all()\n"

@@ -19,21 +19,13 @@ import pytest
 from gevent.event import Event
 from pymongo.database import Database
 
-from app.adapters.journal import (
-    Journal,
-    JournaledQueue,
-    JournalPolicy,
-    acquire_slot,
-    replay,
-    survey,
-    unplaced_slot,
-)
-from app.adapters.journal.disk import RealDisk
-from app.adapters.journal.slots import adopt_slot, is_owned, orphans, read_identity
-from app.adapters.mongo.settlement import BookedBatch, Settlement
-from app.core.journal_format import OpenRequest
-from app.core.ports import StoreUnavailable
-from app.core.records import ExchangeRecord, Outcome, SequencedRecord
+from app.common.errors import StoreUnavailable
+from app.journal import Journal, JournaledQueue, JournalPolicy, acquire_slot, in_memory_slot, replay, survey
+from app.journal.disk import RealDisk
+from app.journal.journal_format import OpenRequest
+from app.journal.slots import adopt_slot, is_owned, orphans, read_identity
+from app.persistence.booking import BookedBatch, Booking
+from app.records.records import AttemptRecord, ExchangeRecord, Outcome, SequencedRecord
 from workers.log_writer import Backoff, BatchPolicy, LogWriter
 
 ROUNDS = int(os.environ.get("WEIR_JOURNAL_KILLS", "8"))  # noqa: TID251  how thorough, not what
@@ -43,9 +35,9 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 WRITER = """
 import sys
 from datetime import UTC, datetime
-from app.adapters.journal import *
-from app.core.journal_format import OpenRequest
-from app.core.records import ExchangeRecord, Outcome
+from app.journal import *
+from app.journal.journal_format import OpenRequest
+from app.records.records import ExchangeRecord, Outcome
 
 root, name = sys.argv[1:]
 queue = JournaledQueue(50)
@@ -66,8 +58,11 @@ for number in range(1_000_000):
 """
 
 
+ATTEMPTS = (AttemptRecord("env-1", 200, 5),)
+
+
 class ListBooks:
-    """Books that remember, and count as `Settlement` does."""
+    """Books that remember, and count as `Booking` does."""
 
     def __init__(self) -> None:
         self.outcomes: dict[str, str] = {}
@@ -121,7 +116,9 @@ def queues() -> Iterator[list[JournaledQueue]]:
 
 
 def record(request_id: str, cost: int = 0) -> ExchangeRecord:
-    return ExchangeRecord(request_id, "u", "k", NOW, "openai", Outcome.OK, 200, cost_nano_usd=cost)
+    return ExchangeRecord(
+        request_id, "u", "k", NOW, "openai", Outcome.OK, 200, cost_nano_usd=cost, attempts=ATTEMPTS
+    )
 
 
 def opened(request_id: str) -> OpenRequest:
@@ -315,8 +312,8 @@ def test_the_survey_shows_every_slot_and_changes_nothing(root: str, queues: list
     left.release()
     before = {path: path.stat().st_size for path in Path(root).rglob("*.seg")}
     live, gone = survey(root)
-    assert (live.slot, live.is_owned, live.unsettled, live.open_requests) == ("0000", True, 3, 1)
-    assert (gone.slot, gone.is_owned, gone.unsettled, gone.open_requests) == ("0001", False, 1, 0)
+    assert (live.slot, live.is_owned, live.unbooked, live.open_requests) == ("0000", True, 3, 1)
+    assert (gone.slot, gone.is_owned, gone.unbooked, gone.open_requests) == ("0001", False, 1, 0)
     assert {path: path.stat().st_size for path in Path(root).rglob("*.seg")} == before
     assert survey(root + "/nowhere") == []
 
@@ -335,7 +332,7 @@ def test_a_store_that_is_away_leaves_the_orphan_for_later(root: str) -> None:
     assert orphans(root) == ["0000"]
     books = ListBooks()
     (adopted,) = replay(root, books.for_writer)
-    assert (adopted.records, adopted.is_settled) == (1, True)
+    assert (adopted.records, adopted.is_booked) == (1, True)
 
 
 def test_a_replay_waits_for_the_disk_in_threads_only(root: str) -> None:
@@ -359,7 +356,7 @@ def test_a_replay_waits_for_the_disk_in_threads_only(root: str) -> None:
 
     books = ListBooks()
     (adopted,) = replay(root, books.for_writer, disk=Watched())
-    assert (adopted.is_settled, books.outcomes) == (True, {"a": "ok", "b": "interrupted"})
+    assert (adopted.is_booked, books.outcomes) == (True, {"a": "ok", "b": "interrupted"})
     waits = {name for name in seen if name not in ("create", "write", "truncate", "close")}
     assert {"list", "size", "read", "overwrite", "sync", "sync_directory", "remove"} <= waits
     assert {name: seen[name] for name in waits if seen[name] != {True}} == {}
@@ -401,7 +398,7 @@ def test_a_file_that_may_not_grow_is_survived(root: str, queues: list[JournaledQ
         status = queue.status()
         assert status is not None
         assert status.is_full
-        assert status.unkept > 0
+        assert status.memory_only > 0
         size = sum(path.stat().st_size for path in Path(root).rglob("*.seg"))
         assert size == status.bytes
     finally:
@@ -410,7 +407,7 @@ def test_a_file_that_may_not_grow_is_survived(root: str, queues: list[JournaledQ
     queue.tend()
     status = queue.status()
     assert status is not None
-    assert (status.unkept, status.is_full) == (0, False)
+    assert (status.memory_only, status.is_full) == (0, False)
     assert [item.document["_id"] for item in queue.take(20, 0)] == [
         "a",
         *(f"r{number}" for number in range(10)),
@@ -420,7 +417,7 @@ def test_a_file_that_may_not_grow_is_survived(root: str, queues: list[JournaledQ
 def test_a_worker_without_a_slot_keeps_records_in_memory(queues: list[JournaledQueue]) -> None:
     queue = JournaledQueue(2)
     queues.append(queue)
-    queue.attach(Journal(unplaced_slot()))
+    queue.attach(Journal(in_memory_slot()))
     assert [queue.put(record(name)) for name in "abc"] == [True, True, False]
     queue.tend()
     assert not queue.accepts()
@@ -463,11 +460,11 @@ def test_the_maintenance_greenlet_runs_until_it_is_stopped(root: str, queues: li
     stopping = Event()
     runner = gevent.spawn(queue.run, stopping, 0.001)
     queue.put(record("a"))
-    with gevent.Timeout(5):
+    with gevent.Timeout(60):
         while queue._journal.log.is_dirty:  # type: ignore[union-attr]
             gevent.sleep(0.001)
     stopping.set()
-    runner.join(5)
+    runner.join(60)
     assert runner.successful()
 
 
@@ -477,11 +474,11 @@ def test_a_waiting_consumer_is_woken_by_the_first_record(root: str, queues: list
     consumer = gevent.spawn(queue.take, 10, 5.0)
     gevent.sleep(0)
     queue.put(record("a"))
-    assert [item.document["_id"] for item in consumer.get(timeout=5)] == ["a"]
+    assert [item.document["_id"] for item in consumer.get(timeout=60)] == ["a"]
     consumer = gevent.spawn(queue.take, 10, None)
     gevent.sleep(0)
     queue.close()
-    assert consumer.get(timeout=5) == []
+    assert consumer.get(timeout=60) == []
 
 
 def test_the_limit_counts_the_other_slots(root: str, queues: list[JournaledQueue]) -> None:
@@ -515,7 +512,7 @@ def test_the_writer_books_through_an_outage_and_a_restart(root: str) -> None:
     names = {f"r{number}" for number in range(300)}
     queue = queue_on(root, memory=20)
     outage = Outage(books.for_writer(queue.status().writer_id))  # type: ignore[union-attr]
-    writer = LogWriter(queue, outage, policy=policy, on_settled=queue.acked)  # type: ignore[arg-type]
+    writer = LogWriter(queue, outage, policy=policy, on_booked_up_to=queue.acked)  # type: ignore[arg-type]
     writer.start()
     for name in sorted(names):
         assert queue.put(record(name))
@@ -530,7 +527,7 @@ def test_the_writer_books_through_an_outage_and_a_restart(root: str) -> None:
     writer._greenlet.kill()  # type: ignore[union-attr]
     queue._journal.slot.release()  # type: ignore[union-attr]
     again = queue_on(root, memory=20)
-    writer = LogWriter(again, books, policy=policy, on_settled=again.acked)  # type: ignore[arg-type]
+    writer = LogWriter(again, books, policy=policy, on_booked_up_to=again.acked)  # type: ignore[arg-type]
     writer.start()
     assert writer.join(20) == 0
     again.release()
@@ -542,8 +539,8 @@ def test_the_writer_books_through_an_outage_and_a_restart(root: str) -> None:
 def test_replaying_a_killed_workers_slot_settles_it_in_mongodb(root: str, database: Database[Any]) -> None:
     database["usersNew"].insert_one({"_id": "u", "credits": 10.0})
     was_opened, was_put = kill_after(root, "m", 300)
-    replay(root, lambda writer_id: Settlement(database, writer_id))
-    replay(root, lambda writer_id: Settlement(database, writer_id))
+    replay(root, lambda writer_id: Booking(database, writer_id))
+    replay(root, lambda writer_id: Booking(database, writer_id))
     logs = {item["_id"]: item["outcome"] for item in database["request_logs"].find()}
     assert was_opened <= set(logs)
     assert {logs[request_id] for request_id in was_put} == {"ok"}

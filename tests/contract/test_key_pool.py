@@ -1,17 +1,18 @@
 """One worker's pool: who serves, what is counted, and what a refresh changes."""
 
+import logging
 from datetime import timedelta
 
 import pytest
 from pool_world import FAILED, LIMITED, NONE, NOW, OK, SPENT, Clock
 from pymongo.errors import ServerSelectionTimeoutError
 
-from app.adapters.key_pool import SharedKeyPool
-from app.adapters.key_sync import KeySync
-from app.adapters.mongo.key_states import StoredState
-from app.adapters.mongo.provider_keys import StoredProviderKey
-from app.core.key_choice import Limits, NoKey, Shortage
-from app.core.ports import Lease
+from app.keys.key_choice import Limits, NoKey, Shortage
+from app.keys.key_pool import SharedKeyPool
+from app.keys.key_state_store import StoredState
+from app.keys.key_sync import KeySync
+from app.keys.lease import Lease
+from app.keys.provider_keys import StoredProviderKey
 
 
 class FakeStores:
@@ -39,6 +40,9 @@ class FakeStores:
     def add_events(self, events) -> None:
         self._check()
         self.events += events
+
+    def limit_models(self, store_id, key_id, limits, now, *, is_env):
+        self._check()
 
     def _check(self) -> None:
         if self.is_down:
@@ -154,9 +158,9 @@ def test_what_is_sent_before_a_limit_is_known_does_not_end_it() -> None:
 
 def test_the_last_usable_key_is_not_ejected_for_failures() -> None:
     pool = pool_of(stored("a"), stored("b"))
-    for _ in range(20):
+    for number in range(20):
         for key_id in ("a", "b"):
-            lease = pool.acquire(frozenset({"a", "b"} - {key_id}))
+            lease = pool.acquire(frozenset({"a", "b"} - {key_id}), client=f"user {number % 2}")
             if isinstance(lease, Lease):
                 pool.report(lease, FAILED, "r")
                 pool.release(lease)
@@ -242,6 +246,9 @@ class Times:
     def __init__(self, count: int) -> None:
         self.left = count
 
+    def is_set(self) -> bool:
+        return self.left < 0
+
     def wait(self, timeout: float) -> bool:
         assert timeout == pytest.approx(0.2)
         self.left -= 1
@@ -267,9 +274,17 @@ def test_rounds_go_on_until_they_are_stopped_and_news_go_out_at_once() -> None:
 
 def test_an_unforeseen_error_does_not_end_the_rounds(caplog) -> None:
     class Odd(FakeStores):
+        lists = 0
+
         def list(self):
-            raise TypeError("odd document")
+            self.lists += 1
+            if self.lists < 3:
+                raise TypeError("odd document")
+            return super().list()
 
     stores = Odd()
-    KeySync(SharedKeyPool((), now=Clock()), stores, stores).run(Times(5), 1.0)
-    assert len(caplog.records) == 2
+    with caplog.at_level(logging.INFO):
+        KeySync(SharedKeyPool((), now=Clock()), stores, stores).run(Times(10), 1.0)
+    assert stores.lists == 3
+    assert caplog.messages == ["upstream keys cannot be refreshed", "upstream keys are refreshed again"]
+    assert "odd document" in caplog.text

@@ -7,12 +7,12 @@ import pytest
 from pool_world import NOW, OK, SPENT, Clock, Worker
 from pymongo.errors import OperationFailure
 
-from app.adapters.key_pool import SharedKeyPool
-from app.adapters.key_shares import KeyShares
-from app.adapters.mongo.key_shares import COLLECTION, Division, KeyShareStore
-from app.core.key_choice import NoKey, Shortage
-from app.core.key_shares import LEFT, Kind, Share
-from app.core.ports import Lease
+from app.keys.key_choice import NoKey, Shortage
+from app.keys.key_pool import SharedKeyPool
+from app.keys.key_share_store import COLLECTION, Division, KeyShareStore
+from app.keys.key_shares import LEFT, Kind, QuotaShare
+from app.keys.lease import Lease
+from app.keys.worker_shares import KeyShares
 
 NONE: frozenset[str] = frozenset()
 
@@ -108,7 +108,7 @@ def test_a_worker_that_leaves_gives_back_what_is_not_in_use(database, key, clock
     assert first.sync.leave()
     rounds([second], clock, ticks)
     (division,) = KeyShareStore(database).divisions(["a"]).values()
-    assert division.shares["w0"] == {Kind.RATE: Share(2, LEFT)}
+    assert division.shares["w0"] == {Kind.RATE: QuotaShare(2, LEFT)}
     assert len(leases(second, 9)) == 4  # two more have been sent in this minute
 
 
@@ -166,7 +166,7 @@ def test_one_worker_at_a_time_tries_a_key_without_money(database, key, clock, ti
 def test_divisions_are_replaced_only_as_they_were_read(database) -> None:
     store = KeyShareStore(database)
     nothing = store.divisions(["a", "b"])
-    mine, others = {"w1": {Kind.RATE: Share(3, 5)}}, {"w2": {Kind.RATE: Share(4, 4)}}
+    mine, others = {"w1": {Kind.RATE: QuotaShare(3, 5)}}, {"w2": {Kind.RATE: QuotaShare(4, 4)}}
     assert nothing == {"a": Division({}), "b": Division({})}
     assert store.replace({"a": (nothing["a"], mine)}) == {"a"}
     assert store.replace({"a": (nothing["a"], others), "b": (nothing["b"], others)}) == {"b"}

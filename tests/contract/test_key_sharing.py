@@ -3,9 +3,9 @@
 import random
 
 import pytest
-from pool_world import BANNED, FAILED, LIMITED, NOW, OK, REFUSED, SPENT, Clock, Worker
+from pool_world import BANNED, FAILED, LIMITED, MODEL_LIMITED, NOW, OK, REFUSED, SPENT, Clock, Worker
 
-from app.adapters.mongo.key_states import env_store_id
+from app.keys.key_state_store import env_store_id
 
 SECRETS = ("sk-env-aaaaaaaa", "sk-env-bbbbbbbb")
 
@@ -65,7 +65,7 @@ def test_a_refusal_that_another_worker_confirms_is_the_end_of_a_key(two, clock: 
     second.sync.refresh()
     assert second.status("a") == "healthy"
     clock.pass_s(1)
-    second.ends("a", REFUSED, "r2")
+    second.ends("a", REFUSED, "r2", client="bob")
     second.sync.flush()
     first.sync.refresh()
     assert first.status("a") == "error"
@@ -80,6 +80,113 @@ def test_what_was_just_limited_is_not_brought_back_by_a_reading(two, clock: Cloc
     second.sync.refresh()
     first.sync.refresh()
     assert first.status("a") == "rate_limited"
+
+
+def test_a_limit_of_a_model_is_shared_and_leaves_other_models_alone(two, database, clock: Clock) -> None:
+    first, second = two
+    for key_id, client in (("a", "ann"), ("a", "bob"), ("env-1", "ann"), ("env-1", "eve")):
+        first.ends(key_id, MODEL_LIMITED, client=client, model="vendor/busy.v1")
+    first.sync.flush()
+    second.sync.refresh()
+    for worker in (first, second, Worker(database, clock, SECRETS)):
+        assert set(worker.taken(8, client="someone", model="vendor/busy.v1")) == {"b", "env-2"}
+        assert set(worker.taken(24, client="someone", model="other")) == {"a", "b", "env-1", "env-2"}
+        assert worker.status("a") == "healthy"
+    clock.pass_s(61)
+    assert set(second.taken(24, client="someone", model="vendor/busy.v1")) == {"a", "b", "env-1", "env-2"}
+
+
+def test_a_limit_that_one_client_meets_on_every_key_keeps_nobody_else_away(two, clock: Clock) -> None:
+    first, second = two
+    for key_id in ("a", "b", "env-1", "env-2"):
+        first.ends(key_id, MODEL_LIMITED, client="mallory")
+    first.sync.flush()
+    second.sync.refresh()
+    assert second.taken(1, client="mallory") == [None]
+    assert second.taken(1, client="mallory", model="other") != [None]
+    assert None not in second.taken(4, client="alice")
+    # What two workers have heard from different clients is everybody's.
+    second.ends("a", MODEL_LIMITED, client="alice")
+    second.sync.flush()
+    first.sync.refresh()
+    assert set(first.taken(9, client="bob")) == {"b", "env-1", "env-2"}
+
+
+def test_limits_of_models_are_bounded_in_the_database_and_go_when_they_are_over(two, database, clock) -> None:
+    first, _ = two
+    for number in range(80):
+        first.ends("a", MODEL_LIMITED, client=f"user {number % 3}", model=f"m{number}")
+    for client in ("ann", "bob"):
+        first.ends("env-1", MODEL_LIMITED, client=client)
+    first.sync.flush()
+    assert len(database.ohmygpt_keys.find_one({"_id": "a"})["modelLimits"]) <= 64
+    assert len(database.upstream_key_states.find_one({"keyId": "env-1"})["modelLimits"]) == 2
+    clock.pass_s(61)
+    first.ends("a", MODEL_LIMITED, model="new")
+    first.sync.flush()
+    (left,) = database.ohmygpt_keys.find_one({"_id": "a"})["modelLimits"].values()
+    assert (left["model"], left["client"]) == ("new", "ann")
+    assert not first.pool.has_news
+
+
+@pytest.mark.parametrize("odd", [7, [], {"x": 1}, {"x": {"until": "soon", "since": NOW, "model": "m"}}])
+def test_odd_limits_of_models_are_none(two, database, clock: Clock, odd: object) -> None:
+    first, second = two
+    database.ohmygpt_keys.update_one({"_id": "a"}, {"$set": {"modelLimits": odd}})
+    assert first.sync.refresh()
+    assert first.taken(1) != [None]
+    first.ends("a", MODEL_LIMITED, client="ann")
+    first.ends("a", MODEL_LIMITED, client="bob")
+    assert first.sync.refresh()
+    second.sync.refresh()
+    assert "a" not in second.taken(6, client="eve")
+
+
+def test_a_reset_ends_the_limits_of_models_too(two, clock: Clock) -> None:
+    first, second = two
+    for client in ("ann", "bob"):
+        first.ends("a", MODEL_LIMITED, client=client)
+    first.sync.flush()
+    second.sync.refresh()
+    clock.pass_s(1)
+    second.keys.reset("a", now=clock())
+    for worker in (first, second):
+        worker.sync.refresh()
+        assert "a" in worker.taken(4)
+
+
+def test_hearsay_is_told_from_what_clients_agree_on(two, clock: Clock) -> None:
+    first, second = two
+    for key_id in ("a", "b", "env-1", "env-2"):
+        first.ends(key_id, SPENT if key_id == "a" else LIMITED, client="mallory")
+    first.sync.flush()
+    second.sync.refresh()
+    assert second.status("a") == "exhausted"
+    assert second.taken(1, client="mallory") == [None]
+    assert None not in second.taken(4, client="alice")
+    clock.pass_s(1)
+    for key_id in ("a", "b", "env-1", "env-2"):
+        second.ends(key_id, SPENT if key_id == "a" else LIMITED, client="alice")
+    second.sync.flush()
+    first.sync.refresh()
+    assert first.taken(1, client="bob") == second.taken(1, client="bob") == [None]
+
+
+def test_a_banned_key_comes_back_by_a_probe_for_all(two, clock: Clock) -> None:
+    first, second = two
+    first.ends("a", BANNED)
+    first.sync.flush()
+    second.sync.refresh()
+    assert (second.status("a"), second.pool.due_probes()) == ("error", [])
+    clock.pass_s(75)
+    (probe,) = second.pool.due_probes()
+    assert second.pool.due_probes() == []
+    second.pool.report(probe, OK, "probe")
+    second.sync.flush()
+    first.sync.refresh()
+    assert first.status("a") == second.status("a") == "healthy"
+    assert first.pool.due_probes() == []
+    assert [event.why for event in first.states.events("a", 1)] == ["probe"]
 
 
 def test_a_recovery_is_shared(two, clock: Clock) -> None:
@@ -110,9 +217,9 @@ def test_workers_that_eject_different_keys_at_the_same_time_are_not_left_without
     database, clock: Clock
 ) -> None:
     first, second = Worker(database, clock, SECRETS), Worker(database, clock, SECRETS)
-    for _ in range(5):
-        first.ends("env-1", FAILED)
-        second.ends("env-2", FAILED)
+    for client in ("ann", "bob", "ann", "bob", "ann"):
+        first.ends("env-1", FAILED, client=client)
+        second.ends("env-2", FAILED, client=client)
     for worker in (first, second, first):
         worker.sync.refresh()
     assert first.status("env-1") == first.status("env-2") == "rate_limited"
@@ -129,7 +236,8 @@ def test_an_operators_reset_wins_over_all_and_at_once(two, clock: Clock) -> None
     second.sync.refresh()  # with its own word, from before the reset, still to be sent
     first.sync.refresh()
     assert first.status("a") == second.status("a") == "healthy"
-    assert {event.why for event in first.states.events("a", 10)} == {"ban_code", "reset", "budget_code"}
+    whys = {event.why for event in first.states.events("a", 10)}
+    assert whys == {"suspected: ban_code", "ban_code", "reset", "budget_code"}
 
 
 @pytest.mark.parametrize("status", ["healthy", "exhausted"])

@@ -2,10 +2,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.adapters.key_cipher import KeyCipher
-from app.adapters.mongo.backup_keys import BackupKeyStore
-from app.adapters.mongo.provider_keys import KeyFileError, ProviderKeyStore, insert_all
-from app.adapters.mongo.users import AlreadyExistsError
+from app.keys.backup_keys import BackupKeyStore
+from app.keys.provider_keys import KeyFileError, ProviderKeyStore, insert_all
+from app.store.driver import AlreadyExistsError
+from app.store.key_cipher import KeyCipher
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 SECRET = "sk-upstream-0123456789-0123456789-0123456789"

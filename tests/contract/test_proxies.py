@@ -4,12 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.adapters.key_cipher import KeyCipher
-from app.adapters.mongo.connection import ensure_indexes
-from app.adapters.mongo.proxies import ProxyStore
-from app.adapters.mongo.proxy_bindings import BindingStore
-from app.adapters.mongo.users import AlreadyExistsError
-from app.core.proxy_choice import Binding, Health, ProxyEndpoint, ProxyKind, ProxyStatus
+from app.store.connection import ensure_indexes
+from app.store.driver import AlreadyExistsError
+from app.store.key_cipher import KeyCipher
+from app.upstream.proxies import ProxyStore
+from app.upstream.proxy_bindings import BindingStore
+from app.upstream.proxy_choice import Binding, Health, ProxyEndpoint, ProxyKind, ProxyStatus
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 PLAIN = ProxyEndpoint(ProxyKind.HTTP, "proxy.example", 3128)

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pymongo.errors import ServerSelectionTimeoutError
 
-from app.adapters.key_cipher import KeyCipher
-from app.adapters.mongo.proxies import ProxyStore
-from app.adapters.mongo.proxy_bindings import BindingStore
-from app.adapters.proxy_check import ProxyChecker
-from app.adapters.proxy_pool import ProxyPool
-from app.core.proxy_choice import ProxyEndpoint, ProxyKind, ProxyStatus
+from app.store.key_cipher import KeyCipher
+from app.upstream.proxies import ProxyStore
+from app.upstream.proxy_bindings import BindingStore
+from app.upstream.proxy_check import ProxyChecker
+from app.upstream.proxy_choice import ProxyEndpoint, ProxyKind, ProxyStatus
+from app.upstream.proxy_pool import ProxyPool
 from simulator import Simulator
 from tests.support.proxy_servers import HttpProxy, Socks5Proxy
 
@@ -203,13 +203,30 @@ def test_what_is_said_of_a_deleted_proxy_is_ignored(world: World) -> None:
 
 def test_run_refreshes_until_it_is_stopped_whatever_happens(world: World, caplog) -> None:
     class Odd:
+        lists = 0
+
         def list(self):
+            self.lists += 1
             raise TypeError("odd document")
 
-    waits = iter([False, True])
-    stop = type("Stop", (), {"wait": lambda _, timeout: next(waits)})()
-    ProxyPool(Odd(), world.bindings).run(stop)
-    assert caplog.text.count("proxies could not be refreshed") == 2
+    odd = Odd()
+    ProxyPool(odd, world.bindings).run(StopAfter(1))
+    assert odd.lists == 2
+    assert caplog.text.count("proxies cannot be refreshed") == 1
+
+
+class StopAfter:
+    """An event that is set after so many waits."""
+
+    def __init__(self, waits: int) -> None:
+        self.left = waits
+
+    def is_set(self) -> bool:
+        return self.left < 0
+
+    def wait(self, timeout: float) -> bool:
+        self.left -= 1
+        return self.is_set()
 
 
 # Checks
@@ -299,10 +316,13 @@ def test_a_proxy_that_does_not_reach_a_working_upstream_is_unhealthy(
 
 def test_checking_goes_on_whatever_happens(world: World, caplog) -> None:
     class Odd(ProxyPool):
+        looks = 0
+
         def due(self):
+            self.looks += 1
             raise TypeError("odd")
 
-    waits = iter([False, False, True])
-    stop = type("Stop", (), {"wait": lambda _, timeout: next(waits)})()
-    ProxyChecker(Odd(world, world.bindings), world.store, "http://h", timeout_s=1).run(stop)
-    assert caplog.text.count("proxies could not be checked") == 2
+    odd = Odd(world, world.bindings)
+    ProxyChecker(odd, world.store, "http://h", timeout_s=1).run(StopAfter(2))
+    assert odd.looks == 2
+    assert caplog.text.count("proxies cannot be checked") == 1

@@ -10,10 +10,10 @@ from pymongo.monitoring import (
     CommandSucceededEvent,
 )
 
-from app.adapters.mongo.connection import connect
-from app.adapters.rate_limiter import COLLECTION, SharedRateLimiter, ensure_expiry
-from app.adapters.storage_rate_limiter import StorageRateLimiter
-from app.settings import SettingsError
+from app.accounts.rate_limiter import COLLECTION, SharedRateLimiter, ensure_expiry
+from app.accounts.storage_rate_limiter import StorageRateLimiter
+from app.common.errors import SettingsError
+from app.store.connection import connect
 
 
 class Time:

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from app.adapters.mongo.settlement import Settlement
-from app.adapters.mongo.summaries import SummaryMaker
+from app.persistence.booking import Booking
+from app.statistics.summaries import SummaryMaker
 from tests.support.reconciliation_world import NOON, NOW, World, differing, only, verify
 
 LATER = NOON + timedelta(days=40)
@@ -38,7 +38,7 @@ def test_without_summaries_there_is_nothing_to_compare(database):
     assert (result.state, result.notes) == ("not_checked", ["none have been made yet"])
 
 
-@pytest.mark.parametrize("level", ["hour", "day", "month"])
+@pytest.mark.parametrize("level", ["hour", "local_day", "local_month"])
 @pytest.mark.parametrize("nano", [1, -1])
 def test_a_nano_dollar_in_any_summary_is_found(world, level, nano):
     chosen = {"_id.level": level, "_id.by": "userId", "_id.key": "ann"}
@@ -52,7 +52,7 @@ def test_a_nano_dollar_in_any_summary_is_found(world, level, nano):
 
 
 def test_a_summary_that_is_missing_is_found(world):
-    world.db.request_summaries.delete_one({"_id.level": "month", "_id.by": "all"})
+    world.db.request_summaries.delete_one({"_id.level": "local_month", "_id.by": "all"})
     results = verify(world.db)
     assert differing(results) == {"summaries"}
     found = only(results, "summaries", "requests of request_summaries")
@@ -60,18 +60,23 @@ def test_a_summary_that_is_missing_is_found(world):
 
 
 def test_one_that_stands_for_nothing_is_found(world):
-    place = {"by": "model", "level": "month", "start": NOON.replace(day=1, hour=0), "key": "ghost"}
+    place = {
+        "by": "model",
+        "level": "local_month",
+        "start": NOON.replace(day=1, hour=0),
+        "key": "ghost",
+    }
     world.db.request_summaries.insert_one({"_id": place, "requests": 3})
     found = only(verify(world.db), "summaries", "requests of request_summaries")
     assert (found.expected, found.found, found.where) == (
         0,
         3,
-        "month from 2026-11-01T00:00:00.000Z, model ghost",
+        "local_month from 2026-11-01T00:00:00.000Z, model ghost",
     )
 
 
 def test_what_was_booked_late_is_pending_until_it_is_summed_up(world):
-    Settlement(world.db, "w3", now=lambda: LATER).apply(world.batch(20_001, 5))
+    Booking(world.db, "w3", now=lambda: LATER).apply(world.batch(20_001, 5))
     results = verify(world.db)
     assert differing(results) == set()
     assert results["summaries"].pending_count > 0
@@ -82,7 +87,7 @@ def test_what_was_booked_late_is_pending_until_it_is_summed_up(world):
 
 def test_a_late_booking_that_nobody_noticed_is_found(world):
     # As if a writer of an older version had booked it.
-    Settlement(world.db, "w3", now=lambda: NOON).apply(world.batch(20_001, 1))
+    Booking(world.db, "w3", now=lambda: NOON).apply(world.batch(20_001, 1))
     results = verify(world.db)
     assert differing(results) == {"summaries"}
     assert NOW < LATER

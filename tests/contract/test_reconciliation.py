@@ -4,14 +4,15 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from booking_world import closed_database, deep
 from bson.int64 import Int64
-from settlement_world import closed_database, deep
 
-from app.adapters.mongo.settlement import Settlement
-from app.adapters.mongo.users import GRANTED
-from app.core.ports import StoreUnavailable
-from app.core.reconcile import MAX_SHOWN, State
-from app.core.records import SequencedRecord
+from app.accounts.users import GRANTED
+from app.common.errors import StoreUnavailable
+from app.credit.credit_policy import HOLD_TTL_S
+from app.persistence.booking import Booking
+from app.records.records import SequencedRecord
+from app.verify.reconcile import MAX_SHOWN, Consistency
 from tests.support.credit import give
 from tests.support.reconciliation_world import (
     NOON,
@@ -209,20 +210,20 @@ def test_a_negative_balance_is_found(world: World) -> None:
     assert (found.where, found.found) == ("user poor", -1_000_000_000)
 
 
-def test_a_stale_hold_is_found_and_a_live_one_is_not(world: World) -> None:
+def test_an_orphaned_hold_is_found_and_a_live_one_is_not(world: World) -> None:
     holds = {
-        "dead": {"nano": Int64(5), "at": NOW - timedelta(hours=2, seconds=1)},
-        "live": {"nano": Int64(5), "at": NOW - timedelta(hours=1)},
+        "dead": {"nano": Int64(5), "at": NOW - timedelta(seconds=HOLD_TTL_S + 1)},
+        "live": {"nano": Int64(5), "at": NOW - timedelta(seconds=HOLD_TTL_S - 1)},
     }
     world.db.usersNew.update_one({"_id": "ann"}, {"$set": {"holds": holds}})
     results = verify(world.db)
     assert differing(results) == {"balances"}
-    assert only(results, "balances", "stale hold").where == "user ann, request dead"
+    assert only(results, "balances", "orphaned hold").where == "user ann, request dead"
 
 
 def test_a_dead_letter_is_found(world: World) -> None:
     broken = world.record(90_001).to_document() | {"usageRaw": deep(190)}
-    Settlement(world.db, "w3").apply([SequencedRecord(1, broken)])
+    Booking(world.db, "w3").apply([SequencedRecord(1, broken)])
     results = verify(world.db)
     assert differing(results) == {"dead_letters"}
     found = only(results, "dead_letters", "dead letter")
@@ -242,12 +243,12 @@ def test_a_record_under_another_id_is_found(world: World) -> None:
 def test_lost_records_are_found_where_they_are_known(world: World, lost: int, names: set[str]) -> None:
     results = verify(world.db, lost=lambda: lost)
     assert differing(results) == names
-    assert verify(world.db)["lost_records"].state is State.NOT_CHECKED
+    assert verify(world.db)["lost_records"].state is Consistency.NOT_CHECKED
 
 
 def test_secrets_of_older_keys_are_never_shown(world: World) -> None:
     key = "sk-troll-abcdefghijklmnopqrstuvwx"
-    Settlement(world.db, "w3").apply(
+    Booking(world.db, "w3").apply(
         [SequencedRecord(1, world.record(90_001).to_document() | {"userKeyId": key})]
     )
     world.db.request_logs.delete_one({"userKeyId": key})

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.adapters.mongo.settlement import Settlement
-from app.core.reconcile import State
-from app.core.records import SequencedRecord
+from app.persistence.booking import Booking
+from app.records.records import SequencedRecord
+from app.verify.reconcile import Consistency
 from tests.support.reconciliation_world import NOW, World, differing, journal_of, only, reconciliation, verify
 
 
@@ -27,7 +27,7 @@ class SteppedDatabase:
         self._db, self._gate, self._stepped = db, gate, stepped
 
     def __getitem__(self, name: str) -> Any:
-        if name == "journal_writers":
+        if name in ("journal_writers", "restore_in_progress"):  # once an hour, before a batch
             return self._db[name]
         return SteppedCollection(self._db[name], self._gate, self._stepped)
 
@@ -38,7 +38,7 @@ class SteppedCollection:
 
     def __getattr__(self, name: str):
         def call(*args, **options):
-            assert self._gate.acquire(timeout=30)
+            assert self._gate.acquire(timeout=60)
             try:
                 return getattr(self._collection, name)(*args, **options)
             finally:
@@ -52,20 +52,20 @@ class SteppedWriter:
 
     def __init__(self, db, batch: list[SequencedRecord]) -> None:
         self._gate, self._stepped = threading.Semaphore(0), threading.Semaphore(0)
-        settlement = Settlement(SteppedDatabase(db, self._gate, self._stepped), "w9")
-        self._thread = threading.Thread(target=self._run, args=(settlement, batch))
+        booking = Booking(SteppedDatabase(db, self._gate, self._stepped), "w9")
+        self._thread = threading.Thread(target=self._run, args=(booking, batch))
         self._is_done = False
         self._thread.start()
 
-    def _run(self, settlement: Settlement, batch: list[SequencedRecord]) -> None:
-        settlement.apply(batch)
+    def _run(self, booking: Booking, batch: list[SequencedRecord]) -> None:
+        booking.apply(batch)
         self._is_done = True
         self._stepped.release()
 
     def step(self, _seconds: float = 0) -> None:
         if not self._is_done:
             self._gate.release()
-            assert self._stepped.acquire(timeout=30)
+            assert self._stepped.acquire(timeout=60)
 
     def finish(self) -> None:
         while not self._is_done:
@@ -106,8 +106,8 @@ def test_a_batch_that_stays_half_booked_is_a_difference_unless_a_journal_has_it(
         assert differing(results) == set()
         assert results["journal"].pending_count == 30
         if steps > 3:
-            assert results["users"].state is State.PENDING
-            assert "flask journal replay" in results["users"].pending[0].hint
+            assert results["users"].state is Consistency.PENDING
+            assert "weir journal replay" in results["users"].pending[0].hint
     finally:
         writer.finish()
 
@@ -117,9 +117,9 @@ def test_no_false_alarm_while_records_pour_in(world: World) -> None:
     done = threading.Event()
 
     def write() -> None:
-        settlement = Settlement(world.db, "w9")
+        booking = Booking(world.db, "w9")
         for batch in batches:
-            settlement.apply(batch)
+            booking.apply(batch)
         done.set()
 
     writer = threading.Thread(target=write)
@@ -141,7 +141,7 @@ def test_no_false_alarm_while_records_pour_in(world: World) -> None:
 
 def booked(world: World, count: int) -> list[SequencedRecord]:
     batch = world.batch(70_001, count)
-    Settlement(world.db, "w5").apply(batch)
+    Booking(world.db, "w5").apply(batch)
     return batch
 
 
@@ -151,7 +151,7 @@ def test_what_a_journal_saw_booked_is_in_the_store(world: World, tmp_path: Path)
     results = verify(world.db, journal_root=str(tmp_path))
     assert differing(results) == set()
     assert (results["journal"].compared, results["journal"].pending_count) == (1199, 1)
-    assert "flask journal replay" in results["journal"].pending[0].hint
+    assert "weir journal replay" in results["journal"].pending[0].hint
 
 
 def test_a_record_removed_from_the_store_is_found_through_the_journal(world: World, tmp_path: Path) -> None:
@@ -191,8 +191,8 @@ def test_damage_of_the_journal_is_found(world: World, tmp_path: Path) -> None:
 
 
 def test_without_a_journal_that_check_is_not_made(world: World, tmp_path: Path) -> None:
-    assert verify(world.db)["journal"].state is State.NOT_CHECKED
-    assert verify(world.db, journal_root=str(tmp_path / "none"))["journal"].state is State.NOT_CHECKED
+    assert verify(world.db)["journal"].state is Consistency.NOT_CHECKED
+    assert verify(world.db, journal_root=str(tmp_path / "none"))["journal"].state is Consistency.NOT_CHECKED
 
 
 def test_a_journal_that_cannot_be_read_is_said(world: World, tmp_path: Path) -> None:

@@ -2,15 +2,16 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 
 import pytest
+from booking_world import NOON, closed_database, record, sequenced
 from bson import ObjectId
-from settlement_world import NOON, closed_database, record, sequenced
 
-from app.adapters.mongo import request_logs
-from app.adapters.mongo.connection import ensure_indexes
-from app.adapters.mongo.request_logs import RequestLogStore, query_of
-from app.core.log_filter import LogFilter, PageCursor
-from app.core.ports import StoreUnavailable
-from app.core.records import Outcome
+from app.common.cursor import PageCursor
+from app.common.errors import StoreUnavailable
+from app.records import request_logs
+from app.records.log_filter import LogFilter
+from app.records.records import Attribution, Outcome
+from app.records.request_logs import RequestLogStore, query_of
+from app.store.connection import ensure_indexes
 
 OLD_KEY = "sk-troll-ABCDEFGHIJKLMNOPQRSTUVWX"
 
@@ -83,6 +84,11 @@ def test_records_arriving_meanwhile_do_not_shift_the_pages(database, store):
         pytest.param(LogFilter(text="000002"), ["r000002"], id="text in the id"),
         pytest.param(LogFilter(text="CLAU"), ["r000002"], id="text in the model, ignoring case"),
         pytest.param(LogFilter(text="no_credit"), ["r000006"], id="text in the error"),
+        pytest.param(LogFilter(text="no CREDIT left"), ["r000006"], id="text in the message"),
+        pytest.param(LogFilter(model="Vendor/New"), ["r000007"], id="unknown model"),
+        pytest.param(LogFilter(text="vendor/n"), ["r000007"], id="text in the name of an unknown model"),
+        pytest.param(LogFilter(model="Vendor/New", text="vendor"), ["r000007"], id="model and text"),
+        pytest.param(LogFilter(model="Vendor/New", text="gpt"), [], id="model and another text"),
         pytest.param(LogFilter(text=".*"), [], id="text is no pattern"),
         pytest.param(LogFilter(user="ann", outcome="ok", text="r", status=(200, 299)), ["r000005"], id="all"),
     ],
@@ -95,7 +101,14 @@ def test_filters(database, store, wanted, expected):
         record(3, user_id="bob", user_key_id="wk_bob"),
         record(4, user_key_id=OLD_KEY),
         record(5, factory_key_id="pool-2"),
-        record(6, outcome=Outcome.REJECTED, status_code=402, error_type="no_credit"),
+        record(
+            6,
+            outcome=Outcome.REJECTED,
+            status_code=402,
+            error_type="no_credit",
+            error_message="You have no credit left.",
+        ),
+        record(7, model=None, requested_model="Vendor/New", created_at=NOON),
     )
     found, _ = store.find(wanted, 10)
     assert ids(found)[: len(expected) or None] == expected
@@ -176,9 +189,11 @@ def test_a_record_without_a_date_ends_the_paging_instead_of_breaking_it(database
 
 
 def explained(database, store, wanted):
-    """What the store asked the server for a page, and what the server says each of it cost."""
+    """What the store asked the server for a page and the next, and what the server says each of it cost."""
     database.command("profile", 2)
     page = store.find(wanted, 5)
+    if page[1] is not None:
+        store.find(wanted, 5, PageCursor.decode(page[1]))
     database.command("profile", 0)
     ours = {"ns": f"{database.name}.request_logs", "op": {"$in": ["query", "command"]}}
     return page, [op for op in database["system.profile"].find(ours) if "planSummary" in op]
@@ -191,6 +206,8 @@ def explained(database, store, wanted):
         pytest.param(LogFilter(user="u", model="none"), id="two fields, nothing"),
         pytest.param(LogFilter(model="m", status=(200, 299), api_format="openai"), id="three, all common"),
         pytest.param(LogFilter(model="m", status=(201, 201)), id="a status nobody was sent"),
+        pytest.param(LogFilter(model="m"), id="a model"),
+        pytest.param(LogFilter(model="strange"), id="an unknown model"),
         pytest.param(LogFilter(status=(300, 399)), id="a class nobody was sent"),
         pytest.param(LogFilter(status=(400, 499)), id="a class"),
         pytest.param(LogFilter(api_format="anthropic"), id="format"),
@@ -205,13 +222,14 @@ def test_no_page_costs_more_than_it_may(database, store, wanted, monkeypatch):
     store.ensure_indexes()
     insert(database, *(record(n, model="m", user_id="u", status_code=200) for n in range(300)))
     insert(database, *(record(n, model="m2", user_id="v", status_code=403 + n % 3) for n in range(300, 320)))
+    insert(database, *(record(n, model=None, requested_model="strange") for n in range(320, 360)))
     _, operations = explained(database, store, wanted)
     assert operations
     for operation in operations:
         assert "COLLSCAN" not in operation["planSummary"]
         # Nothing is sorted but the page itself.
         assert not operation.get("hasSortStage") or operation["docsExamined"] <= 6, operation["planSummary"]
-        assert operation.get("docsExamined", 0) <= 61, operation
+        assert operation.get("docsExamined", 0) <= 62, operation
         assert operation.get("keysExamined", 0) <= 140, operation
 
 
@@ -251,3 +269,24 @@ def test_an_export_that_is_given_up_ends_its_reading(database, store):
     before = open_cursors()
     export.close()
     assert open_cursors() == before - 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (LogFilter(end_user="ann"), ["r000003", "r000001"]),
+        (LogFilter(session="s1"), ["r000001"]),
+        (LogFilter(tag="b"), ["r000002", "r000001"]),
+        (LogFilter(client="curl/8"), ["r000003", "r000002", "r000001"]),
+        (LogFilter(client="curl/8", tag="b", end_user="bob"), ["r000002"]),
+    ],
+)
+def test_by_what_clients_say_of_themselves(database, store, wanted, found):
+    store.ensure_indexes()
+    said = [("ann", "s1", ("a", "b")), ("bob", "s2", ("b",)), ("ann", None, ())]
+    records = [record(n + 1) for n in range(4)]
+    for item, (user, session, tags) in zip(records, said, strict=False):
+        item.attribution = Attribution(user, session, "curl/8", tags)
+    insert(database, *records)
+    assert list(chain(*pages(store, wanted))) == found
+    assert sorted(ids(store.export(wanted))) == sorted(found)

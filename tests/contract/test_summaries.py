@@ -6,15 +6,17 @@ from random import Random
 from zoneinfo import ZoneInfo
 
 import pytest
+from booking_world import NOON, sequenced
 from pymongo.errors import AutoReconnect
-from settlement_world import NOON, sequenced
 from test_stats import made_record
 
-from app.adapters.mongo.request_logs import RequestLogStore
-from app.adapters.mongo.settlement import Settlement
-from app.adapters.mongo.stats import StatsStore
-from app.adapters.mongo.summaries import ALL_TOGETHER, FIELDS, State, SummaryMaker
-from app.core.spans import Level, begin, following
+from app.persistence.booking import Booking
+from app.records.request_logs import RequestLogStore
+from app.statistics.periods import Period
+from app.statistics.spans import Level, begin, following
+from app.statistics.stats_store import StatsStore
+from app.statistics.summaries import ALL_TOGETHER, FIELDS, State, SummaryMaker
+from app.statistics.usage import Grouping
 
 NOW = datetime(2026, 11, 23, 12, 20, 30, tzinfo=UTC)
 SAIGON, KOLKATA = ZoneInfo("Asia/Ho_Chi_Minh"), ZoneInfo("Asia/Kolkata")
@@ -30,12 +32,12 @@ def spread(count, days, seed=3):
 
 
 def book(db, records, writer="w1", now=NOW):
-    Settlement(db, writer, now=lambda: now).apply(records)
+    Booking(db, writer, now=lambda: now).apply(records)
 
 
-def make(db, now=NOW):
+def make(db, now=NOW, tz=UTC):
     """Make all there is to make; returns how many steps that took."""
-    maker, steps = SummaryMaker(db), 0
+    maker, steps = SummaryMaker(db, tz), 0
     while maker.step(now):
         steps += 1
     return steps
@@ -46,11 +48,17 @@ def recounted(db, state):
     expected = {}
     for document in db["request_rollups"].find():
         for level in Level:
-            start = begin(level, document["hour"])
-            if following(level, start) <= state.up_to:
+            start = document["hour"] if level is Level.HOUR else begin(level, document["hour"], state.tz)
+            end = following(level, start, state.tz)
+            if level is Level.RUNNING:
+                if end <= state.up_to:
+                    continue
+                end = begin(Level.DAY, state.up_to, state.tz)
+            if end <= state.up_to and document["hour"] < end:
                 for by in FIELDS:
                     key = None if by is None else document[by]
                     place = (by or ALL_TOGETHER, str(level), start, key)
+                    place += (end,) if level is Level.RUNNING else ()
                     add(expected.setdefault(place, defaultdict(int)), document)
     return expected
 
@@ -69,18 +77,25 @@ def assert_right(db):
     found = {}
     for document in db["request_summaries"].find({"_id.by": {"$exists": True}}):
         place = tuple(document.pop("_id").values())
+        if is_of_earlier_midnight(*place, state=state):
+            continue
         add(found.setdefault(place, defaultdict(int)), document)
     assert found == recounted(db, state)
+
+
+def is_of_earlier_midnight(_by, level, _start, _key, end=None, *, state):
+    """Whether it is of a running month up to the midnight before the last one, which some may still read."""
+    return level == str(Level.RUNNING) and end < begin(Level.DAY, state.up_to, state.tz)
 
 
 def answers(db):
     """What statistics say, in every form."""
     stats = StatsStore(db)
-    for period in ("1h", "24h", "30d", "all"):
-        yield stats.model_stats(period, NOW, UTC)
-        yield stats.user_stats(period, NOW, UTC)
-        yield stats.usage("user", period, NOW, UTC, limit=1).to_json()
-        yield stats.metrics(period, NOW, UTC)
+    for period in ("1h", "24h", "30d", "all", "last_month", "2026-11-07"):
+        yield stats.model_stats(Period.of(period, NOW, UTC))
+        yield stats.user_stats(Period.of(period, NOW, UTC))
+        yield stats.usage(Grouping.parse("user"), Period.of(period, NOW, UTC), limit=1).to_json()
+        yield stats.metrics(Period.of(period, NOW, UTC))
     for period, bucket, zone in (
         ("24h", "hour", UTC),
         ("7d", "day", UTC),
@@ -89,9 +104,11 @@ def answers(db):
         ("all", "month", SAIGON),
         ("all", "month", UTC),
     ):
-        series = stats.series(period, NOW, zone, by="model", bucket=bucket, top=2, with_latency=True)
+        series = stats.series(
+            Period.of(period, NOW, zone), by="model", bucket=bucket, top=2, with_latency=True
+        )
         yield series.to_json("latency"), series.to_json("tokens"), series.to_json("cost")
-    yield stats.total(NOW - timedelta(days=20), user="ann")
+    yield stats.total(Period.asked_for(None, "20d", None, NOW, UTC), user="ann")
 
 
 def test_statistics_say_the_same_with_summaries_and_without(database):
@@ -108,6 +125,16 @@ def test_statistics_say_the_same_with_summaries_and_without(database):
     assert list(answers(database)) == before
 
 
+def test_buckets_shorter_than_an_hour_have_nothing_from_summaries(database):
+    records = spread(200, 1)
+    book(database, records)
+    make(database)
+    recent = [item for item in records if item.document["createdAt"] >= NOW - timedelta(hours=4)]
+    for by in ("none", "model"):
+        series = StatsStore(database).series(Period.of("4h", NOW, UTC), by=by, bucket="5m")
+        assert sum(bucket.total.requests for bucket in series.buckets) == len(recent)
+
+
 def test_an_hour_is_summed_up_when_it_has_been_over_for_a_while(database):
     book(database, [sequenced(1, created_at=NOON)], now=NOON)
     make(database, NOON + timedelta(minutes=69))
@@ -118,9 +145,132 @@ def test_an_hour_is_summed_up_when_it_has_been_over_for_a_while(database):
     assert_right(database)
 
 
+def hourly(start, hours):
+    return [
+        sequenced(n, created_at=start + timedelta(hours=n, minutes=7), user_id=("ann", "bob")[n % 2])
+        for n in range(1, hours)
+    ]
+
+
+def midnights(db):
+    return db["request_summaries"].distinct("_id.end", {"_id.by": "userId"})
+
+
+@pytest.mark.parametrize("tz", [UTC, SAIGON, KOLKATA], ids=str)
+def test_the_days_of_a_running_month_are_one_summary_after_each_midnight(database, tz):
+    start = Period.of("2026-11", NOW, tz).start - timedelta(days=2)
+    book(database, hourly(start, 24 * 6), now=start)
+    made = set()
+    for hours in range(40, 24 * 6, 5):
+        now = start + timedelta(hours=hours, minutes=11)
+        make(database, now, tz)
+        assert_right(database)
+        made |= set(midnights(database))
+        assert len(midnights(database)) <= 2, "what is not read any more is deleted"
+    november = Period.of("2026-11", NOW, tz).start
+    assert {november + timedelta(days=days) for days in (1, 2)} <= made
+    state = State.read(database["request_summaries"])
+    assert (state.tz, state.month_reached) == (tz, begin(Level.DAY, state.up_to, tz))
+    if tz == KOLKATA:
+        return
+    # And that is what a month is read from that begins on the hour.
+    stats, month = StatsStore(database), Period.of("month", now, tz)
+    expected = stats.usage(Grouping.parse("user"), month).to_json()
+    database["request_summaries"].delete_many({"_id.level": {"$in": [Level.DAY, Level.MONTH]}})
+    assert stats.usage(Grouping.parse("user"), month).to_json() == expected
+    assert expected["total"]["requestCount"] > 24 * 3
+
+
+def test_pages_of_a_month_that_is_over_are_in_order(database):
+    """Also where many cost the same, and where earlier software has records of it."""
+    start = Period.of("2026-10", NOW, SAIGON).start
+    records = [
+        sequenced(n, created_at=start + timedelta(hours=n), user_id=f"u{n % 37}", cost_nano_usd=n % 5)
+        for n in range(1, 200)
+    ]
+    book(database, records, now=start)
+    earlier = {"isSuccess": True, "createdAt": start + timedelta(days=1), "creditsCost": 0.000000003}
+    users = ("u5", "before", None)
+    database["request_logs"].insert_many({"_id": f"e{user}", "userId": user, **earlier} for user in users)
+    stats, by, month = StatsStore(database), Grouping.parse("user"), Period.of("2026-10", NOW, SAIGON)
+    expected = list(stats.usage_rows(by, month))
+    assert len(expected) == 39
+    make(database, NOW, SAIGON)
+    for _ in range(2):
+        seen = []
+        while len(seen) < len(expected):
+            page = stats.usage(by, month, limit=8, shown=len(seen))
+            assert page.other_count + len(page.rows) == len(expected)
+            assert page.has_more == (len(seen) + len(page.rows) < len(expected))
+            seen += page.rows
+        assert seen == expected
+        database["request_logs"].delete_many({"outcome": None})
+        expected = list(stats.usage_rows(by, month))
+
+
+def test_what_comes_late_into_the_running_month_is_in_it_at_once(database):
+    start = Period.of("2026-11", NOW, SAIGON).start
+    book(database, hourly(start, 24 * 5), now=start)
+    now = start + timedelta(days=5)
+    make(database, now, SAIGON)
+    late = [sequenced(500 + n, created_at=start + timedelta(hours=n), user_id="late") for n in (1, 30, 31)]
+    book(database, late, now=now)
+    stats, month = StatsStore(database), Period.of("month", now, SAIGON)
+
+    def requests():
+        return {key: sums.requests for (key,), sums in stats.usage(Grouping.parse("user"), month).rows}
+
+    assert requests()["late"] == 3
+    assert make(database, now, SAIGON) == 1, "all late hours of a month at once"
+    assert requests()["late"] == 3
+    assert_right(database)
+
+
+def test_in_another_zone_all_is_made_anew(database):
+    book(database, spread(60, 12))
+    make(database, NOW, UTC)
+    expected = list(answers(database))
+    maker = SummaryMaker(database, SAIGON)
+    while maker.step(NOW):
+        pass
+    assert State.read(database["request_summaries"]).tz == SAIGON
+    assert_right(database)
+    assert list(answers(database)) == expected
+    assert not SummaryMaker(database, SAIGON).step(NOW)
+
+
+def test_a_maker_that_has_begun_leaves_the_zone_of_another_alone(database):
+    book(database, spread(20, 3))
+    first, second = SummaryMaker(database, SAIGON), SummaryMaker(database, UTC)
+    while first.step(NOW):
+        pass
+    while second.step(NOW):
+        pass
+    assert State.read(database["request_summaries"]).tz == UTC
+    assert not first.step(NOW)
+    assert State.read(database["request_summaries"]).tz == UTC
+
+
+def test_what_an_earlier_version_made_is_not_read_and_it_publishes_nothing(database):
+    book(database, spread(60, 12))
+    expected = list(answers(database))
+    earlier = {"upTo": NOW - timedelta(days=1), "version": 7}
+    database["request_summaries"].replace_one({"_id": "state"}, {"_id": "state", **earlier}, upsert=True)
+    place = {"by": "all", "level": "day", "start": datetime(2026, 11, 20, tzinfo=UTC), "key": None}
+    database["request_summaries"].insert_one({"_id": place, "requests": 99})
+    assert list(answers(database)) == expected
+    make(database)
+    assert list(answers(database)) == expected
+    state = database["request_summaries"].find_one({"_id": "state"})
+    assert "upTo" not in state
+    # It reads versions as whole numbers, and publishes where they are still the same.
+    assert not database["request_summaries"].find_one({"_id": "state", "version": int(state["version"])})
+    assert not database["request_summaries"].find_one({"_id.level": "day"})
+
+
 def test_nothing_is_made_of_nothing(database):
     assert make(database) == 0
-    assert StatsStore(database).model_stats("all", NOW, UTC) == []
+    assert StatsStore(database).model_stats(Period.of("all", NOW, UTC)) == []
 
 
 def test_what_is_booked_late_is_in_statistics_at_once_and_in_summaries_soon(database):
@@ -273,14 +423,14 @@ def work_of_statistics(db):
     """How many documents and index entries the server looks at for each; never a whole collection."""
     stats, now = StatsStore(db), NOON
     asked = {
-        "models": lambda: stats.model_stats("30d", now, UTC),
-        "all models": lambda: stats.model_stats("all", now, UTC),
-        "metrics": lambda: stats.metrics("all", now, UTC),
-        "users": lambda: stats.user_stats("7d", now, UTC),
-        "usage": lambda: stats.usage("key", "30d", now, UTC),
-        "a day": lambda: stats.series("24h", now, UTC, by="model", with_latency=True),
-        "a month": lambda: stats.series("30d", now, SAIGON, by="user"),
-        "one user": lambda: stats.total(now - timedelta(days=30), user="ann"),
+        "models": lambda: stats.model_stats(Period.of("30d", now, UTC)),
+        "all models": lambda: stats.model_stats(Period.of("all", now, UTC)),
+        "metrics": lambda: stats.metrics(Period.of("all", now, UTC)),
+        "users": lambda: stats.user_stats(Period.of("7d", now, UTC)),
+        "usage": lambda: stats.usage(Grouping.parse("key"), Period.of("30d", now, UTC)),
+        "a day": lambda: stats.series(Period.of("24h", now, UTC), by="model", with_latency=True),
+        "a month": lambda: stats.series(Period.of("30d", now, SAIGON), by="user"),
+        "one user": lambda: stats.total(Period.of("30d", now, UTC), user="ann"),
     }
     found = {}
     for name, ask in asked.items():

@@ -5,16 +5,17 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from booking_world import closed_database, sequenced
 from bson import ObjectId
-from settlement_world import closed_database, sequenced
-from test_stats import NOW, book, documents_of, made
+from test_stats import NOW, book, documents_of, made, within
 
-from app.adapters.mongo.stats import StatsStore
-from app.core.histogram import percentile_ms
-from app.core.periods import ADMIN_PERIODS, period_start
-from app.core.ports import StoreUnavailable
-from app.core.stats import Totals
-from app.core.timeseries import UnknownChoiceError
+from app.common.errors import StoreUnavailable
+from app.statistics.figures import Totals
+from app.statistics.histogram import percentile_ms
+from app.statistics.periods import ADMIN_PERIODS, Period
+from app.statistics.stats_store import StatsStore
+from app.statistics.timeseries import UnknownChoiceError
+from app.statistics.usage import Grouping
 
 SAIGON = ZoneInfo("Asia/Ho_Chi_Minh")
 KOLKATA = ZoneInfo("Asia/Kolkata")
@@ -26,17 +27,13 @@ def stats(database):
     return StatsStore(database)
 
 
-def since(records, start):
-    return [d for d in documents_of(records) if start is None or d["createdAt"] >= start]
-
-
 @pytest.mark.parametrize("zone", [UTC, SAIGON, KOLKATA])
 def test_the_buckets_of_any_period_add_up_to_its_sums(database, stats, zone):
     records = made(400)
     book(database, records)
     for period in ADMIN_PERIODS:
-        documents = since(records, period_start(period, NOW, zone))
-        series = stats.series(period, NOW, zone, by="user", with_latency=True)
+        documents = within(records, Period.of(period, NOW, zone))
+        series = stats.series(Period.of(period, NOW, zone), by="user", with_latency=True)
         assert sum(bucket.total.requests for bucket in series.buckets) == len(documents), period
         assert sum(bucket.total.cost_nano_usd for bucket in series.buckets) == sum(
             d["costNanoUsd"] for d in documents
@@ -53,11 +50,10 @@ def test_hours_and_five_minutes_hold_what_happened_in_them(database, stats):
     records = made(300)
     book(database, records)
     for period, bucket, width in (("24h", "hour", 3600), ("4h", "5m", 300), ("2h", "auto", 300)):
-        start = period_start(period, NOW, UTC)
         expected = defaultdict(int)
-        for document in since(records, start):
+        for document in within(records, Period.of(period, NOW, UTC)):
             expected[int(document["createdAt"].timestamp()) // width * width] += document["inputTokens"]
-        series = stats.series(period, NOW, UTC, bucket=bucket)
+        series = stats.series(Period.of(period, NOW, UTC), bucket=bucket)
         found = {int(b.start.timestamp()): b.total.input_tokens for b in series.buckets}
         assert {start: tokens for start, tokens in found.items() if tokens} == {
             start: tokens for start, tokens in expected.items() if tokens
@@ -70,19 +66,21 @@ def test_days_begin_at_midnight_in_the_zone(database, stats):
     # 17:00 UTC is midnight in Saigon.
     moments = (datetime(2026, 11, 21, 16, 59, tzinfo=UTC), datetime(2026, 11, 21, 17, 0, tzinfo=UTC))
     book(database, [sequenced(n, created_at=moment) for n, moment in enumerate(moments, start=1)])
-    series = stats.series("7d", NOW, SAIGON, bucket="day")
+    series = stats.series(Period.of("7d", NOW, SAIGON), bucket="day")
     counts = {bucket.start: bucket.total.requests for bucket in series.buckets if bucket.total.requests}
     assert counts == {
         datetime(2026, 11, 20, 17, tzinfo=UTC): 1,
         datetime(2026, 11, 21, 17, tzinfo=UTC): 1,
     }
-    assert [b.total.requests for b in stats.series("7d", NOW, UTC, bucket="day").buckets].count(2) == 1
+    assert [b.total.requests for b in stats.series(Period.of("7d", NOW, UTC), bucket="day").buckets].count(
+        2
+    ) == 1
 
 
 def test_an_hour_that_midnight_falls_into_counts_in_the_day_it_begins_in(database, stats):
     # Midnight in Kolkata is 18:30 UTC.
     book(database, [sequenced(1, created_at=datetime(2026, 11, 21, 18, 45, tzinfo=UTC))])
-    series = stats.series("7d", NOW, KOLKATA, bucket="day")
+    series = stats.series(Period.of("7d", NOW, KOLKATA), bucket="day")
     (start,) = [bucket.start for bucket in series.buckets if bucket.total.requests]
     assert start == datetime(2026, 11, 20, 18, 30, tzinfo=UTC)
 
@@ -92,7 +90,7 @@ def test_a_day_on_which_clocks_are_changed_has_all_its_hours(database, stats):
     day = datetime(2026, 11, 1, 4, tzinfo=UTC)
     moments = [day + timedelta(hours=n, minutes=1) for n in range(-1, 26)]
     book(database, [sequenced(n, created_at=moment) for n, moment in enumerate(moments, start=1)])
-    series = stats.series("30d", NOW, NEW_YORK, bucket="day")
+    series = stats.series(Period.of("30d", NOW, NEW_YORK), bucket="day")
     counts = {bucket.start: bucket.total.requests for bucket in series.buckets}
     assert counts[day] == 25
     assert (counts[day - timedelta(days=1)], counts[day + timedelta(hours=25)]) == (1, 1)
@@ -102,11 +100,11 @@ def test_months_and_what_auto_chooses_for_all(database, stats):
     past = NOW - timedelta(days=100)
     book(database, [sequenced(1, created_at=past)], now=past)
     book(database, [sequenced(2, created_at=NOW)])
-    series = stats.series("all", NOW, SAIGON)
+    series = stats.series(Period.of("all", NOW, SAIGON))
     assert series.size == "month"
     assert [bucket.total.requests for bucket in series.buckets] == [1, 0, 0, 1]
     assert series.buckets[0].start == datetime(2026, 7, 31, 17, tzinfo=UTC)
-    assert stats.series("all", NOW, SAIGON, bucket="day").size == "day"
+    assert stats.series(Period.of("all", NOW, SAIGON), bucket="day").size == "day"
 
 
 def test_only_the_largest_are_told_apart_and_the_rest_is_other(database, stats):
@@ -117,7 +115,9 @@ def test_only_the_largest_are_told_apart_and_the_rest_is_other(database, stats):
             for n in range(1, 41)
         ],
     )
-    series = stats.series("1h", NOW, UTC, by="user", rank_by="cost", top=2, bucket="hour", with_latency=True)
+    series = stats.series(
+        Period.of("1h", NOW, UTC), by="user", rank_by="cost", top=2, bucket="hour", with_latency=True
+    )
     assert series.keys == ["u3", "u2"]
     bucket = series.buckets[-1]
     assert {key: part.cost_nano_usd for key, part in bucket.parts.items()} == {"u3": 10_000, "u2": 1000}
@@ -129,24 +129,25 @@ def test_records_of_earlier_software_are_in_series_too(database, stats):
     database["request_logs"].insert_one(
         {"_id": ObjectId(), "userId": "ann", "isSuccess": True, "createdAt": NOW - timedelta(days=40)}
     )
-    series = stats.series("all", NOW, UTC)
+    series = stats.series(Period.of("all", NOW, UTC))
     assert (series.buckets[0].total.requests, len(series.buckets)) == (1, 41)
 
 
 def test_usage_ranks_by_cost_and_sums_up_the_rest(database, stats):
     records = made(200)
     book(database, records)
-    usage = stats.usage("user", "all", NOW, UTC, limit=1)
+    usage = stats.usage(Grouping.parse("user"), Period.of("all", NOW, UTC), limit=1)
     costs = defaultdict(int)
     for document in documents_of(records):
         costs[document["userId"]] += document["costNanoUsd"]
-    (name, totals), left = usage.rows[0], set(costs) - {usage.rows[0][0]}
+    (((name,), totals),) = usage.rows
+    left = set(costs) - {name}
     assert totals.cost_nano_usd == costs[name] == max(costs.values())
     assert usage.other_count == len(left) == 1
     assert usage.other.cost_nano_usd == costs[left.pop()]
     assert usage.total.requests == len(records)
     # Refused requests reached no model.
-    assert None in dict(stats.usage("model", "all", NOW, UTC).rows)
+    assert (None,) in dict(stats.usage(Grouping.parse("model"), Period.of("all", NOW, UTC)).rows)
 
 
 @pytest.mark.parametrize(
@@ -154,17 +155,20 @@ def test_usage_ranks_by_cost_and_sums_up_the_rest(database, stats):
 )
 def test_a_bucket_that_does_not_go_with_the_period_is_refused(stats, period, bucket):
     with pytest.raises(UnknownChoiceError, match="bucket: takes one of auto"):
-        stats.series(period, NOW, UTC, bucket=bucket)
+        stats.series(Period.of(period, NOW, UTC), bucket=bucket)
 
 
 def test_nothing_at_all(stats):
-    series = stats.series("all", NOW, UTC)
+    series = stats.series(Period.of("all", NOW, UTC))
     assert [bucket.total.requests for bucket in series.buckets] == [0]
-    assert stats.usage("key", "7d", NOW, UTC).rows == []
+    assert stats.usage(Grouping.parse("key"), Period.of("7d", NOW, UTC)).rows == []
 
 
 def test_a_store_that_is_down():
     stats = StatsStore(closed_database())
-    for ask in (lambda: stats.series("all", NOW, UTC), lambda: stats.usage("user", "1h", NOW, UTC)):
+    for ask in (
+        lambda: stats.series(Period.of("all", NOW, UTC)),
+        lambda: stats.usage(Grouping.parse("user"), Period.of("1h", NOW, UTC)),
+    ):
         with pytest.raises(StoreUnavailable):
             ask()

@@ -5,9 +5,11 @@ from decimal import Decimal
 import pytest
 from bson import Decimal128
 
-from app.adapters.mongo.connection import NEVER_S, connect, ensure_indexes, server_version
-from app.adapters.mongo.users import AlreadyExistsError, UserStore, hash_password, nano_usd
-from app.settings import SettingsError
+from app.accounts.users import UserStore, hash_password
+from app.common.errors import SettingsError
+from app.store.connection import NEVER_S, connect, ensure_indexes, server_version
+from app.store.driver import AlreadyExistsError
+from app.store.fields import nano_usd
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -46,7 +48,7 @@ def test_an_unknown_user_is_none_everywhere(users: UserStore) -> None:
     assert users.get("nobody") is None
     assert users.set_active("nobody", False) is None
     assert users.set_password("nobody", hash_password("x")) is None
-    assert users.verify_password("nobody", "x") is False
+    assert users.login("nobody").password.matches("x") is False
 
 
 def test_a_disabled_user_can_be_enabled_again(users: UserStore) -> None:
@@ -58,26 +60,26 @@ def test_a_disabled_user_can_be_enabled_again(users: UserStore) -> None:
 
 def test_passwords_are_verified_and_replaced(users: UserStore) -> None:
     users.add("alice", now=NOW, password=hash_password("first"))
-    assert users.verify_password("alice", "first")
-    assert not users.verify_password("alice", "second")
+    assert users.login("alice").password.matches("first")
+    assert not users.login("alice").password.matches("second")
     users.set_password("alice", hash_password("second"))
-    assert users.verify_password("alice", "second")
+    assert users.login("alice").password.matches("second")
     users.set_active("alice", False)
-    assert not users.verify_password("alice", "second")
+    assert not users.login("alice").password.matches("second")
 
 
 def test_passwords_of_existing_deployments_are_verified(users: UserStore, database) -> None:
     salt = "00ff" * 8
     derived = hashlib.pbkdf2_hmac("sha512", b"old", salt.encode(), 1000, 64).hex()
     database.usersNew.insert_one({"_id": "old", "passwordHash": derived, "passwordSalt": salt})
-    assert users.verify_password("old", "old")
-    assert not users.verify_password("old", "new")
+    assert users.login("old").password.matches("old")
+    assert not users.login("old").password.matches("new")
 
 
 @pytest.mark.parametrize("password", ["", " ", "x"])
 def test_a_user_without_a_password_cannot_log_in(users: UserStore, password: str) -> None:
     users.add("alice", now=NOW)
-    assert not users.verify_password("alice", password)
+    assert not users.login("alice").password.matches(password)
 
 
 def test_the_account_key_of_an_existing_deployment_leads_to_its_user(users: UserStore, database) -> None:

@@ -4,19 +4,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from settlement_world import NOON, FaultyDatabase, mixed, reset, seed, sequenced, state
+from booking_world import NOON, FaultyDatabase, mixed, reset, seed, sequenced, state
 
-from app.adapters.mongo.settlement import Settlement
-from app.adapters.mongo.writers import BOOKABLE, COLLECTION, FORGOTTEN, MARKED, WriterMarks
-from app.core.ports import StoreUnavailable
-from app.core.records import SequencedRecord
+from app.common.errors import StoreUnavailable
+from app.persistence.booking import Booking
+from app.persistence.writers import BOOKABLE, COLLECTION, FORGOTTEN, MARKED, WriterMarks
+from app.records.records import SequencedRecord
 
 DAY = timedelta(days=1)
 LONG_AFTER = NOON + FORGOTTEN + DAY
 
 
-def books(db: Any, at: datetime = NOON + timedelta(minutes=90), writer: str = "w1") -> Settlement:
-    return Settlement(db, writer, now=lambda: at)
+def books(db: Any, at: datetime = NOON + timedelta(minutes=90), writer: str = "w1") -> Booking:
+    return Booking(db, writer, now=lambda: at)
 
 
 def last_heard(db: Any, ago: timedelta, writer: str = "w1") -> None:
@@ -42,16 +42,16 @@ def sums(db: Any) -> dict[str, list[dict[str, Any]]]:
 def test_a_writer_announces_itself_before_it_books_and_again_every_hour(database: Any) -> None:
     seed(database)
     now = [NOON]
-    settlement = Settlement(database, "w1", now=lambda: now[0])
-    settlement.apply([sequenced(1)])
+    booking = Booking(database, "w1", now=lambda: now[0])
+    booking.apply([sequenced(1)])
     age = datetime.now(UTC) - database[COLLECTION].find_one({"_id": "w1"})["seenAt"]
     assert abs(age) < timedelta(minutes=1), "the server's time"
 
     last_heard(database, 5 * DAY)
-    settlement.apply([sequenced(2)])
+    booking.apply([sequenced(2)])
     assert database[COLLECTION].count_documents({"seenAt": {"$lt": datetime.now(UTC) - DAY}}) == 1
     now[0] += timedelta(hours=1)
-    settlement.apply([sequenced(3)])
+    booking.apply([sequenced(3)])
     assert database[COLLECTION].count_documents({"seenAt": {"$lt": datetime.now(UTC) - DAY}}) == 0
 
 
@@ -143,9 +143,9 @@ def test_a_writer_that_returns_at_any_moment_of_being_forgotten_books_once(datab
             faults = FaultyDatabase(database, lambda n, at=call: fault if n == at else None)
             returning = books(faults, at=LONG_AFTER)
 
-            def come_back(settlement: Settlement = returning) -> None:
+            def come_back(booking: Booking = returning) -> None:
                 with pytest.raises(StoreUnavailable):
-                    settlement.apply(fresh)
+                    booking.apply(fresh)
 
             interrupted = Steps(database, come_back, step)
             WriterMarks(interrupted).forget_dead()

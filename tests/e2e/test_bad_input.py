@@ -185,9 +185,7 @@ def test_wrong_method(lab: Lab, path: str, method: str) -> None:
         check(lab.played(response).record, UNKNOWN, "rejected", status=405)
 
 
-@pytest.mark.parametrize(
-    "target", ["/v1/embeddings", "/v1/responses", "/v1/completions", "/v1/", "/v1/x/%2e%2e/y"]
-)
+@pytest.mark.parametrize("target", ["/v1/realtime", "/v1/assistants", "/v1/videos", "/v1/", "/v1/x/%2e%2e/y"])
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_unknown_path(lab: Lab, target: str, method: str) -> None:
     with RawConnection(lab.weir.url) as connection:
@@ -199,10 +197,64 @@ def test_unknown_path(lab: Lab, target: str, method: str) -> None:
     check(played.record, UNKNOWN, "rejected", status=404)
 
 
-@pytest.mark.parametrize("target", ["/chat/completions", "/v1/v1/chat/completions", "/v1/chat/completions/"])
-def test_base_urls_that_are_a_little_wrong(lab: Lab, target: str) -> None:
-    played = lab.send(target, lab.body(CHAT, Script.body(ANSWER)))
-    check(played.record, "9/0/0/2")
+ENDPOINTS = {CHAT: "chat", MESSAGES: "messages", COUNT: "count_tokens"}
+SLIPS = ["{}", "/v1/v1{}", "/v1{}/", "//v1{}", "/v1/{}", "/V1{}", "/v1{};x=1", "/v1%2F{}", "/v1{}%20"]
+SLIPS += ["/openai/v1{}", "/anthropic/v1{}"]
+PASTED = ["/v1{0}{0}", "/v1{0}/v1{0}"]
+"""The address of the endpoint itself as base URL. (A model may be called like any path.)"""
+
+
+@pytest.mark.wire(98)
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, COUNT])
+def test_base_urls_that_are_a_little_wrong(lab: Lab, path: str) -> None:
+    for slip in (*SLIPS, *PASTED):
+        played = lab.send(slip.format(path.removeprefix("/v1")), lab.body(path, "chunks=1"))
+        assert (played.response.status, played.record["endpoint"]) == (200, ENDPOINTS[path]), slip
+        assert lab.entries()[-1]["path"].endswith(path)
+
+
+@pytest.mark.wire(98)
+@pytest.mark.parametrize("slip", [slip for slip in SLIPS if ";" not in slip])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_models_under_paths_that_are_a_little_wrong(lab: Lab, slip: str, method: str) -> None:
+    for target in ("/models", "/models/gpt-test"):
+        response = asked(lab, method, slip.format(target))
+        assert response.status == 200
+        check(lab.played(response).record, UNKNOWN)
+
+
+@pytest.mark.wire(98)
+@pytest.mark.parametrize("method", ["OPTIONS", "HEAD", "DELETE", "GET", "POST"])
+@pytest.mark.parametrize(
+    ("target", "path", "allowed"),
+    [
+        ("/v1//chat/completions", CHAT, "POST"),
+        ("//messages", MESSAGES, "POST"),
+        ("/models", CHAT, "GET"),
+        ("/v1//models/gpt-test", CHAT, "GET"),
+        ("/v1//realtime", CHAT, ""),
+        ("/messages/nothing", MESSAGES, ""),
+    ],
+)
+def test_refusals_under_paths_that_are_a_little_wrong(
+    lab: Lab, target: str, path: str, allowed: str, method: str
+) -> None:
+    if method == allowed or (method, allowed) == ("HEAD", "GET"):
+        return
+    response = asked(lab, method, target)
+    assert response.status == (405 if allowed else 404)
+    assert response.headers.get("allow", "") == allowed
+    if method != "HEAD":
+        error_of(response, path)
+    check(lab.played(response).record, UNKNOWN, "rejected", status=response.status)
+
+
+def asked(lab: Lab, method: str, target: str) -> RawResponse:
+    with RawConnection(lab.weir.url) as connection:
+        connection.request(method, target, lab.headers())
+        lab.expected_records += 1
+        response = connection.read_head()
+        return response if method == "HEAD" else connection.read_rest()
 
 
 @pytest.mark.wire(71)
@@ -255,10 +307,46 @@ def test_credential_with_odd_bytes(lab: Lab) -> None:
 
 def test_pipelined_requests(lab: Lab) -> None:
     """The answers come in order, on one connection."""
-    bodies = [lab.body(CHAT, Script.body(sse.chat_answer({"prompt_tokens": n}))) for n in (1, 2, 3)]
+    bodies = [
+        lab.body(CHAT, Script.body(sse.chat_answer({"prompt_tokens": n, "completion_tokens": 2})))
+        for n in (1, 2, 3)
+    ]
     with RawConnection(lab.weir.url) as connection:
         for body in bodies:
             connection.request("POST", CHAT, lab.headers(), body)
         lab.expected_records += 3
         for number in (1, 2, 3):
-            check(lab.played(connection.read_response()).record, f"{number}/0/0/0")
+            check(lab.played(connection.read_response()).record, f"{number}/0/0/2")
+
+
+DOUBTFUL = [
+    b'"Stream":true',
+    b'"MAX_TOKENS":1',
+    b'"N":2',
+    b'"Model":"gpt-dear"',
+    b'"maxTokens":1',
+    b'"\xc5\xbftream":true',
+    b'"\\u0073tream":true',
+    b'"stream":1',
+    b'"stream":"true"',
+    b'"stream":true,"stream":false',
+    b'"stream":true,"stream_options":"x"',
+    b'"stream":true,"stream_options":[]',
+    b'"stream":true,"stream_options":{"include_usage":true,"Include_Usage":false}',
+    b'"stream":true,"stream_options":{"include_usage":true,"include_usage":false}',
+    b'"n":"2"',
+]
+
+
+@pytest.mark.wire(99)
+@BOTH
+@pytest.mark.parametrize("members", DOUBTFUL, ids=lambda members: members.decode("utf-8"))
+def test_what_others_may_read_differently_is_refused(lab: Lab, path: str, members: bytes) -> None:
+    """Nothing goes upstream that is served by other names, or in another way, than it is metered."""
+    played = lab.send(path, lab.body(path, Script.body(b"{}"))[:-1] + b"," + members + b"}")
+    assert played.response.status == 400
+    error = error_of(played.response, path)
+    assert error["type"] == "invalid_request_error"
+    assert any(word in str(error["message"]) for word in ("spelled", "twice", "must be"))
+    check(played.record, UNKNOWN, "rejected", status=400)
+    assert played.entries == []

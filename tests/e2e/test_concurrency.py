@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from simulator.launcher import wait_until
 from tests.support.lab import CHAT, MESSAGES, Lab, counts
-from tests.support.processes import wait_until
 from tests.support.raw_http import RawConnection, RawResponse
+from tests.support.sse import compact
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.users import User, add_user, used_nano_usd
 from tests.support.weir_process import WeirProcess
@@ -110,6 +111,81 @@ def _request(lab: Lab, number: int, user: User | None) -> Request:
     return Request(kind, body, user)
 
 
+FORM = "multipart/form-data; boundary=together"
+RESULTS: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/embeddings", {"model": "embed-test", "input": ["a", "b"]}),
+    ("/v1/completions", {"model": "gpt-test", "prompt": "x"}),
+    (
+        "/v1/completions",
+        {"model": "gpt-test", "prompt": "x", "stream": True, "stream_options": {"include_usage": True}},
+    ),
+    ("/v1/moderations", {"input": "x"}),
+    ("/v1/rerank", {"model": "rerank-test", "query": "q", "documents": ["d"] * 120}),
+    ("/v1/images/generations", {"model": "image-test", "prompt": "x", "n": 2}),
+    ("/v1/images/generations", {"model": "image-test", "prompt": "x", "stream": True}),
+    ("/v1/images/edits", {"model": "image-test", "image": b"\x89PNG", "prompt": "x"}),
+    ("/v1/images/variations", {"model": "image-test", "image": b"\x89PNG"}),
+    ("/v1/audio/speech", {"model": "spoken-test", "voice": "alloy", "input": "é😀 hello"}),
+    ("/v1/audio/speech", {"model": "voice-test", "voice": "alloy", "input": "x", "stream_format": "sse"}),
+    ("/v1/audio/transcriptions", {"model": "heard-test", "file": b"RIFF" * 999}),
+    ("/v1/audio/transcriptions", {"model": "heard-test", "file": b"RIFF", "response_format": "srt"}),
+    ("/v1/audio/transcriptions", {"model": "listen-test", "file": b"RIFF", "stream": "true"}),
+    ("/v1/audio/translations", {"model": "heard-test", "file": b"RIFF", "response_format": "vtt"}),
+    ("/v1/responses", {"model": "gpt-test", "input": "x"}),
+    ("/v1/responses", {"model": "gpt-test", "input": "x", "stream": True}),
+    (CHAT, {"model": "gpt-test", "messages": [{"role": "user", "content": "x"}]}),
+    (MESSAGES, {"model": "claude-test", "max_tokens": 99, "messages": [{"role": "user", "content": "x"}]}),
+]
+"""Requests to every endpoint; one with bytes in it is a form."""
+
+
+def _results_request(number: int) -> tuple[str, str, bytes]:
+    """A request to one of the endpoints, its content type and its body, the numbers in it its own."""
+    path, members = RESULTS[number % len(RESULTS)]
+    directive = f"sim:prompt={1000 + number},out={20 + number},chunks=5"
+    users = {"metadata": {"user_id": directive}} if path == MESSAGES else {"user": directive}
+    if not any(isinstance(value, bytes) for value in members.values()):
+        return path, "application/json", compact(members | users)
+    parts = []
+    for name, value in (members | users).items():
+        file = b'; filename="f"' if isinstance(value, bytes) else b""
+        data = value if isinstance(value, bytes) else str(value).encode()
+        head = b'Content-Disposition: form-data; name="%b"%b' % (name.encode(), file)
+        parts.append(b"--together\r\n%b\r\n\r\n%b\r\n" % (head, data))
+    return path, FORM, b"".join(parts) + b"--together--\r\n"
+
+
+def test_hundred_mixed_calls_of_all_endpoints(two_workers: WeirProcess, upstream: UpstreamProcess) -> None:
+    """One record each, with the tokens and the other units that the upstream's own books say."""
+    lab = Lab(two_workers, upstream)
+    requests = [_results_request(number) for number in range(REQUESTS)]
+    together = threading.Barrier(REQUESTS)
+
+    def send(request: tuple[str, str, bytes]) -> RawResponse:
+        path, kind, body = request
+        with RawConnection(lab.weir.url) as connection:
+            together.wait(30)
+            connection.request("POST", path, lab.headers(**{"Content-Type": kind}), body)
+            return connection.read_response()
+
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        answers = list(pool.map(send, requests))
+    records = [two_workers.wait_record(answer.request_id) for answer in answers]
+    entries = {entry["body_sha256"]: entry for entry in lab.wait_entries(REQUESTS)}
+    assert (len(lab.new_records()), len(entries)) == (REQUESTS, REQUESTS)
+    for (path, _, body), answer, record in zip(requests, answers, records, strict=True):
+        entry = entries[hashlib.sha256(body).hexdigest()]
+        assert (answer.status, record["outcome"], record["isSuccess"]) == (200, "ok", True), path
+        told = entry["announced"] or dict.fromkeys(("fresh", "cache_read", "output"), 0)
+        assert (record["inputTokens"], record["outputTokens"]) == (told["fresh"], told["output"]), path
+        items = {item["unit"]: item["quantity"] for item in record.get("costItems", [])}
+        text = ("input", "output", "cache_hit", "cache_write", "cache_write_1h")
+        assert {unit: count for unit, count in items.items() if unit not in text} == entry["units"], path
+        if items:
+            assert sum(item["nanoUsd"] for item in record["costItems"]) == record["costNanoUsd"]
+    assert two_workers.log_messages("ERROR") == []
+
+
 def _all_at_once(lab: Lab, requests: list[Request]) -> list[RawResponse]:
     """All are connected before the first one is sent."""
     together = threading.Barrier(len(requests))
@@ -159,7 +235,7 @@ def _told(entry: dict[str, Any]) -> str:
 
 
 def _check_charges(weir: WeirProcess, users: list[User], records: list[dict[str, Any]]) -> None:
-    """Each user paid for his own requests, to the nano-dollar."""
+    """Each user paid for their own requests, to the nano-dollar."""
     for user in users:
         own = [record for record in records if record["userId"] == user.name]
         cost = sum(record["costNanoUsd"] for record in own)

@@ -10,6 +10,7 @@ import pytest
 import requests
 from pymongo import InsertOne
 
+from simulator.launcher import wait_until
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.weir_process import WeirProcess
 
@@ -48,7 +49,7 @@ def memory_kib(pid: int) -> int:
 
 def export(weir: WeirProcess, form: str = "csv"):
     url = f"{weir.url}/api/admin/request-logs/export?format={form}"
-    return requests.get(url, headers=HEADERS, stream=True, timeout=60)
+    return requests.get(url, headers=HEADERS, stream=True, timeout=90)
 
 
 def open_cursors(weir: WeirProcess) -> int:
@@ -67,42 +68,36 @@ def test_it_is_whole_in_constant_memory_while_others_are_served(exporting):
 
     def others():
         while not done.is_set():
-            started = time.monotonic()
-            assert requests.get(f"{exporting.url}/health", timeout=30).status_code == 200
-            served.append(time.monotonic() - started)
+            assert requests.get(f"{exporting.url}/health", timeout=90).status_code == 200
+            served.append(time.monotonic())
             most.append(memory_kib(pid))
 
     beside = threading.Thread(target=others)
     beside.start()
-    started = time.monotonic()
     try:
         with export(exporting) as answer:
-            lines = size = 0
+            began, lines, size = time.monotonic(), 0, 0
             for chunk in answer.iter_content(65_536):
                 lines += chunk.count(b"\n")
                 size += len(chunk)
+            ended = time.monotonic()
     finally:
-        took = time.monotonic() - started
         done.set()
         beside.join()
     assert lines == COUNT + 1
     # It would be several times its size in memory, were it put together there.
     assert max(most) - before < size / 1024, f"{size} bytes sent"
-    assert len(served) > 5
-    assert max(served) < took / 2, "one request waited for as long as the export took"
+    assert sum(began < at < ended for at in served) > 5, "others wait for as long as the export takes"
 
 
 def test_a_client_that_leaves_ends_the_reading(exporting):
     before = open_cursors(exporting)
     host, port = exporting.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as client:
+    with socket.create_connection((host, int(port)), timeout=90) as client:
         request = (
             f"GET /api/admin/request-logs/export HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
         )
         client.sendall(request.encode())
         assert client.recv(1000).startswith(b"HTTP/1.1 200")
         assert open_cursors(exporting) > before
-    deadline = time.monotonic() + 20
-    while open_cursors(exporting) > before:
-        assert time.monotonic() < deadline, "the cursor stays open"
-        time.sleep(0.05)
+    wait_until(lambda: open_cursors(exporting) <= before, what="the cursor to be closed")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from simulator import Data, End, Head, Script, Wait
+from simulator.launcher import wait_until
 from tests.support.lab import CHAT, Lab, check
-from tests.support.processes import wait_until
 from tests.support.raw_http import Ending
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.weir_process import WeirProcess
@@ -98,8 +98,13 @@ def test_a_stopped_database_delays_no_answer_and_is_caught_up_with(
     for request_id in request_ids:
         check(own_weir.wait_record(request_id), "123/0/0/45")
     assert len(own_lab.new_records()) == 1 + len(request_ids)
-    sums = list(own_weir.database["request_rollups"].find())
-    assert sum(document["requests"] for document in sums) == 1 + len(request_ids)
+
+    def summed() -> int:
+        return sum(document["requests"] for document in own_weir.database["request_rollups"].find())
+
+    # Sums are brought up to date after the records they count.
+    wait_until(lambda: summed() >= 1 + len(request_ids), what="the sums")
+    assert summed() == 1 + len(request_ids)
 
 
 def test_a_reload_lets_an_open_stream_finish(own_weir: WeirProcess, own_lab: Lab) -> None:

@@ -3,14 +3,15 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+from simulator.launcher import ROOT, wait_until
 from tests.support.lab import CHAT, Lab, Played
-from tests.support.processes import ROOT, wait_until
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.weir_process import WeirProcess
 
+SOON_S = 20.0
+"""Many times as long as the workers wait before they look again; keys are probed after two hours."""
 FIRST, SPARE = "sk-upstream-life-first", "sk-upstream-life-spare"
 
 
@@ -23,7 +24,7 @@ def flask(weir: WeirProcess, *arguments: str, stdin: str = "") -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -45,15 +46,13 @@ def test_keys_come_die_and_are_replaced_without_a_restart(upstream: UpstreamProc
         lab = Lab(weir, upstream)
         assert answered(lab, 0).response.status == 503
         flask(weir, "keys", "add", "main", "--api-key-stdin", stdin=FIRST)
-        added_at = time.monotonic()
-        wait_until(lambda: answered(lab, 1).response.status == 200, 5, "the new key")
-        assert time.monotonic() - added_at < 2.5
+        wait_until(lambda: answered(lab, 1).response.status == 200, SOON_S, "the new key")
 
         flask(weir, "backup-keys", "add", "spare", "--api-key-stdin", stdin=SPARE)
         upstream.key(FIRST, "exhausted")
         died = answered(lab, 2)
         assert (died.response.status, died.response.headers["x-should-retry"]) == (502, "false")
-        wait_until(lambda: answered(lab, 3).response.status == 200, 5, "the spare key")
+        wait_until(lambda: answered(lab, 3).response.status == 200, SOON_S, "the backup key")
 
         keys = {key["id"]: key for key in json.loads(flask(weir, "keys", "list", "--json"))["keys"]}
         assert (keys["main"]["status"], keys["main"]["replacedBy"]) == ("exhausted", "spare")
@@ -68,7 +67,9 @@ def test_keys_come_die_and_are_replaced_without_a_restart(upstream: UpstreamProc
 
         upstream.key(FIRST, "ok")
         flask(weir, "keys", "reset", "main")
-        wait_until(lambda: answered(lab, 6).record.get("factoryKeyId") == "main", 5, "the key that was reset")
+        wait_until(
+            lambda: answered(lab, 6).record.get("factoryKeyId") == "main", SOON_S, "the key that was reset"
+        )
         for secret in (FIRST, SPARE):
             assert secret not in weir.log
             assert secret not in str(list(weir.database["ohmygpt_keys"].find()))

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import time
@@ -9,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from app.adapters.embedded_mongo import EmbeddedMongo
-from app.adapters.journal.slots import is_owned, slot_names
+from app.journal.slots import is_owned, slot_names
+from app.store.embedded_mongo import EmbeddedMongo
 from simulator import Data, End, Head, Script, Stall, Wait
+from simulator.launcher import ROOT, Child, wait_until
 from tests.support import sse
 from tests.support.lab import CHAT, Lab
-from tests.support.processes import Child, wait_until
 from tests.support.raw_http import Ending, RawConnection
 from tests.support.sse import chunk
 from tests.support.upstream_process import UpstreamProcess
@@ -22,8 +24,8 @@ from tests.support.weir_process import CLIENT_KEY, MODELS_FILE, WeirProcess
 
 SSE_HEAD = Head(200, (("Content-Type", "text/event-stream"),), "chunked")
 NO_MODELS = "/nonexistent/models.toml"
-SOON_S = 10.0
-"""Longer than any of these stops takes, shorter than what they took when they waited for the wrong thing."""
+SOON_S = 25.0
+"""Longer than these stops take on a busy machine, shorter than what they took waiting for the wrong thing."""
 
 
 # -- configuration ----------------------------------------------------------------------------------------
@@ -40,6 +42,7 @@ SOON_S = 10.0
         ("RATE_LIMIT_STORAGE_URI", "redis://:hunter2@x", "pip install redis"),
         ("RATE_LIMIT_STORAGE_URI", "async+memory://hunter2", "not a storage"),
         ("GRACEFUL_TIMEOUT_S", "long", "integer"),
+        ("ADMIN_TOKEN", "hunter2", "takes at least 16 characters"),
     ],
 )
 def test_a_configuration_that_cannot_work_ends_the_start_with_one_line(
@@ -60,8 +63,82 @@ def test_a_data_directory_that_cannot_be_made_ends_the_start_with_one_line(tmp_p
     weir = WeirProcess(tmp_path / "file" / "var", "http://127.0.0.1:9")
     status, log = run(weir, "wsgi:app")
     assert status == 1
-    assert "weir: DATA_DIR: " in log
-    assert "Traceback" not in log
+    assert log == (
+        f"weir: DATA_DIR: cannot write to {tmp_path / 'file' / 'var'} (Not a directory): "
+        "takes a directory that this user may write to\n"
+    )
+
+
+def test_a_data_directory_of_everybody_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    status, log = run(WeirProcess(tmp_path, "http://127.0.0.1:9"), "wsgi:app")
+    assert status == 1
+    assert log.startswith(f"weir: DATA_DIR: {tmp_path} is open to other users")
+    assert log.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("was_open", [True, False])
+def test_nothing_in_the_data_directory_is_for_other_users(
+    upstream: UpstreamProcess, tmp_path: Path, was_open: bool
+) -> None:
+    """Whoever made it, and whatever the umask was that Weir was started with."""
+    data_dir = tmp_path / "data"
+    if was_open:
+        data_dir.mkdir()
+        (data_dir / "admin-token").write_text("a-token-made-by-others\n")
+        data_dir.chmod(0o755)
+        (data_dir / "admin-token").chmod(0o644)
+    umask = os.umask(0o022)
+    try:
+        with WeirProcess(data_dir, upstream.url, WEB_CONCURRENCY="2") as weir:
+            Lab(weir, upstream).plain(CHAT, sse.chat_answer(sse.USAGE_9_2))
+            wait_until(lambda: len(list(data_dir.glob("metrics/*/status_*"))) == 2, what="the states")
+            found = {path: path.lstat().st_mode for path in [data_dir, *data_dir.rglob("*")]}
+    finally:
+        os.umask(umask)
+    assert [str(path) for path, mode in found.items() if mode & 0o077 and not stat.S_ISLNK(mode)] == []
+    assert any("open to other users" in line for line in weir.complaints()) is was_open
+
+
+def test_a_port_in_use_ends_the_start_with_one_line_that_names_who_uses_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        weir = WeirProcess(tmp_path, "http://127.0.0.1:9", PORT=str(port))
+        status, log = run(weir, "wsgi:app")
+    assert status == 1
+    name = Path("/proc/self/comm").read_text().strip()
+    assert log == (
+        f"weir: PORT: {port} is in use by process {os.getpid()} ({name}): stop that, or set another PORT\n"
+    )
+    assert list(tmp_path.iterdir()) == [], "it was refused before anything was made"
+
+
+def test_an_address_of_another_machine_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    status, log = run(WeirProcess(tmp_path, "http://127.0.0.1:9", HOST="192.0.2.1"), "wsgi:app")
+    assert status == 1
+    assert log.startswith("weir: HOST: 192.0.2.1 is no address of this machine: takes ")
+    assert log.count("\n") == 1
+
+
+def test_a_port_lost_to_another_start_ends_this_one_and_its_database(tmp_path: Path) -> None:
+    """Both have bound it; the other listens while this one starts its MongoDB."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        weir = WeirProcess(tmp_path, "http://127.0.0.1:9", PORT=str(port))
+        child = Child([sys.executable, "-m", "gunicorn", "wsgi:app"], weir.environment, weir.log_path)
+        try:
+            wait_until((tmp_path / "mongodb.lock").exists, what="the start of the database")
+            other.listen()
+            assert child.wait(60) == 1
+        finally:
+            child.kill_tree()
+    assert child.log.startswith(f"weir: PORT: {port} is in use by process {os.getpid()} ")
+    assert child.log.count("\n") == 1
+    with EmbeddedMongo(tmp_path) as mongo:
+        assert mongo.is_owner, "nobody else runs the database"
 
 
 def test_tls_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -84,13 +161,11 @@ def test_a_worker_that_finds_the_configuration_unusable_ends_the_server(tmp_path
 
 def run(weir: WeirProcess, *arguments: str) -> tuple[int, str]:
     """Exit status and output of a start that is expected to fail."""
-    child = Child([sys.executable, "-m", "gunicorn", *arguments], weir.environment)
+    child = Child([sys.executable, "-m", "gunicorn", *arguments], weir.environment, weir.log_path)
     try:
-        return child.wait(20), child.log
-    except subprocess.TimeoutExpired:
-        raise AssertionError(f"it still runs:\n{child.log}") from None
+        return child.wait(), child.log
     finally:
-        child.kill_group()
+        child.kill_tree()
 
 
 def test_a_reload_of_a_broken_configuration_changes_nothing(
@@ -102,11 +177,19 @@ def test_a_reload_of_a_broken_configuration_changes_nothing(
         lab = Lab(weir, upstream)
         assert lab.plain(CHAT, "out=2").response.status == 200
         before = weir.worker_pids()
-        models.write_text("models = 1")
-        os.kill(weir.pid, signal.SIGHUP)
-        wait_until(lambda: "not reloaded" in weir.log, what="the refusal")
-        (message,) = weir.log_messages("ERROR")
-        assert message.startswith("not reloaded, all goes on as before: MODELS_FILE: ")
+        token = weir.data_dir / "admin-token"
+        for name, file, broken in (
+            ("MODELS_FILE", models, "models = 1"),
+            ("ADMIN_TOKEN", token, "hunter2"),
+        ):
+            whole = file.read_text()
+            file.write_text(broken)
+            os.kill(weir.pid, signal.SIGHUP)
+            refusal = f"not reloaded, all goes on as before: {name}: "
+            wait_until(lambda said=refusal: said in weir.log, what="the refusal")  # type: ignore[misc]
+            file.write_text(whole)
+        assert len(weir.log_messages("ERROR")) == 2
+        assert "hunter2" not in weir.log
         assert lab.plain(CHAT, "out=2").response.status == 200
         assert weir.worker_pids() == before
 
@@ -147,8 +230,35 @@ def list_owned(weir: WeirProcess) -> list[str]:
 def stop(weir: WeirProcess) -> float:
     """Stop it; how long that took."""
     started = time.monotonic()
-    assert weir.stop() == 0
+    weir.stop()
     return time.monotonic() - started
+
+
+def test_a_server_ends_with_the_terminal_it_was_started_on(tmp_path: Path) -> None:
+    """A terminal that is closed sends SIGHUP, which otherwise means to reload."""
+    weir = WeirProcess(tmp_path, "http://127.0.0.1:9")
+    terminal, end = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "wsgi:app"],
+        cwd=ROOT,
+        env={"PATH": os.defpath, **weir.environment},
+        stdin=end,
+        stdout=end,
+        stderr=end,
+    )
+    os.close(end)
+    try:
+        with os.fdopen(terminal, "rb", buffering=0) as screen:
+            shown = b""
+            while b"answers on" not in shown:
+                shown += screen.read(1000)
+        process.send_signal(signal.SIGHUP)
+        # 120: Python's word for an output that is gone.
+        assert process.wait(120) in (0, 120)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (tmp_path / "mongodb.uri").exists()
 
 
 def test_connections_that_wait_do_not_hold_up_a_stop(upstream: UpstreamProcess, tmp_path: Path) -> None:
@@ -214,5 +324,7 @@ def test_a_stop_without_a_store_leaves_the_rest_to_the_journal(
         assert stop(weir) < SOON_S
         assert "1 records stay in the journal" in child.log
         assert "after close" not in child.log
+        assert "Traceback" not in child.log
+        assert weir.log_messages("ERROR") == []
     with WeirProcess(tmp_path, upstream.url) as weir:
         wait_until(lambda: weir.record_count() == 1, what="the record")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from simulator import Data, End, Head, Script
-from tests.support.lab import CHAT, MESSAGES, UNKNOWN, Lab, check
+from tests.support.lab import CHAT, COUNT, MESSAGES, UNKNOWN, Lab, check
 from tests.support.metrics_page import scrape
 from tests.support.raw_http import RawConnection
 from tests.support.sse import chunk
@@ -17,6 +17,7 @@ from tests.support.weir_process import WeirProcess
 SSE_HEAD = Head(200, (("Content-Type", "text/event-stream"),), "chunked", flush=True)
 ENDLESS = Script.of(SSE_HEAD, *[Data(chunk("x" * 200_000))] * 200, End())
 PAGE = "https://chat.example.com"
+BODY_S = 2
 ENOUGH = 60
 """Connections that the proxy below allows."""
 
@@ -26,10 +27,11 @@ def strict_weir(upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFact
     with WeirProcess(
         tmp_path_factory.mktemp("strict"),
         upstream.url,
-        CLIENT_KEEPALIVE_S="2",
-        CLIENT_HEAD_TIMEOUT_S="0.6",
-        CLIENT_BODY_TIMEOUT_S="0.5",
-        CLIENT_WRITE_TIMEOUT_S="0.5",
+        # Each is many times as long as what a test that has to be served lets it wait.
+        CLIENT_KEEPALIVE_S="8",
+        CLIENT_HEAD_TIMEOUT_S="2",
+        CLIENT_BODY_TIMEOUT_S=str(BODY_S),
+        CLIENT_WRITE_TIMEOUT_S="2",
         WORKER_CONNECTIONS=str(ENOUGH),
         ABORT_DRAIN_S="10",
         CORS_ORIGINS=PAGE,
@@ -76,18 +78,20 @@ def test_a_body_that_trickles_in_is_given_up_too(strict_lab: Lab) -> None:
     with RawConnection(strict_lab.weir.url) as connection:
         strict_lab.expected_records += 1
         connection.request("POST", CHAT, strict_lab.headers(**{"Content-Length": "1000"}), b"{")
-        assert sent_until_cut(connection, b" ", most=900, pause_s=0.02) < 900
+        assert sent_until_cut(connection, b" ", most=900, pause_s=0.05) < 900
     assert strict_lab.only_record_soon()["statusCode"] == 408
 
 
 def test_a_body_that_comes_slowly_but_steadily_is_served(strict_lab: Lab) -> None:
-    body = strict_lab.body(CHAT, "out=2", padding="x" * 6000)
+    body = strict_lab.body(CHAT, "out=2", padding="x" * 11_000)
     with RawConnection(strict_lab.weir.url) as connection:
         strict_lab.expected_records += 1
         connection.request("POST", CHAT, strict_lab.headers(**{"Content-Length": str(len(body))}))
+        began = time.monotonic()
         for start in range(0, len(body), 1000):
             connection.send(body[start : start + 1000])
-            time.sleep(0.1)
+            time.sleep(BODY_S / 10)
+        assert time.monotonic() - began > BODY_S
         assert strict_lab.played(connection.read_response()).response.status == 200
 
 
@@ -114,7 +118,7 @@ def test_a_kept_connection_may_idle_longer_than_a_head_may_take(strict_lab: Lab)
     with RawConnection(strict_lab.weir.url) as connection:
         connection.request("GET", "/health", {})
         assert connection.read_response().status == 200
-        time.sleep(1.0)
+        time.sleep(2.5)
         connection.request("GET", "/health", {})
         assert connection.read_response().status == 200
         assert connection.is_closed()
@@ -190,11 +194,34 @@ def test_what_is_no_request_is_answered_in_json_counted_and_not_logged(strict_la
     assert "4711" not in strict_lab.weir.log
 
 
-def test_pages_of_a_named_origin_read_answers_of_all_kinds(strict_lab: Lab) -> None:
+BROKEN = Script.of(SSE_HEAD, Data(chunk("a")), Data(b'data: {"error":{"message":"no more"}}\n\n'), End())
+
+
+@pytest.mark.parametrize(("origin", "wanted"), [(PAGE, PAGE), ("https://evil.test", None)])
+def test_pages_of_a_named_origin_read_answers_of_all_kinds(
+    strict_lab: Lab, origin: str, wanted: str | None
+) -> None:
     """Here, since this is the proxy that names one."""
-    for origin, wanted in ((PAGE, PAGE), ("https://evil.test", None)):
-        headers = strict_lab.headers(Origin=origin)
-        for play, status in (("out=2", 200), ("fault=400", 400)):
-            played = strict_lab.send(CHAT, strict_lab.body(CHAT, play), headers)
-            assert played.response.status == status
-            assert played.response.headers.get("access-control-allow-origin") == wanted
+    headers = strict_lab.headers(Origin=origin)
+    for path, body, status in (
+        *((path, strict_lab.body(path, "out=2"), 200) for path in (CHAT, MESSAGES, COUNT)),
+        *((path, strict_lab.stream_body(path, "chunks=3"), 200) for path in (CHAT, MESSAGES)),
+        (CHAT, strict_lab.stream_body(CHAT, BROKEN), 200),
+        (CHAT, strict_lab.body(CHAT, "fault=400"), 400),
+        (CHAT, strict_lab.stream_body(CHAT, "fault=400"), 400),
+        (MESSAGES, b"no JSON", 400),
+        ("/v1/nothing", b"", 404),
+        ("/v1/models", b"", 405),
+    ):
+        played = strict_lab.send(path, body, headers)
+        assert played.response.status == status
+        assert played.response.headers.get("access-control-allow-origin") == wanted
+        assert played.response.headers["vary"] == "Origin"
+    stranger = strict_lab.refused("POST", CHAT, {"Origin": origin})
+    assert (stranger.status, stranger.headers.get("access-control-allow-origin")) == (401, wanted)
+    asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    preflight = strict_lab.refused("OPTIONS", CHAT, asked)
+    assert (preflight.status, preflight.headers.get("access-control-allow-origin")) == (
+        204 if wanted else 405,
+        wanted,
+    )

@@ -4,13 +4,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from simulator import Data, Head, Script, Stall
+from simulator.launcher import wait_until
+from tests.support import sse
 from tests.support.lab import CHAT, MESSAGES, Lab, check
-from tests.support.processes import wait_until
 from tests.support.proxy_servers import HttpProxy, Socks5Proxy
+from tests.support.raw_http import Ending
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.weir_process import WeirProcess
 
 PASSWORD = "hunter2-hunter2"
+SSE_HEAD = Head(200, (("Content-Type", "text/event-stream"),), "chunked")
 
 
 @pytest.fixture
@@ -43,7 +47,7 @@ def test_a_running_proxy_follows_bindings_falls_back_and_recovers(
     upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFactory, socks: Socks5Proxy, http: HttpProxy
 ) -> None:
     data_dir = tmp_path_factory.mktemp("proxied")
-    with WeirProcess(data_dir, upstream.url, UPSTREAM_CONNECT_TIMEOUT_S="1", WEB_CONCURRENCY="2") as weir:
+    with WeirProcess(data_dir, upstream.url, UPSTREAM_CONNECT_TIMEOUT_S="10", WEB_CONCURRENCY="2") as weir:
         lab = Lab(weir, upstream)
         check(lab.plain(CHAT, "prompt=100,out=20").record, "100/0/0/20")
         assert socks.connections == http.connections == 0
@@ -55,11 +59,18 @@ def test_a_running_proxy_follows_bindings_falls_back_and_recovers(
                 {"proxyId": proxy_id, "ohmygptKeyId": "env-1", "priority": priority, "isActive": True}
             )
         wait_until(lambda: status_of(weir, "s") == status_of(weir, "h") == "healthy", what="the checks")
-        wait_until(lambda: goes_through(lab, socks), what="requests through the first proxy")
+        wait_until(lambda: go_through(lab, socks), what="requests through the first proxy")
         seen = len(http.seen)
         for path in (CHAT, MESSAGES):
             check(lab.stream(path, "prompt=100,out=20,flush,chunks=5").record, "100/0/0/20")
         assert len(http.seen) == seen
+
+        # An upstream that does not end its stream is left here, too.
+        script = Script.of(SSE_HEAD, *map(Data, sse.chat()), Stall())
+        endless = lab.send(CHAT, lab.stream_body(CHAT, script))
+        assert endless.response.ending is Ending.FINAL_CHUNK
+        check(endless.record, "9/0/0/2")
+        assert endless.record["attempts"][0]["proxyId"] == "s"
 
         # The first proxy dies: nobody notices, and no attempt is lost.
         socks.stop()
@@ -77,12 +88,17 @@ def test_a_running_proxy_follows_bindings_falls_back_and_recovers(
 
         # The first one is back, and found by the checks alone.
         socks.start()
-        wait_until(lambda: status_of(weir, "s") == "healthy", 30, "recovery")
-        wait_until(lambda: goes_through(lab, socks), what="requests through the first proxy again")
+        wait_until(lambda: status_of(weir, "s") == "healthy", what="recovery")
+        wait_until(lambda: go_through(lab, socks), what="requests through the first proxy again")
 
         assert weir.log_messages("ERROR") == []
         assert PASSWORD not in weir.log
         assert "hunter2" not in str(weir.records())
+
+
+def go_through(lab: Lab, proxy: Socks5Proxy) -> bool:
+    """Whether requests do, whichever of the workers serves them."""
+    return all(goes_through(lab, proxy) for _ in range(10))
 
 
 def goes_through(lab: Lab, proxy: Socks5Proxy) -> bool:

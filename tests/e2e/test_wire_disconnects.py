@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from simulator import Data, End, Head, Script, Sleep, Stall, Wait
+from simulator.launcher import resident_bytes, wait_until
 from tests.support import sse
-from tests.support.lab import CHAT, MESSAGES, UNKNOWN, Lab, check
-from tests.support.processes import resident_bytes, wait_until
-from tests.support.raw_http import RawConnection
+from tests.support.lab import CHAT, MESSAGES, Lab, check
+from tests.support.raw_http import Ending, RawConnection
 from tests.support.sse import DONE, chunk, message_start, text_block, usage_chunk
 
 SSE_HEAD = Head(200, (("Content-Type", "text/event-stream"),), "chunked")
@@ -30,8 +30,9 @@ def test_rest_is_read_for_the_true_usage(lab: Lab, leave: Leave, usage_wanted: b
         connection.read_head()
         seen = connection.read_until(EVENTS[-1])
         leave(connection)
+        lab.fence()  # by then the worker has seen it leave
         lab.upstream.open_gate(gate)
-    (entry,) = lab.wait_entries()
+        (entry,) = lab.wait_entries()
 
     assert entry["end"] == "finished"
     record = lab.only_record()
@@ -74,7 +75,7 @@ def test_silent_upstream_is_closed_too(hasty_lab: Lab, leave: Leave) -> None:
 
     assert entry["end"] == "client_gone"
     record = hasty_lab.only_record()
-    check(record, "300/0/0/1", "client_abort", source="partial", flags=[])
+    check(record, "300/0/0/1", "client_abort", source="partial", flags=["output_missing"])
 
 
 @pytest.mark.wire(57)
@@ -146,34 +147,40 @@ def test_success_does_not_depend_on_how_the_upstream_ends(hasty_lab: Lab, leave:
 @pytest.mark.wire(59)
 @HOWS
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
-def test_leaving_before_headers_cancels(lab: Lab, leave: Leave, path: str) -> None:
+def test_leaving_before_headers_is_drained(lab: Lab, leave: Leave, path: str) -> None:
+    """The upstream has the request, and will charge for the answer: it is read for its true usage."""
     gate = lab.gate()
-    script = Script.of(Wait(gate), SSE_HEAD, *map(Data, sse.chat()), End())
+    events = sse.chat() if path == CHAT else sse.messages({"input_tokens": 9}, {"output_tokens": 2})
+    script = Script.of(Wait(gate), SSE_HEAD, *map(Data, events), End())
     with lab.open(path, lab.stream_body(path, script)) as connection:
         lab.upstream.wait_gate(gate)
         leave(connection)
+        lab.fence()  # by then the worker has seen it leave
+        lab.upstream.open_gate(gate)
         (entry,) = lab.wait_entries()
 
-    assert entry["end"] == "client_gone"
+    assert entry["end"] == "finished"
     record = lab.only_record()
-    check(record, UNKNOWN, "client_abort", status=499)
+    check(record, "9/0/0/2", "client_abort", status=499)
     assert record["bytesOut"] == 0
-    assert [attempt["error"] for attempt in record["attempts"]] == ["client_abort"]
+    assert ["error" in attempt for attempt in record["attempts"]] == [False]
 
 
-@pytest.mark.wire(59)
+@pytest.mark.wire(102)
 @HOWS
-def test_leaving_before_the_first_byte_cancels(lab: Lab, leave: Leave) -> None:
+def test_leaving_before_the_first_byte_is_drained(lab: Lab, leave: Leave) -> None:
     """Headers have come from the upstream, but none went to the client yet."""
     gate = lab.gate()
     script = Script.of(SSE_HEAD, Wait(gate), *map(Data, sse.chat()), End())
     with lab.open(CHAT, lab.stream_body(CHAT, script)) as connection:
         lab.upstream.wait_gate(gate)
         leave(connection)
+        lab.fence()  # by then the worker has seen it leave
+        lab.upstream.open_gate(gate)
         (entry,) = lab.wait_entries()
 
-    assert entry["end"] == "client_gone"
-    check(lab.only_record(), UNKNOWN, "client_abort", status=499)
+    assert entry["end"] == "finished"
+    check(lab.only_record(), "9/0/0/2", "client_abort", status=499)
 
 
 @pytest.mark.wire(62)
@@ -200,3 +207,38 @@ def test_slow_client(lab: Lab) -> None:
     wanted = hashlib.sha256(piece * 500 + b"".join(sse.chat())).digest()
     assert hashlib.sha256(response.body).digest() == wanted
     check(lab.played(response).record, "9/0/0/2")
+
+
+ENDLESS = {
+    "silence": [Stall()],
+    "comments": [step for _ in range(400) for step in (Sleep(0.1), Data(b": still here\n\n"))],
+    "half an event": [Data(b"data: {"), Stall()],
+    "a burst of events": [*[Data(b"data: {}\n\n" * 1000)] * 50, Stall()],
+}
+
+
+@pytest.mark.wire(120)
+@pytest.mark.parametrize("goes_on", ENDLESS)
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize("usage_wanted", [True, None], ids=["usage wanted", "usage injected"])
+def test_upstream_that_does_not_end(lab: Lab, path: str, goes_on: str, usage_wanted: bool | None) -> None:
+    """The client's answer ends with its framing whole, and holds what came in time."""
+    events = (
+        sse.chat()
+        if path == CHAT
+        else sse.messages({"input_tokens": 9, "output_tokens": 1}, {"output_tokens": 2})
+    )
+    script = Script.of(SSE_HEAD, *map(Data, events), *ENDLESS[goes_on], End())
+    played = lab.send(path, lab.stream_body(path, script, usage=usage_wanted))
+
+    whole = b"".join(event for event in events if usage_wanted or event != usage_chunk(sse.USAGE_9_2))
+    assert played.body.startswith(whole)
+    sent = b"".join(step.data for step in ENDLESS[goes_on] if isinstance(step, Data))
+    assert sent.startswith(played.body.removeprefix(whole))
+    assert played.response.ending is Ending.FINAL_CHUNK
+    check(played.record, "9/0/0/2")
+    assert played.record["bytesOut"] == len(played.body)
+    assert played.record["latencyMs"] < 60_000
+    (entry,) = lab.wait_entries()
+    assert entry["end"] == "client_gone"  # the connection was closed, and is not used again
+    assert lab.plain(CHAT, sse.chat_answer(sse.USAGE_9_2)).response.status == 200

@@ -7,9 +7,10 @@ import pytest
 
 from simulator import Script
 from tests.support import sse
-from tests.support.lab import CHAT, COUNT, MESSAGES, UNKNOWN, Lab, Played, check
+from tests.support.lab import CHAT, COUNT, ESTIMATE, MESSAGES, UNKNOWN, Lab, Played, check
 from tests.support.raw_http import Ending
 from tests.support.sse import DONE, chunk, data
+from tests.support.users import add_user
 
 KEPT = [chunk("hi"), chunk(finish="stop"), DONE]
 
@@ -88,20 +89,44 @@ def test_client_that_declines_usage(lab: Lab, options: dict[str, Any]) -> None:
 @pytest.mark.wire(45)
 @pytest.mark.parametrize("envelope", ["native", "ohmygpt"])
 def test_upstream_that_refuses_the_option(lab: Lab, envelope: str) -> None:
-    """One retry without it, one record; from then on the model is not asked again."""
+    """One retry without it, one record; requests of that kind are not asked again for a moment."""
     model = {"native": "gpt-plain", "ohmygpt": "gpt-plain-2"}[envelope]
     options = f"fault=stream_options_400,envelope={envelope},usage=never"
     first = lab.stream(CHAT, options, usage=None, model=model)
 
     assert first.body.endswith(DONE)
-    check(first.record, UNKNOWN)
+    check(first.record, ESTIMATE)
     assert [entry["status"] for entry in first.entries] == [400, 200]
     assert [attempt["statusCode"] for attempt in first.record["attempts"]] == [400, 200]
     assert "stream_options" not in _sent(lab, first, 1)
 
     second = lab.stream(CHAT, options, usage=None, model=model)
-    assert [entry["status"] for entry in second.entries[2:]] == [200]
-    check(second.record, UNKNOWN)
+    assert [entry["status"] for entry in second.entries[2:]][-1] == 200
+    check(second.record, ESTIMATE)
+
+
+@pytest.mark.wire(106)
+def test_a_refusal_to_one_user_leaves_others_alone(lab: Lab) -> None:
+    """Refusals can be brought about; they must not switch off the metering of anybody else."""
+    refused = "fault=stream_options_400,usage=never"
+    for _ in range(2):
+        check(lab.stream(CHAT, refused, usage=None, model="gpt-plain").record, ESTIMATE)
+    other = add_user(lab.weir, credits="5")
+    body = lab.stream_body(CHAT, "prompt=9,out=2,chunks=2", usage=None, model="gpt-plain")
+    played = lab.send(CHAT, body, lab.headers(Authorization=f"Bearer {other.key}"))
+    check(played.record, "9/0/0/2")
+    assert _sent(lab, played, -1)["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.wire(85)
+@pytest.mark.parametrize("status", [400, 422])
+def test_refusals_in_other_words(lab: Lab, status: int) -> None:
+    detail = [{"type": "extra_forbidden", "loc": ["body", "stream_options", "include_usage"], "msg": "no"}]
+    body = sse.compact({"detail": detail})
+    lab.stream(CHAT, Script.body(body, status=status), usage=None, model="gpt-renamed")
+    (first, *_) = lab.entries()
+    assert first["status"] == status
+    assert [entry["status"] for entry in lab.entries()] == [status, status]
 
 
 @pytest.mark.wire(45)
@@ -140,7 +165,7 @@ def test_chunks_that_are_not_the_artefact_stay(lab: Lab, events: list[bytes]) ->
 
     assert played.body == b"".join(events)
     if b"error" not in played.body:
-        check(played.record, "9/0/0/2" if b"prompt_tokens" in played.body else UNKNOWN)
+        check(played.record, "9/0/0/2" if b"prompt_tokens" in played.body else ESTIMATE)
 
 
 @pytest.mark.wire(43)
@@ -154,16 +179,25 @@ def test_stripping_does_not_hold_back_what_is_complete(lab: Lab) -> None:
     assert played.response.pieces == [*whole, chunk("two"), *KEPT]
 
 
+@pytest.mark.wire(86)
+@pytest.mark.parametrize("choices", [{}, {"choices": None}])
+def test_artefact_without_choices(lab: Lab, choices: dict[str, Any]) -> None:
+    """What is there only because it was asked for is taken out in whatever form it comes."""
+    artefact = data({"id": "c1", "model": "gpt-upstream", **choices, "usage": sse.USAGE_9_2})
+    played = lab.stream(CHAT, [chunk("hi"), chunk(finish="stop"), artefact, DONE], usage=None)
+
+    assert played.body == b"".join(KEPT)
+    check(played.record, "9/0/0/2")
+
+
 @pytest.mark.wire(47)
 @pytest.mark.parametrize(
     ("path", "members"),
     [
         (CHAT, {}),
         (CHAT, {"stream": False}),
-        (CHAT, {"stream": "true"}),
-        (CHAT, {"stream": 1}),
+        (CHAT, {"stream": None}),
         (CHAT, {"stream": False, "stream_options": None}),
-        (CHAT, {"stream": True, "stream_options": "x"}),
         (MESSAGES, {}),
         (MESSAGES, {"stream": True}),
         (COUNT, {"stream": True}),

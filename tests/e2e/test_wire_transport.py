@@ -4,6 +4,8 @@ import base64
 import gzip
 import json
 import os
+import socket
+import threading
 import zlib
 
 import brotli
@@ -14,7 +16,8 @@ from simulator import Close, Data, End, Head, Script, Wait
 from tests.support import sse
 from tests.support.lab import CHAT, COUNT, MESSAGES, UNKNOWN, Lab, check
 from tests.support.raw_http import Ending, RawConnection
-from tests.support.weir_process import CLIENT_KEY, UPSTREAM_KEY
+from tests.support.upstream_process import UpstreamProcess
+from tests.support.weir_process import CLIENT_KEY, UPSTREAM_KEY, WeirProcess
 
 BOTH = pytest.mark.parametrize("path", [CHAT, MESSAGES])
 CODINGS = pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
@@ -466,3 +469,42 @@ def test_version_and_query(lab: Lab, path: str, version: str | None, query: str)
 @pytest.mark.wire(72)
 def test_chat_gets_no_version(lab: Lab) -> None:
     assert lab.plain(CHAT, "chunks=1").entries[0]["anthropic_version"] is None
+
+
+@pytest.mark.wire(92)
+def test_upstream_that_refuses_a_body_without_reading_it(
+    upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The answer is there to be read: nobody waits until the body could have been sent."""
+    told = sse.compact({"error": {"message": "Too large for us.", "type": "invalid_request_error"}})
+    head = b"HTTP/1.1 413 X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(told)
+    done = threading.Event()
+
+    def refuse() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(head + told)
+            done.wait(60)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with WeirProcess(tmp_path_factory.mktemp("deaf"), url) as weir:
+            early = Lab(weir, upstream)
+            played = early.send(CHAT, early.body(CHAT, "", note="x" * 12_000_000))
+            assert (played.response.status, b"Too large for us." in played.body) == (413, True)
+            check(played.record, UNKNOWN, "upstream_error", status=413)
+            done.set()
+        thread.join(5)
+
+
+@pytest.mark.wire(96)
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, COUNT])
+@pytest.mark.parametrize("said", ["application/x-www-form-urlencoded", "text/plain;charset=UTF-8", ""])
+def test_json_by_another_name(lab: Lab, path: str, said: str) -> None:
+    played = lab.send(path, lab.body(path, "chunks=1"), lab.headers(**{"Content-Type": said}))
+
+    assert played.response.status == 200
+    assert played.entries[0]["headers"]["content-type"] == "application/json"

@@ -7,7 +7,7 @@ import pytest
 
 from simulator import Script
 from tests.support import sse
-from tests.support.lab import CHAT, COUNT, MESSAGES, UNKNOWN, Lab, check
+from tests.support.lab import CHAT, COUNT, ESTIMATE, MESSAGES, Lab, check
 from tests.support.raw_http import Ending
 from tests.support.sse import DONE, MESSAGE_STOP, chunk, data, message_start, named, text_block, usage_chunk
 
@@ -56,10 +56,20 @@ _SPLIT = {"cacheWrite1hTokens": 30, "costNanoUsd": 900_000 + 262_500 + 180_000 +
 _CHAT_COST = {"costNanoUsd": 300_000 + 300_000 + 200_000 + 500_000, "tokensUsed": 350}
 _BOTH = _usage(98805, 5120, total_tokens=103925) | _details(66360, 32435)
 _ALIASES = {"cache_read_input_tokens": 66360, "cache_creation_input_tokens": 32435}
+_FILLED_UP = ("estimated", "input_missing", "output_missing")
+_NO_COUNT = ("bad_usage", "estimated", "input_missing")
 _REASONING = {"completion_tokens_details": {"reasoning_tokens": 60}}
 _COMPACTION = [
     {"type": "compaction", "input_tokens": 2000, "output_tokens": 50},
     {"type": "message", "input_tokens": 300, "output_tokens": 20},
+]
+_ADVISOR = [
+    {"type": "message", "input_tokens": 300, "output_tokens": 20},
+    {"type": "advisor_message", "model": "gpt-test", "input_tokens": 1000, "output_tokens": 10},
+]
+_FALLBACK = [
+    {"type": "message", "input_tokens": 290, "output_tokens": 0},
+    {"type": "fallback_message", "model": "gpt-test", "input_tokens": 300, "output_tokens": 20},
 ]
 _TOOLS = {"web_search_requests": 2, "web_fetch_requests": 0}
 _TOOLS_USAGE = {
@@ -159,16 +169,16 @@ CASES = [
             "not a number": float("nan"),
             "absurd": 10**15,
         }.items()
-        for case in _both_ways(35, name, _usage(value, 2), "0/0/0/2", flags=("bad_usage", "input_missing"))
+        for case in _both_ways(35, name, _usage(value, 2), ESTIMATE, flags=_NO_COUNT)
     ),
-    *_both_ways(36, "usage null", None, UNKNOWN),
-    *_both_ways(36, "usage a list", [], UNKNOWN),
-    *_both_ways(36, "usage a text", "x", UNKNOWN),
-    *_both_ways(36, "details null and nothing else", {"prompt_tokens_details": None}, UNKNOWN),
+    *_both_ways(36, "usage null", None, ESTIMATE),
+    *_both_ways(36, "usage a list", [], ESTIMATE),
+    *_both_ways(36, "usage a text", "x", ESTIMATE),
+    *_both_ways(36, "details null and nothing else", {"prompt_tokens_details": None}, ESTIMATE),
     *_both_ways(36, "details null", _usage(9, 2, prompt_tokens_details=None), "9/0/0/2"),
     Case(37, "usage in the text", [chunk(_BAIT), *sse.chat()], "9/0/0/2"),
-    Case(37, "usage in the text alone", [chunk(_BAIT), chunk(finish="stop"), DONE], UNKNOWN),
-    Case(37, "usage in a plain text", sse.chat_answer(None, note=_BAIT), UNKNOWN),
+    Case(37, "usage in the text alone", [chunk(_BAIT), chunk(finish="stop"), DONE], ESTIMATE),
+    Case(37, "usage in a plain text", sse.chat_answer(None, note=_BAIT), ESTIMATE),
     Case(38, "three choices", [data({"choices": _choices(3)}), *sse.chat()], "9/0/0/2"),
     Case(
         38, "three choices, plain", sse.compact({"choices": _choices(3), "usage": sse.USAGE_9_2}), "9/0/0/2"
@@ -177,6 +187,66 @@ CASES = [
         39, "compaction",
         sse.message_answer({"input_tokens": 300, "output_tokens": 20, "iterations": _COMPACTION}),
         "300/0/0/20", MESSAGES, ("compaction",),
+        # 2300 fresh at 3, 70 out at 15 USD per million.
+        {"costNanoUsd": 6_900_000 + 1_050_000},
+    ),
+    Case(
+        74, "an advisor",
+        sse.message_answer({"input_tokens": 300, "output_tokens": 20, "iterations": _ADVISOR}),
+        "300/0/0/20", MESSAGES, ("advisor",),
+        # What is above, and 1000 fresh at 1, 10 out at 10 USD per million.
+        {"costNanoUsd": 900_000 + 300_000 + 1_000_000 + 100_000},
+    ),
+    Case(
+        75, "a model that stepped in",
+        sse.message_answer({"input_tokens": 300, "output_tokens": 20, "iterations": _FALLBACK}),
+        "300/0/0/20", MESSAGES, ("fallback_model",), {"costNanoUsd": 300_000 + 200_000},
+    ),
+    *_both_ways(76, "another name for cache reads", _usage(64, 6, num_cached_tokens=32), "32/32/0/6"),
+    *_both_ways(
+        77, "audio outside the prompt",
+        _usage(11, 15, total_tokens=401, prompt_tokens_details={"audio_tokens": 375, "cached_tokens": 9}),
+        "377/9/0/15", flags=("audio_outside_prompt",),
+    ),
+    *_both_ways(
+        78, "the same tokens read and written", _usage(2168, 100, total_tokens=2268) | _details(2161, 2161),
+        "7/2161/2161/100", flags=("read_and_written",),
+    ),
+    *_both_ways(
+        79, "a total above its parts", _usage(10, 5, total_tokens=215), "10/0/0/205",
+        flags=("total_exceeds_parts",),
+    ),
+    *_both_ways(
+        79, "a total slightly above its parts", _usage(5000, 50, total_tokens=5060), "5000/0/0/50",
+        flags=("total_exceeds_parts",),
+    ),
+    *_both_ways(
+        80, "the tier in the usage", _usage(9, 2, service_tier="standard"), "9/0/0/2",
+        record={"serviceTier": "standard"},
+    ),
+    Case(
+        81, "usage under x_groq",
+        [chunk("hi"), chunk(finish="stop", x_groq={"id": "r", "usage": sse.USAGE_9_2}), DONE],
+        "9/0/0/2",
+    ),
+    Case(
+        82, "no output behind a placeholder",
+        [
+            message_start({"input_tokens": 20, "output_tokens": 1}),
+            sse.message_delta({"output_tokens": 0}),
+            MESSAGE_STOP,
+        ],
+        "20/0/0/0", MESSAGES,
+    ),
+    Case(
+        83, "nothing but the placeholder",
+        [message_start({"input_tokens": 20, "output_tokens": 1}), *text_block() * 3, sse.message_delta(None),
+         MESSAGE_STOP],
+        ESTIMATE, MESSAGES, ("estimated", "output_missing"), {"inputTokens": 20},
+    ),
+    *_both_ways(
+        84, "zeros beside text", _usage(0, 0, total_tokens=0), ESTIMATE,
+        flags=("estimated", "input_missing", "output_missing"),
     ),
     Case(
         40, "embeddings",
@@ -217,7 +287,7 @@ def test_usage(lab: Lab, case: Case) -> None:
 
     assert played.body == sent
     assert played.response.ending is (Ending.FINAL_CHUNK if is_stream else Ending.LENGTH)
-    check(played.record, case.counts, flags=case.flags)
+    check(played.record, case.counts, flags=case.flags or (_FILLED_UP if case.counts == ESTIMATE else ()))
     assert {name: played.record[name] for name in case.record} == case.record
     assert played.record["stream"] is is_stream
     assert len(played.entries) == 1
@@ -233,18 +303,19 @@ def test_no_usable_count_at_all(lab: Lab, value: str) -> None:
     played = lab.plain(CHAT, body)
 
     assert played.body == body
-    check(played.record, UNKNOWN, flags=["bad_usage"])
+    check(played.record, ESTIMATE, flags=["bad_usage", "estimated", "input_missing", "output_missing"])
 
 
 @pytest.mark.wire(39)
-def test_compaction_is_kept_apart(lab: Lab) -> None:
-    """Its tokens are in no count, so what was said about it is kept."""
+def test_compaction_is_charged_and_kept_apart(lab: Lab) -> None:
+    """Its tokens are in no count but in the cost, and what was said about it is kept."""
     usage = {"input_tokens": 300, "output_tokens": 20, "iterations": _COMPACTION}
     for played in (
         lab.plain(MESSAGES, sse.message_answer(usage)),
         lab.stream(MESSAGES, sse.messages({"input_tokens": 300, "output_tokens": 1}, usage)),
     ):
         check(played.record, "300/0/0/20", flags=["compaction"])
+        assert played.record["costNanoUsd"] == 2300 * 3_000 + 70 * 15_000
         assert played.record["usageRaw"]["iterations"] == _COMPACTION
 
 
@@ -274,7 +345,11 @@ def test_both_usages_of_a_message_are_kept(lab: Lab) -> None:
 def test_every_end_of_a_responses_stream(lab: Lab, end: str) -> None:
     kind = f"response.{end}"
     script = Script.sse([named(kind, {"type": kind, "response": _RESPONSE})])
-    check(lab.stream(CHAT, script).record, "200/2000/400/9")
+    record = lab.stream(CHAT, script).record
+    if end == "failed":
+        check(record, "200/2000/400/9", "stream_error", source="partial")
+    else:
+        check(record, "200/2000/400/9")
 
 
 @pytest.mark.wire(21)
@@ -295,3 +370,30 @@ def test_output_of_zero_does_not_erase(lab: Lab) -> None:
         MESSAGE_STOP,
     ]
     check(lab.stream(MESSAGES, events).record, "300/600/0/50")
+
+
+@pytest.mark.wire("B14")
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize(
+    ("told", "cost", "unpriced"),
+    [
+        ({"speed": "fast"}, 2_200_000, None),
+        ({"speed": "fast", "inference_geo": "us"}, 2_420_000, None),
+        ({"speed": "standard", "inference_geo": "global"}, 1_100_000, None),
+        ({"inference_geo": "eu"}, 1_100_000, ["inference_geo:eu"]),
+    ],
+)
+def test_speed_and_region_of_a_message_decide_its_price(
+    lab: Lab, told: dict[str, str], cost: int, unpriced: list[str] | None, is_streamed: bool
+) -> None:
+    usage = {"input_tokens": 300, "output_tokens": 50} | told
+    ordered = {"model": "claude-tiered", "speed": "fast"}
+    events = sse.messages({"input_tokens": 300, "output_tokens": 1} | told, usage)
+    played = (
+        lab.stream(MESSAGES, events, **ordered)
+        if is_streamed
+        else lab.plain(MESSAGES, sse.message_answer(usage), **ordered)
+    )
+    shown = {"speed:fast"} if "speed" not in told else set()
+    assert played.record["costNanoUsd"] == cost
+    assert set(played.record.get("unpriced", ())) == {*(unpriced or ()), *shown}

@@ -8,14 +8,16 @@ import pytest
 from bson import ObjectId
 from flask import Flask
 
-from app.adapters.mongo import request_logs
-from app.adapters.mongo.request_logs import RequestLogStore
-from app.adapters.mongo.settlement import Settlement
-from app.adapters.mongo.stats import StatsStore
 from app.api.admin import admin_blueprint
-from app.core.periods import ADMIN_PERIODS
-from app.core.ports import StoreUnavailable
-from app.core.records import ExchangeRecord, Outcome, SequencedRecord, UsageSource
+from app.common.errors import StoreUnavailable
+from app.persistence.booking import Booking
+from app.pricing.model_table import ModelTable
+from app.records import request_logs
+from app.records.records import ExchangeRecord, Outcome, SequencedRecord, UsageSource
+from app.records.request_logs import RequestLogStore
+from app.statistics.periods import ADMIN_PERIODS
+from app.statistics.stats_store import StatsStore
+from tests.support.logins import PlainGuard
 
 NOW = datetime(2026, 11, 23, 12, 20, 30, tzinfo=UTC)
 TOKEN = "admin-töken"
@@ -29,6 +31,7 @@ ROUTES = [
     "/api/admin/usage?by=user",
     "/api/admin/timeseries",
     "/api/admin/request-logs",
+    "/api/admin/request-logs/breakdown",
     "/api/admin/request-logs/r0",
     "/api/admin/request-logs/export",
 ]
@@ -48,14 +51,19 @@ class FixedClock:
 def verify_admin(username, password):
     if password != "right":
         return None
-    return username == "root"
+    return "admin" if username == "root" else "user"
 
 
-def client_of(logs, stats):
+def client_of(logs, stats, models=()):
     app = Flask("test")
     app.register_blueprint(
         admin_blueprint(
-            logs=logs, stats=stats, clock=FixedClock(), tz=UTC, admin_token=TOKEN, verify_admin=verify_admin
+            logs=logs,
+            stats=stats,
+            models=ModelTable.from_toml(models) if models else ModelTable(()),
+            clock=FixedClock(),
+            tz=UTC,
+            guard=PlainGuard(TOKEN, verify_admin),
         )
     )
     return app.test_client()
@@ -86,7 +94,7 @@ def client(database):
     ]
     database["usersNew"].insert_one({"_id": "ann", "credits": 1.0})
     batch = [SequencedRecord(n, record.to_document()) for n, record in enumerate(records, start=1)]
-    Settlement(database, "w1").apply(batch)
+    Booking(database, "w1").apply(batch)
     return client_of(RequestLogStore(database), StatsStore(database))
 
 
@@ -121,7 +129,7 @@ def test_without_an_admins_credentials_nothing_is_answered(client, route, header
 def test_a_user_who_is_no_admin_is_forbidden(client):
     answer = client.get(ROUTES[0], headers=basic("ann", "right"))
     assert answer.status_code == 403
-    assert answer.json["error"] == "this user is not an admin"
+    assert answer.json["error"] == "the role user does not allow this: it takes viewer"
 
 
 @pytest.mark.parametrize("headers", [bearer(), basic("root", "right")])
@@ -136,7 +144,12 @@ def test_no_configured_token_lets_nobody_in(database):
     app = Flask("test")
     app.register_blueprint(
         admin_blueprint(
-            logs=None, stats=None, clock=FixedClock(), tz=UTC, admin_token="", verify_admin=verify_admin
+            logs=None,
+            stats=None,
+            models=ModelTable(()),
+            clock=FixedClock(),
+            tz=UTC,
+            guard=PlainGuard("", verify_admin),
         )
     )
     assert app.test_client().get(ROUTES[0], headers=bearer("")).status_code == 401
@@ -152,8 +165,15 @@ def test_model_stats(client):
         "outputTokens": 9,
         "cacheWriteTokens": 0,
         "cacheHitTokens": 0,
+        "cacheHitShare": 0.0,
         "totalTokens": 309,
         "creditsBurned": 3e-06,
+        "costNanoUsd": 3000,
+        "upstreamCostNanoUsd": None,
+        "toldRequestCount": 0,
+        "toldCostNanoUsd": 0,
+        "marginNanoUsd": None,
+        "upstreamDriftPercent": None,
         "requestCount": 3,
         "successCount": 2,
         "errorCount": 1,
@@ -179,10 +199,10 @@ def test_periods(client, period, number):
 
 @pytest.mark.parametrize("route", ROUTES[:3])
 def test_a_bad_period_names_the_valid_ones(client, route):
-    answer = client.get(f"{route}?period=week", headers=bearer())
+    answer = client.get(f"{route}?period=fortnight", headers=bearer())
     assert answer.status_code == 400
     assert answer.json["valid_periods"] == list(ADMIN_PERIODS)
-    assert "'week'" in answer.json["error"]
+    assert "'fortnight'" in answer.json["error"]
 
 
 def test_metrics_and_user_stats(client):
@@ -208,9 +228,30 @@ def test_the_request_log_is_filtered(client):
     assert [record["id"] for record in answer["requests"]] == ["r5"]
 
 
+def test_the_request_log_is_broken_down(client):
+    found = client.get("/api/admin/request-logs/breakdown?period=all", headers=bearer()).json
+    assert (found["since"], found["requests"], found["views"]["failed"]) == (None, 6, found["failed"])
+    assert sum(bar[name] for bar in found["bars"] for name in ("ok", "refused", "left", "failed")) == 6
+    by = {facet["by"]: facet for facet in found["facets"]}
+    assert {row["value"]: row["requests"] for row in by["user"]["values"]} == {"ann": 6}
+    assert OLD_KEY not in str(found)
+    failed = client.get("/api/admin/request-logs?view=failed", headers=bearer()).json["requests"]
+    assert len(failed) == found["failed"] > 0
+    last = client.get("/api/admin/request-logs/breakdown?period=yesterday", headers=bearer()).json
+    assert last["requests"] == 2
+
+
+def test_a_breakdown_that_takes_too_long_says_so(client, monkeypatch):
+    monkeypatch.setattr(RequestLogStore, "breakdown", lambda *_: None)
+    answer = client.get("/api/admin/request-logs/breakdown", headers=bearer())
+    assert (answer.status_code, answer.json["hint"]) == (503, "narrow the time")
+
+
 @pytest.mark.parametrize(
     ("query", "parameter"),
     [
+        ("view=odd", "view"),
+        ("period=today&from=1h", "period"),
         ("limit=0", "limit"),
         ("limit=201", "limit"),
         ("cursor=abc", "cursor"),
@@ -286,3 +327,34 @@ def test_a_page_says_how_far_was_looked(client, monkeypatch):
     assert answer["nextCursor"]
     whole = client.get("/api/admin/request-logs?limit=200", headers=bearer()).json
     assert (whole["nextCursor"], whole["searchedTo"]) == (None, None)
+
+
+def test_prices_are_listed_with_those_to_come_and_who_pays_another_share():
+    models = """
+        [[models]]
+        id = "a"
+        input = 3
+        output = 15
+        changes = [{ from = 2026-12-01, output = 16 }]
+        [[models]]
+        id = "b"
+        aliases = ["other"]
+        units = { image = 0.04 }
+        [groups.resellers]
+        price_factor = "0.8"
+    """
+    client = client_of(None, None, models)
+    answer = client.get("/api/admin/prices", headers=bearer()).json
+    assert (answer["version"], answer["groups"]) == (
+        ModelTable.from_toml(models).version,
+        {"resellers": "0.8"},
+    )
+    prices = {model["id"]: model["prices"] for model in answer["models"]}
+    assert [(row["effectiveFrom"], row["tokens"]["output"]) for row in prices["a"]] == [
+        (None, "15"),
+        ("2026-12-01T00:00:00.000Z", "16"),
+    ]
+    assert [row["units"] for row in prices["b"]] == [{"image": "0.04"}]
+    found = client.get("/api/admin/prices?model=OTH*", headers=bearer()).json
+    assert [model["id"] for model in found["models"]] == ["b"]
+    assert client.get(f"/api/admin/prices?model={'a' * 200}", headers=bearer()).status_code == 400

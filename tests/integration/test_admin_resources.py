@@ -5,14 +5,16 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from bson import ObjectId
+from pymongo.errors import AutoReconnect
 
-from app.adapters.mongo.reconciliation import Reconciliation
-from app.adapters.mongo.settlement import Settlement
-from app.adapters.mongo.users import GRANTED, UserStore
-from app.core.credentials import hash_client_key
+from app.accounts.credentials import hash_client_key
+from app.accounts.users import GRANTED, UserStore
 from app.factory import EXTENSION
-from tests.contract.settlement_world import sequenced
-from tests.support.admin_api import ENV_KEY, Admin, admin_app
+from app.persistence.booking import Booking
+from app.verify.reconciliation import Reconciliation
+from tests.contract.booking_world import sequenced
+from tests.support.admin_api import ENV_KEY, MODELS_FILE, Admin, admin_app
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 KEY = "sk-upstream-abcdefghijklmnopqrstuvwxyz"
@@ -22,7 +24,7 @@ MASKED = "sk-upstr...wxyz"
 
 @pytest.fixture
 def app(database, mongo_uri, tmp_path):
-    with admin_app(mongo_uri, database.name, tmp_path / "var") as app:
+    with admin_app(mongo_uri, database.name, tmp_path / "var", models_file=MODELS_FILE) as app:
         yield app
 
 
@@ -46,13 +48,13 @@ def balances_agree(database) -> bool:
 
 
 def test_a_user_is_made_with_a_key_that_is_shown_once(admin, database):
-    made = add(admin, credits="1.5", rpm=9, role="admin", password="long enough")
-    assert set(made) == {"username", "apiKey", "keyId", "credits"}
+    made = add(admin, credits="1.5", rpm=9, role="admin", password="long enough now")
+    assert set(made) == {"username", "apiKey", "keyId", "credits", "creditsNanoUsd"}
     assert (made["username"], made["credits"]) == ("alice", 1.5)
     assert hash_client_key(made["apiKey"]) == made["keyId"]
     stored = database.usersNew.find_one({"_id": "alice"})
     assert (stored["credits"], stored[GRANTED], stored["rpm"]) == (1.5, 1_500_000_000, 9)
-    assert UserStore(database).verify_password("alice", "long enough")
+    assert UserStore(database).login("alice").password.matches("long enough now")
     assert made["apiKey"] not in admin("GET", "/users/alice").text + admin("GET", "/keys").text
     (line,) = admin.get("/users/alice/ledger")["entries"]
     assert (line["change"], line["amountNanoUsd"], line["by"]) == ("opening", 1_500_000_000, "admin-token")
@@ -78,6 +80,8 @@ def test_a_name_is_taken_once(admin):
         ({"username": "a", "role": "root"}, "role"),
         ({"username": "a", "rpm": -1}, "rpm"),
         ({"username": "a", "password": "short"}, "password"),
+        ({"username": "a", "password": "change-me-please"}, "password"),
+        ({"username": "grandmother", "password": "grandmother-1"}, "password"),
         ({"username": "a", "isAdmin": True}, "isAdmin"),
     ],
 )
@@ -165,7 +169,12 @@ def test_credit_is_added_and_taken_away_exactly(admin, database):
     assert answer.json == {
         "success": True,
         "message": "alice has 0.300000001 USD, had 0.1",
-        "user": {"username": "alice", "credits": 0.300000001, "expiresAt": None},
+        "user": {
+            "username": "alice",
+            "credits": 0.300000001,
+            "creditsNanoUsd": 300_000_001,
+            "expiresAt": None,
+        },
     }
     assert admin("POST", "/users/alice/credits/add", {"amount": -0.05}).status_code == 200
     stored = database.usersNew.find_one({"_id": "alice"})
@@ -180,6 +189,36 @@ def test_credit_is_added_and_taken_away_exactly(admin, database):
     assert balances_agree(database)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "field"),
+    [
+        ("POST", "credits/add", "amount"),
+        ("PATCH", "credits", "credits"),
+        ("POST", "refCredits/add", "amount"),
+        ("PATCH", "refCredits", "refCredits"),
+    ],
+)
+def test_a_change_of_credit_can_be_repeated_with_its_key(admin, method, path, field):
+    add(admin, credits=1)
+
+    def change(amount, key="invoice-7"):
+        headers = {**admin.headers, "Idempotency-Key": key}
+        return admin.client.open(
+            f"/api/admin/users/alice/{path}", method=method, headers=headers, json={field: amount}
+        )
+
+    first, again = change(5), change(5)
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert first.json == again.json
+    refused = change(6)
+    assert refused.status_code == 409
+    assert "take a new one" in refused.json["error"]
+    assert change(5, "a b").status_code == 400
+    assert change(5, "x" * 129).json["parameter"] == "Idempotency-Key"
+    keys = [line["idempotencyKey"] for line in admin.get("/users/alice/ledger")["entries"]]
+    assert keys == ["invoice-7", None]
+
+
 def test_no_more_is_taken_away_than_is_left(admin, database):
     add(admin, credits=5)
     answer = admin("POST", "/users/alice/credits/add", {"amount": -5.01})
@@ -190,13 +229,14 @@ def test_no_more_is_taken_away_than_is_left(admin, database):
 def test_credit_is_set_and_the_books_still_agree(admin, database):
     made = add(admin, credits=5)
     record = sequenced(1, user_id="alice", user_key_id=made["keyId"], cost_nano_usd=2_000_000_000)
-    Settlement(database, "w1").apply([record])
+    Booking(database, "w1").apply([record])
     answer = admin("PATCH", "/users/alice/credits", {"credits": 10})
-    assert answer.json["user"] == {"username": "alice", "credits": 10.0, "expiresAt": None}
+    told = {"username": "alice", "credits": 10.0, "creditsNanoUsd": 10_000_000_000, "expiresAt": None}
+    assert answer.json["user"] == told
     assert admin("PATCH", "/users/alice/refCredits", {"refCredits": 1}).json == {
         "success": True,
         "message": "alice has 1 USD, had 0",
-        "user": {"username": "alice", "refCredits": 1.0},
+        "user": {"username": "alice", "refCredits": 1.0, "refCreditsNanoUsd": 1_000_000_000},
     }
     assert admin("POST", "/users/alice/refCredits/add", {"amount": -0.25}).json["user"]["refCredits"] == 0.75
     stored = database.usersNew.find_one({"_id": "alice"})
@@ -220,6 +260,7 @@ def test_validity_is_renewed_unless_that_is_declined(admin, database):
 
 def test_a_user_is_changed_disabled_and_enabled(admin, database):
     add(admin, rpm=5)
+    UserStore(database).add("root", now=NOW, role="admin")
     body = {"role": "admin", "rpm": None, "expiresAt": "2027-01-01T00:00:00Z", "onClientAbort": "cancel"}
     shown = admin("PATCH", "/users/alice", body).json
     assert (shown["role"], shown["rpm"], shown["onClientAbort"]) == ("admin", None, "cancel")
@@ -228,9 +269,30 @@ def test_a_user_is_changed_disabled_and_enabled(admin, database):
     assert UserStore(database).get("alice").role == "admin"
     assert admin("POST", "/users/alice/disable").json["isActive"] is False
     assert admin("POST", "/users/alice/enable").json["isActive"] is True
-    assert admin("PUT", "/users/alice/password", {"password": "another one"}).status_code == 200
-    assert UserStore(database).verify_password("alice", "another one")
+    assert admin("PUT", "/users/alice/password", {"password": "quite another one"}).status_code == 200
+    assert UserStore(database).login("alice").password.matches("quite another one")
     assert admin("PATCH", "/users/alice", {"expiresAt": "0001-01-01T00:00:00+14:00"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/users/root/disable", None),
+        ("PATCH", "/users/root", {"isActive": False}),
+        ("PATCH", "/users/root", {"role": "user"}),
+        ("PATCH", "/users/root", {"expiresAt": "2026-01-01T00:00:00Z"}),
+    ],
+)
+def test_the_last_admin_stays_one(admin, database, method, path, body):
+    UserStore(database).add("root", now=NOW, role="admin")
+    before = admin.get("/users/root")
+    refused = admin(method, path, body)
+    assert refused.status_code == 409
+    assert refused.json["error"] == "no owner would be left who can log in: make another one first"
+    assert admin.get("/users/root") == before
+    assert admin.get("/audit")["entries"][0]["outcome"] == "refused"
+    UserStore(database).add("second", now=NOW, role="admin")
+    assert admin(method, path, body).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -245,7 +307,7 @@ def test_a_user_is_changed_disabled_and_enabled(admin, database):
         ("POST", "/users/nobody/credits/add", {"amount": -1}),
         ("PATCH", "/users/nobody/refCredits", {"refCredits": 1}),
         ("POST", "/users/nobody/disable", None),
-        ("PUT", "/users/nobody/password", {"password": "long enough"}),
+        ("PUT", "/users/nobody/password", {"password": "long enough now"}),
         ("GET", "/keys/wk_nothing", None),
         ("GET", f"/keys/{OLD_KEY}", None),
         ("PATCH", "/keys/wk_nothing", {}),
@@ -514,7 +576,7 @@ def test_bindings_are_added_listed_changed_and_deleted(admin):
     changed = admin("PATCH", "/ohmygpt/bindings/proxy-1/k1", {"priority": 1, "isActive": False}).json
     assert (changed["priority"], changed["isActive"]) == (1, False)
     assert admin("DELETE", "/ohmygpt/bindings/proxy-1/k1").json["success"] is True
-    assert admin("DELETE", "/ohmygpt/bindings/proxy-1").json["message"] == "1 bindings of proxy-1 are deleted"
+    assert admin("DELETE", "/ohmygpt/bindings/proxy-1").json["message"] == "1 binding of proxy-1 deleted"
 
 
 @pytest.mark.parametrize(
@@ -561,11 +623,11 @@ def test_bindings_are_repaired(admin, database):
 
 def test_every_action_is_in_the_audit_log_with_its_outcome(admin, database):
     UserStore(database).add("root", now=NOW, role="admin")
-    admin("PUT", "/users/root/password", {"password": "long enough"})
-    basic = "Basic " + b64encode(b"root:long enough").decode()
+    admin("PUT", "/users/root/password", {"password": "long enough now"})
+    basic = "Basic " + b64encode(b"root:long enough now").decode()
     answer = admin.client.post(
         "/api/admin/users",
-        json={"username": "alice", "credits": 2, "password": "never kept"},
+        json={"username": "alice", "credits": 2, "password": "never kept here"},
         headers={"Authorization": basic},
     )
     assert answer.status_code == 201
@@ -594,10 +656,50 @@ def test_nothing_is_done_that_the_audit_log_cannot_know_of(app, admin, database,
     database.command("create", "admin_audit", validator={"never": {"$exists": True}})
     answer = admin("POST", "/users", {"username": "alice"})
     assert answer.status_code == 503
+    assert answer.json["hint"].startswith("nothing was done: ")
     assert database.usersNew.count_documents({}) == 0
 
 
+def test_an_action_the_database_failed_at_ends_as_unknown(app, admin, database, monkeypatch):
+    add(admin)
+    users = app.extensions[EXTENSION].administration.users
+
+    def lose_the_answer(*args, **options):
+        raise AutoReconnect("connection closed")
+
+    monkeypatch.setattr(users._ledger, "add", lose_the_answer)
+    answer = admin("POST", "/users/alice/credits/add", {"amount": 5})
+    assert answer.status_code == 503
+    assert "may have been done all the same" in answer.json["hint"]
+    (entry, _made) = admin.get("/audit")["entries"]
+    assert (entry["outcome"], entry["reason"]) == ("unknown", "connection closed")
+
+
+def test_an_ending_that_was_not_taken_is_said_by_whoever_looks_next(app, admin, database, monkeypatch):
+    store = app.extensions[EXTENSION].administration.audit._store
+
+    def fail(*args):
+        raise AutoReconnect("connection closed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "finish", fail)
+        add(admin)
+        assert database.admin_audit.find_one()["outcome"] == "begun"
+    (entry,) = admin.get("/audit")["entries"]
+    assert (entry["outcome"], entry["reason"]) == ("done", None)
+
+
+def test_what_a_process_that_died_has_begun_ends_as_unknown(admin, database):
+    entry = {"actor": "root", "via": "cli", "action": "users.add", "target": "user:x", "outcome": "begun"}
+    now = datetime.now(UTC)
+    database.admin_audit.insert_many(
+        [entry | {"_id": ObjectId(), "at": now - timedelta(minutes=minutes)} for minutes in (0, 6)]
+    )
+    assert [found["outcome"] for found in admin.get("/audit")["entries"]] == ["begun", "unknown"]
+
+
 def test_commands_are_in_the_audit_log_too(app, admin):
+    assert app.test_cli_runner().invoke(args=["init"]).exit_code == 0
     result = app.test_cli_runner().invoke(args=["users", "add", "cleo", "--credits", "1", "--json"])
     assert result.exit_code == 0, result.output
     result = app.test_cli_runner().invoke(args=["users", "credit", "cleo", "-0.5", "--reason", "oops"])
@@ -622,3 +724,133 @@ def test_a_page_of_another_site_cannot_use_a_browsers_credentials(admin):
     assert post(**{"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}).status_code == 200
     assert post(Origin="http://localhost").status_code == 200
     assert post().status_code == 200
+
+
+# Limits
+
+LIMITS = {
+    "rpm": 9,
+    "tpm": 1000,
+    "maxParallel": 3,
+    "models": ["claude-*", "gpt-5"],
+    "budgets": [{"usd": "10", "per": "month"}, {"usd": 2.5, "per": "day", "models": "claude-*"}],
+}
+SHOWN = [{"usd": "10", "per": "month"}, {"usd": "2.5", "per": "day", "models": "claude-*"}]
+
+
+def given(view) -> dict:
+    """A view's limits, as they were given."""
+    names = ("usd", "per", "models")
+    budgets = [{name: item[name] for name in names if name in item} for item in view["budgets"]]
+    return {**{name: view[name] for name in LIMITS}, "budgets": budgets}
+
+
+def test_limits_are_given_changed_and_taken_away(admin, database):
+    user = add(admin, **LIMITS)
+    extra = {"keyName": "laptop", "allowedIps": ["10.0.0.0/8"], "expiresAt": "2027-01-31T00:00:00Z"}
+    made = admin("POST", "/keys", {"name": "alice", **LIMITS, **extra}).json
+    for path in ("/users/alice", f"/keys/{made['id']}"):
+        view = admin.get(path)
+        assert given(view) == {**LIMITS, "budgets": SHOWN}
+        assert view["budgets"][0]["leftNanoUsd"] == 10_000_000_000
+        assert view["budgets"][1]["beginsAnew"] is not None
+    key = admin.get(f"/keys/{made['id']}")
+    assert (key["keyName"], key["allowedIps"]) == ("laptop", ["10.0.0.0/8"])
+    assert key["expiresAt"].startswith("2027-01-31T00:00:00")
+    assert (key["name"], admin.get(f"/keys/{user['keyId']}")["budgets"]) == ("alice", [])
+    for path, more in (("/users/alice", {}), (f"/keys/{made['id']}", dict.fromkeys(extra))):
+        assert admin("PATCH", path, {"tpm": 7}).status_code == 200
+        view = admin.get(path)
+        assert (view["tpm"], view["rpm"], given(view)["budgets"]) == (7, 9, SHOWN)
+        assert admin("PATCH", path, {**dict.fromkeys(LIMITS), **more}).status_code == 200
+        view = admin.get(path)
+        assert given(view) == {**dict.fromkeys(LIMITS), "budgets": []}
+    stored = database.user_keys.find_one({"_id": made["id"]})
+    assert stored.keys().isdisjoint({*LIMITS, *extra})
+    assert "budgetSpent" not in database.usersNew.find_one({"_id": "alice"}) or not any(
+        database.usersNew.find_one({"_id": "alice"})["budgetSpent"].values()
+    )
+    actions = [entry["details"] for entry in database.admin_audit.find({"action": "users.change"})]
+    assert any("budgets" in details for details in actions)
+
+
+def test_what_a_user_pays_is_given_changed_and_taken_away(admin, database):
+    add(admin, priceFactor=0.8, group="resellers")
+    view = admin.get("/users/alice")
+    assert (view["priceFactor"], view["group"]) == ("0.8", "resellers")
+    assert admin("PATCH", "/users/alice", {"priceFactor": "1.250", "rpm": 7}).json["priceFactor"] == "1.25"
+    stored = database.usersNew.find_one({"_id": "alice"})
+    assert (stored["priceFactor"], stored["group"]) == ("1.25", "resellers")
+    assert admin("PATCH", "/users/alice", {"priceFactor": None, "group": None}).json["group"] is None
+    assert {"priceFactor", "group"}.isdisjoint(database.usersNew.find_one({"_id": "alice"}))
+    made, changed, taken = database.admin_audit.find({"target": "user:alice"}).sort("at", 1)
+    assert (made["details"]["priceFactor"], made["details"]["group"]) == ("0.8", "resellers")
+    assert changed["details"] == {"priceFactor": "1.25", "rpm": "7"}
+    assert taken["details"] == {"priceFactor": None, "group": None}
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter"),
+    [
+        ({"priceFactor": 11}, "priceFactor"),
+        ({"priceFactor": -0.1}, "priceFactor"),
+        ({"priceFactor": "cheap"}, "priceFactor"),
+        ({"priceFactor": "0.1234567891"}, "priceFactor"),
+        ({"group": "a b"}, "group"),
+        ({"group": ""}, "group"),
+    ],
+)
+def test_a_price_factor_that_cannot_be_is_refused_by_name(admin, body, parameter):
+    add(admin)
+    answer = admin("PATCH", "/users/alice", body)
+    assert (answer.status_code, answer.json["parameter"]) == (400, parameter)
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter"),
+    [
+        ({"tpm": -1}, "tpm"),
+        ({"maxParallel": 1.5}, "maxParallel"),
+        ({"models": ["x" * 200]}, "models"),
+        ({"budgets": [{"usd": "1", "per": "year"}]}, "budgets"),
+        ({"budgets": [{"usd": "1", "per": "day"}, {"usd": "2", "per": "day"}]}, "budgets"),
+        ({"budgets": [{"usd": "-1", "per": "day"}]}, "budgets"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused_by_name(admin, body, parameter):
+    made = add(admin)
+    for path in ("/users/alice", f"/keys/{made['keyId']}"):
+        answer = admin("PATCH", path, body)
+        assert answer.status_code == 400, answer.text
+        assert answer.json["parameter"].startswith(parameter)
+    assert given(admin.get("/users/alice")) == {**dict.fromkeys(LIMITS), "budgets": []}
+
+
+def test_a_new_budget_begins_with_what_its_period_has_spent(admin, database):
+    made = add(admin)
+    now = datetime.now(UTC)
+    batch = [
+        sequenced(number, user_id="alice", user_key_id=key, model=model, created_at=at, cost_nano_usd=cost)
+        for number, (key, model, at, cost) in enumerate(
+            (
+                (made["keyId"], "claude-x", now, 5),
+                (made["keyId"], "gpt", now, 70),
+                ("wk_other", "claude-x", now, 300),
+                (made["keyId"], "claude-x", now - timedelta(days=40), 9000),
+            ),
+            start=1,
+        )
+    ]
+    Booking(database, "w1").apply(batch)
+    budgets = [
+        {"usd": "1", "per": "month"},
+        {"usd": "1", "per": "5h", "models": "claude-*"},
+        {"usd": 1, "per": "total"},
+    ]
+    for path, spent in (("/users/alice", [375, 305, 0]), (f"/keys/{made['keyId']}", [75, 5, 0])):
+        admin("PATCH", path, {"budgets": budgets})
+        assert [item["spentNanoUsd"] for item in admin.get(path)["budgets"]] == spent
+        # Another amount keeps what was spent.
+        admin("PATCH", path, {"budgets": [{"usd": "3", "per": "month"}]})
+        [left] = admin.get(path)["budgets"]
+        assert (left["spentNanoUsd"], left["leftNanoUsd"]) == (spent[0], 3_000_000_000 - spent[0])

@@ -2,21 +2,25 @@
 
 import re
 from decimal import Decimal
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
+import flask
 import pytest
 from flask import Blueprint, Flask, Response, jsonify
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from app import __version__
 from app.api.answers import handle_errors
 from app.api.docs import docs_blueprint
 from app.api.openapi import openapi_document
-from app.api.operation import MAX_BODY_BYTES, OPEN, Body, Content, Query, Section
+from app.api.operation import MAX_BODY_BYTES, OPEN, ApiSection, Body, Content, Query
 from app.api.parameters import AdminPeriod, Cursor, Limit
-from app.core.periods import ADMIN_PERIODS
+from app.statistics.periods import ADMIN_PERIODS
+from tests.support.admin_api import admin_app
 
-describe = Section("Things")
+describe = ApiSection("Things")
 
 
 class ThingQuery(Query):
@@ -74,7 +78,7 @@ def thing_app() -> Flask:
         return jsonify({})
 
     @routes.get("/open")
-    @Section("Probes", OPEN)("Anybody's", answers=dict[str, int])
+    @ApiSection("Probes", OPEN)("Anybody's", answers=dict[str, int])
     def probe() -> Response:
         return jsonify({})
 
@@ -105,7 +109,7 @@ def test_parameters_are_read_and_empty_ones_count_as_left_out(client):
         ("limit=201", "limit", "less than or equal to 200"),
         ("limit=many", "limit", "valid integer"),
         ("limit=1&limit=2", "limit", "given more than once"),
-        ("period=week", "period", "unknown period 'week'"),
+        ("period=fortnight", "period", "unknown period 'fortnight'"),
         ("modl=gpt", "modl", "is not known; this takes period, limit, cursor, from"),
         ("start=1", "start", "is not known"),
     ],
@@ -121,7 +125,7 @@ def test_a_parameter_that_does_not_fit_is_named(client, query, parameter, says):
 
 
 def test_an_unknown_period_names_the_valid_ones(client):
-    answer = client.get("/api/admin/things/a?period=week&limit=0")
+    answer = client.get("/api/admin/things/a?period=fortnight&limit=0")
     assert answer.json["valid_periods"] == list(ADMIN_PERIODS)
     assert [problem["parameter"] for problem in answer.json["details"]] == ["period", "limit"]
 
@@ -183,20 +187,22 @@ def test_a_text_body(client):
 def test_the_description_follows_from_the_declarations(client):
     spec = client.get("/api/admin/openapi.json").json
     assert spec["openapi"].startswith("3.1")
+    assert spec["info"]["version"] == __version__
     one = spec["paths"]["/api/admin/things/{thing_id}"]["get"]
     assert (one["summary"], one["description"], one["operationId"]) == (
         "One thing",
         "With its parts.",
         "thing",
     )
-    assert one["security"] == [{"adminToken": []}, {"adminUser": []}]
+    # It is in no table of permissions, so it takes an owner.
+    assert one["security"] == [{"adminToken": []}, {"adminUser": ["owner", "admin"]}]
     parameters = {parameter["name"]: parameter for parameter in one["parameters"]}
     assert list(parameters) == ["thing_id", "period", "limit", "cursor", "from"]
-    assert parameters["period"]["schema"]["enum"] == list(ADMIN_PERIODS)
+    assert parameters["period"]["schema"]["anyOf"][0]["enum"] == list(ADMIN_PERIODS)
     assert parameters["limit"]["schema"] == {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}
     assert parameters["cursor"]["schema"] == {"type": "string"}
     assert parameters["from"]["description"] == "Not earlier."
-    assert list(one["responses"]) == ["200", "400", "401", "403", "404", "503"]
+    assert list(one["responses"]) == ["200", "400", "401", "403", "404", "429", "503"]
     schemas = spec["components"]["schemas"]
     assert schemas["ThingView"]["properties"]["parts"]["items"] == {"$ref": "#/components/schemas/PartView"}
     assert schemas["PartView"]["properties"]["number"]["description"] == "Which one."
@@ -207,6 +213,68 @@ def test_the_description_follows_from_the_declarations(client):
     assert list(spec["paths"]["/api/admin/text"]["put"]["requestBody"]["content"]) == ["text/plain"]
     assert list(spec["paths"]["/api/admin/text"]["put"]["responses"]["200"]["content"]) == ["text/csv"]
     assert spec["paths"]["/api/admin/open"]["get"]["security"] == []
+
+
+_NO_MONEY = re.compile(r"(?i)latency|ttft|share|percent|uptime|success_rate|hours|quantity|factor")
+_NO_AMOUNT = {"DifferenceView.expected", "DifferenceView.found"}
+"""What verify finds: of any unit."""
+
+
+def _is_number(schema: dict[str, Any]) -> bool:
+    return schema.get("type") == "number" or any(map(_is_number, schema.get("anyOf", ())))
+
+
+def _exact_names(name: str) -> set[str]:
+    known = {
+        "creditsBurned": "costNanoUsd",
+        "creditsCost": "costNanoUsd",
+        "total_credits_used": "creditsUsedNanoUsd",
+        "total_ref_credits": "refCreditsNanoUsd",
+    }
+    base = name.removeprefix("total_").removesuffix("Usd")
+    return {f"{base}NanoUsd", known.get(name, "")}
+
+
+def test_every_amount_that_is_answered_is_there_in_nano_dollars_too(tmp_path: Path) -> None:
+    nobody = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100"
+    with admin_app(nobody, "none", tmp_path) as app:
+        schemas = openapi_document(app)["components"]["schemas"]
+    seen = 0
+    for title, schema in schemas.items():
+        fields = schema.get("properties", {})
+        for name, field in fields.items():
+            # What is sent may be a decimal of any number of digits.
+            is_answer = not title.endswith("Body")
+            if not (is_answer and _is_number(field)) or _NO_MONEY.search(name):
+                continue
+            if f"{title}.{name}" in _NO_AMOUNT:
+                continue
+            seen += 1
+            assert _exact_names(name) & set(fields), f"{title}.{name} has no exact amount beside it"
+    assert seen > 25
+
+
+def test_page_and_description_are_made_once():
+    made = []
+
+    def document():
+        made.append(None)
+        return {
+            "tags": [],
+            "paths": {},
+            "components": {"schemas": {}},
+            "info": {"description": "", "version": ""},
+        }
+
+    app = Flask("test")
+    app.register_blueprint(docs_blueprint(document))
+    drawn = []
+    flask.template_rendered.connect(lambda *_, **__: drawn.append(None), app, weak=False)
+    for path in ("/api/docs", "/api/admin/openapi.json"):
+        first, again = (app.test_client().get(path) for _ in range(2))
+        assert first.data == again.data
+        assert first.headers["Content-Type"] == again.headers["Content-Type"]
+    assert (len(made), len(drawn)) == (1, 1)
 
 
 def test_the_page_shows_every_operation_and_needs_nothing_from_elsewhere(client):

@@ -1,5 +1,6 @@
 """Every route of the application: who is let in, and that no secret is ever in an answer."""
 
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -8,7 +9,9 @@ import pytest
 from flask import Flask
 from werkzeug.routing import Rule
 
-from app.adapters.mongo.users import UserStore, hash_password
+from app.accounts.login_tries import TRIES_PER_ADDRESS
+from app.accounts.rate_window import WINDOW_S, window_start
+from app.accounts.users import UserStore, hash_password
 from app.api.openapi import openapi_document, operations
 from app.api.operation import ADMIN, OPEN, USER
 from app.factory import EXTENSION
@@ -18,6 +21,7 @@ from tests.support.seeded import SECRETS, seed
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 OPEN_PATHS = {
+    "/",
     "/health",
     "/ready",
     "/metrics",
@@ -60,7 +64,8 @@ def basic(name: str, password: str) -> dict[str, str]:
 
 def test_every_admin_route_refuses_strangers_and_users_who_are_no_admins(app, database):
     UserStore(database).add("ann", now=NOW, password=hash_password("right password"))
-    client, tried = app.test_client(), 0
+    client, tried, began = app.test_client(), 0, time.time()
+    guesses = []
     # A password takes tenths of a second to check: ann's is checked for one route of each blueprint, which
     # guards all of its routes in one place, and the others are asked without a password.
     blueprints = set()
@@ -71,13 +76,19 @@ def test_every_admin_route_refuses_strangers_and_users_who_are_no_admins(app, da
         url = url_of(rule)
         assert client.open(url, method=method).status_code == 401, (method, url)
         wrong = {"Authorization": "Bearer wk_wrong"}
-        assert client.open(url, method=method, headers=wrong).status_code == 401, (method, url)
+        guesses.append(client.open(url, method=method, headers=wrong).status_code)
+        assert guesses[-1] in (401, 429), (method, url)
         blueprint = rule.endpoint.partition(".")[0]
         if blueprint not in blueprints:
             blueprints.add(blueprint)
-            answer = client.open(url, method=method, headers=basic("ann", "right password"))
+            place = {"REMOTE_ADDR": f"192.0.2.{len(blueprints)}"}
+            right = basic("ann", "right password")
+            answer = client.open(url, method=method, headers=right, environ_base=place)
             assert answer.status_code == 403, (method, url)
     assert tried >= 40
+    minutes = window_start(time.time()) // WINDOW_S - window_start(began) // WINDOW_S + 1
+    assert guesses[0] == 401
+    assert guesses.count(401) <= minutes * TRIES_PER_ADDRESS  # each begins with as many tries again
     assert len(blueprints) >= 3
 
 

@@ -15,13 +15,14 @@ import pytest
 from click.testing import Result
 from flask import Flask
 
-from app.adapters.mongo.client_keys import ClientKeyStore
-from app.adapters.mongo.key_states import env_store_id
-from app.adapters.mongo.users import UserStore
+from app.accounts.client_keys import ClientKeyStore
+from app.accounts.credentials import hash_client_key
+from app.accounts.users import UserStore
 from app.cli import register_commands
 from app.cli.log_follower import LogFollower
-from app.core.credentials import hash_client_key
+from app.keys.key_state_store import env_store_id
 from app.settings import Settings
+from app.store.deployment import adopt
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 UPSTREAM_KEY = "sk-upstream-0123456789-0123456789-0123456789"
@@ -43,11 +44,12 @@ def commands(**settings: object) -> Run:
 
 @pytest.fixture
 def config(database, mongo_uri: str, tmp_path: Path) -> dict[str, object]:
+    adopt(database, "test-secret-of-commands", NOW)
     return {
         "mongodb_uri": mongo_uri,
         "mongodb_db_name": database.name,
         "data_dir": tmp_path / "var",
-        "secret_key": "test-secret",
+        "secret_key": "test-secret-of-commands",
     }
 
 
@@ -113,7 +115,7 @@ def test_a_user_is_added_once(run: Run) -> None:
         ("keys", "add", "k1", UPSTREAM_KEY),
         ("keys", "import", "/does/not/exist"),
         ("users", "password", "alice"),
-        ("logs", "export", "--since", "yesterday"),
+        ("logs", "export", "--since", "lately"),
         ("logs", "export", "--format", "xml"),
         ("logs", "tail", "--outcome", "strange"),
         ("stats", "models", "--period", "5h"),
@@ -149,11 +151,16 @@ def test_credit_is_added_and_taken_exactly(run: Run) -> None:
     assert ok_json(run("users", "credit", "alice", "-0.05", "--json"))["credits"] == 0.25
     assert "$0.25 of credit" in ok(run("users", "credit", "alice", "0"))
     failed(run("users", "credit", "alice", "2000000"), status=2)
+    for _ in range(2):
+        assert "$1.25" in ok(run("users", "credit", "alice", "1", "--idempotency-key", "invoice-7"))
+    failed(run("users", "credit", "alice", "2", "--idempotency-key", "invoice-7"))
+    failed(run("users", "credit", "alice", "2", "--idempotency-key", "in voice"), status=2)
 
 
 def test_users_are_disabled_and_enabled(run: Run) -> None:
     ok(run("users", "add", "alice"))
-    assert ok_json(run("users", "disable", "alice", "--json")) == {"username": "alice", "isActive": False}
+    disabled = ok_json(run("users", "disable", "alice", "--json"))
+    assert (disabled["username"], disabled["isActive"]) == ("alice", False)
     assert ok_json(run("users", "show", "alice", "--json"))["isActive"] is False
     assert "enabled" in ok(run("users", "enable", "alice"))
 
@@ -167,11 +174,26 @@ def test_users_are_listed(run: Run) -> None:
 
 
 def test_passwords_come_from_standard_input(run: Run, database) -> None:
-    ok(run("users", "add", "root", "--role", "admin", "--password-stdin", stdin="first\n"))
-    assert UserStore(database).verify_password("root", "first")
-    ok(run("users", "password", "root", "--password-stdin", "--json", stdin="second"))
-    assert UserStore(database).verify_password("root", "second")
+    ok(run("users", "add", "root", "--role", "admin", "--password-stdin", stdin="the first of them\n"))
+    assert UserStore(database).login("root").password.matches("the first of them")
+    ok(run("users", "password", "root", "--password-stdin", "--json", stdin="the second of them"))
+    assert UserStore(database).login("root").password.matches("the second of them")
     failed(run("users", "password", "root", "--password-stdin", stdin="\n"))
+    for weak in ("short", "change-me-please"):
+        for command in (("add", "new"), ("password", "root")):
+            refused = run("users", *command, "--password-stdin", stdin=weak)
+            assert refused.exit_code == 2
+            assert "the password takes 12 characters or more, and this one is" in refused.stderr
+    assert UserStore(database).get("new") is None
+    assert UserStore(database).login("root").password.matches("the second of them")
+
+
+def test_the_last_admin_cannot_be_disabled(run: Run, database) -> None:
+    ok(run("users", "add", "root", "--role", "admin"))
+    assert "no owner would be left" in failed(run("users", "disable", "root"))
+    ok(run("users", "add", "second", "--role", "admin"))
+    ok(run("users", "disable", "root"))
+    assert "no owner would be left" in failed(run("users", "disable", "second", "--json"))
 
 
 def test_a_terminal_is_asked_without_showing_the_answer(run: Run, database, monkeypatch) -> None:
@@ -188,13 +210,13 @@ def test_client_keys_are_listed_and_revoked(run: Run) -> None:
     first = ok_json(run("users", "add", "alice", "--json"))
     second = ok_json(run("client-keys", "add", "alice", "--notes", "laptop", "--json"))
     assert "sk-weir-" in ok(run("client-keys", "add", "alice"))
-    assert second["username"] == "alice"
-    assert ok_json(run("client-keys", "revoke", first["keyId"], "--json"))["isActive"] is False
-    rows = {row["keyId"]: row for row in ok_json(run("client-keys", "list", "alice", "--json"))["keys"]}
+    assert second["name"] == "alice"
+    assert ok_json(run("client-keys", "revoke", first["keyId"], "--json"))["revoked"] is True
+    rows = {row["id"]: row for row in ok_json(run("client-keys", "list", "alice", "--json"))["keys"]}
     assert len(rows) == 3
     assert rows[first["keyId"]]["isActive"] is False
-    assert rows[second["keyId"]]["isActive"] is True
-    assert second["keyId"] in ok(run("client-keys", "list"))
+    assert rows[second["id"]]["isActive"] is True
+    assert second["id"] in ok(run("client-keys", "list"))
 
 
 def test_keys_of_older_deployments_are_never_shown(run: Run, database) -> None:
@@ -211,7 +233,7 @@ def test_keys_of_older_deployments_are_never_shown(run: Run, database) -> None:
 
 def test_upstream_keys_are_added_and_shown_masked(run: Run, database) -> None:
     added = ok_json(run("keys", "add", "k1", "--api-key-stdin", "--json", stdin=f"{UPSTREAM_KEY}\n"))
-    assert added["maskedApiKey"] == "sk-upstr...6789"
+    assert added["apiKey"] == "sk-upstr...6789"
     out = ok(run("keys", "list")) + ok(run("keys", "list", "--json"))
     assert "sk-upstr...6789" in out
     assert UPSTREAM_KEY not in out + str(database.ohmygpt_keys.find_one())
@@ -250,7 +272,7 @@ def test_a_key_is_reset_and_deleted(run: Run, database) -> None:
 
 def test_keys_of_the_configuration_are_listed_too(config: dict[str, object]) -> None:
     rows = ok_json(commands(**config, ohmygpt_api_keys=UPSTREAM_KEY)("keys", "list", "--json"))["keys"]
-    assert [(row["id"], row["maskedApiKey"]) for row in rows] == [("env-1", "sk-upstr...6789")]
+    assert [(row["id"], row["apiKey"]) for row in rows] == [("env-1", "sk-upstr...6789")]
 
 
 def test_keys_of_the_configuration_have_states_and_are_reset_too(config: dict[str, object], database) -> None:
@@ -336,11 +358,26 @@ def test_the_newest_records_are_shown_last(run: Run, database) -> None:
 
 def test_records_are_filtered(run: Run, database) -> None:
     bad = record(3, outcome="upstream_error", errorType="api_error", isSuccess=False, statusCode=502)
+    bad["errorMessage"] = "no \x1b[2Jluck"
     database.request_logs.insert_many([record(1), record(2, userId="bob", model="m2"), bad])
     assert "r2" in ok(run("logs", "tail", "--user", "bob", "--model", "m2"))
     out = ok(run("logs", "tail", "--outcome", "upstream_error", "--json"))
     assert [json.loads(line)["requestId"] for line in out.splitlines()] == ["r3"]
-    assert "api_error" in ok(run("logs", "tail"))
+    assert "api_error: no �[2Jluck" in ok(run("logs", "tail"))
+    for options, found in (
+        (["--user-like", "BO"], ["r2"]),
+        (["--model-like", "M2"], ["r2"]),
+        (["--status", "5xx"], ["r3"]),
+        (["--search", "luck"], ["r3"]),
+        (["--min-cost", "1"], []),
+        (["--min-latency", "99999"], []),
+        (["--key", "wk_none"], []),
+        (["--factory-key", "none"], []),
+        (["--view", "failed"], ["r3"]),
+    ):
+        for way in (["tail", "--json"], ["export", "--json"]):
+            lines = ok(run("logs", *way, *options)).splitlines()
+            assert [json.loads(line)["requestId"] for line in lines] == found, options
 
 
 def test_what_strangers_sent_cannot_reach_the_terminal(run: Run, database) -> None:
@@ -412,6 +449,31 @@ def test_models_have_statistics(run: Run, database) -> None:
     assert stats["period"] == "1h"
     assert [(row["model"], row["totalTokens"]) for row in stats["models"]] == [("m1", 7)]
     assert "m1" in ok(run("stats", "models", "--period", "all"))
+    for kind in ("models", "usage"):
+        compared = ok_json(run("stats", kind, "--period", "1h", "--compare", "previous", "--json"))
+        assert compared["previous"]["to"] == compared["from"]
+        table = ok(run("stats", kind, "--period", "1h", "--compare", "previous"))
+        assert "COST BEFORE" in table
+        assert "Before" in table
+        assert "There is no period before." in ok(
+            run("stats", kind, "--period", "all", "--compare", "previous")
+        )
+
+
+def test_models_asked_for_in_vain_are_shown(run: Run, database) -> None:
+    assert "No request" in ok(run("prices", "missing"))
+    refused = {
+        "outcome": "rejected",
+        "errorType": "model_not_found",
+        "userId": "ann",
+        "createdAt": datetime.now(UTC),
+    }
+    names = ("claude-9\x1b[2J", "CLAUDE-sonnet-5")
+    database.request_logs.insert_many([refused | {"requestedModel": name} for name in names])
+    table = ok(run("prices", "missing", "--period", "24h"))
+    assert "claude-9�[2J" in table
+    shown = {row["model"]: row for row in ok_json(run("prices", "missing", "--json"))["models"]}
+    assert [(shown[name]["requests"], shown[name]["isKnownNow"]) for name in names] == [(1, False), (1, True)]
 
 
 # Doctor
@@ -423,6 +485,13 @@ class Upstream(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         good = self.headers["Authorization"] == f"Bearer {UPSTREAM_KEY}"
         self.send_response(self.server.status if good else 401)  # type: ignore[attr-defined]
+        self.send_header("Content-Length", str(len(self.server.listed)))  # type: ignore[attr-defined]
+        self.end_headers()
+        self.wfile.write(self.server.listed)  # type: ignore[attr-defined]
+
+    def do_POST(self) -> None:
+        self.server.bodies.add(self.rfile.read(int(self.headers["Content-Length"])))  # type: ignore[attr-defined]
+        self.send_response(self.server.posts.get(self.path, 401))  # type: ignore[attr-defined]
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -434,6 +503,7 @@ class Upstream(BaseHTTPRequestHandler):
 def upstream() -> Iterator[HTTPServer]:
     with HTTPServer(("127.0.0.1", 0), Upstream) as server:
         server.status = 200  # type: ignore[attr-defined]
+        server.posts, server.bodies, server.listed = {}, set(), b""  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -451,6 +521,7 @@ def states(result: Result) -> dict[str, str]:
 
 def test_doctor_finds_a_sound_installation_sound(config, upstream: HTTPServer) -> None:
     run = commands(**config, ohmygpt_base_url=base_url(upstream), ohmygpt_api_keys=UPSTREAM_KEY)
+    ok(run("init"))
     ok(run("users", "add", "alice"))
     out = ok(run("doctor"))
     assert out.count("✓") == len(out.splitlines()) == 7
@@ -463,7 +534,7 @@ def test_doctor_says_what_a_new_installation_lacks(config, upstream: HTTPServer)
     result = run("doctor")
     assert result.exit_code == 1
     assert "✗ upstream keys: there is no key" in result.stdout
-    assert "flask keys add" in result.stdout
+    assert "weir keys add" in result.stdout
     assert "! users: nobody can call yet" in result.stdout
     assert "! upstream: 127.0.0.1 can be reached; without a key" in result.stdout
 
@@ -473,6 +544,28 @@ def test_doctor_tries_a_key(config, upstream: HTTPServer, status: int, state: st
     upstream.status = status  # type: ignore[attr-defined]
     run = commands(**config, ohmygpt_base_url=base_url(upstream), ohmygpt_api_keys=UPSTREAM_KEY)
     assert states(run("doctor", "--json"))["upstream"] == state
+
+
+def test_doctor_has_a_line_for_each_host(config, upstream: HTTPServer) -> None:
+    urls = f"http://127.0.0.1:1/gone,{base_url(upstream)}"
+    run = commands(**config, ohmygpt_base_url=urls, ohmygpt_api_keys=UPSTREAM_KEY)
+    ok(run("init"))
+    found = states(run("doctor", "--json"))
+    assert (found["upstream host 0"], found["upstream host 1"]) == ("warning", "ok")
+    upstream.status = 402  # type: ignore[attr-defined]
+    found = states(run("doctor", "--json"))
+    assert (found["upstream host 0"], found["upstream host 1"]) == ("failed", "failed")
+
+
+def test_doctor_probes_endpoints_and_does_not_pretend(config, upstream: HTTPServer) -> None:
+    run = commands(**config, ohmygpt_base_url=base_url(upstream), ohmygpt_api_keys=UPSTREAM_KEY)
+    ok(run("init"))
+    upstream.posts = {"/base/v1/messages": 400, "/base/v1/messages/count_tokens": 404}  # type: ignore[attr-defined]
+    out = ok(run("doctor", "--probe"))
+    assert "✓ POST /v1/messages: seems to be there (400" in out
+    assert "! POST /v1/messages/count_tokens: seems not to be there (404)" in out
+    assert "! POST /v1/chat/completions: not known: it answers 401" in out
+    assert upstream.bodies == {b"{}"}  # type: ignore[attr-defined]
 
 
 def test_doctor_names_keys_that_cannot_be_used(config, upstream: HTTPServer, database) -> None:
@@ -525,6 +618,7 @@ def test_a_store_that_is_gone_is_one_line(config, tmp_path: Path) -> None:
 
 def test_without_a_configured_store_the_embedded_one_is_used(tmp_path: Path) -> None:
     run = commands(data_dir=tmp_path / "var")
+    ok(run("init"))
     ok(run("users", "add", "alice", "--credits", "2"))
     assert "alice" in ok(run("users", "list"))
 
@@ -537,13 +631,126 @@ def test_the_flask_command_finds_it_all(config: dict[str, object]) -> None:
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr.startswith("weir: wrote to test_")) == (0, True)
     assert json.loads(done.stdout)["credits"] == 5
 
 
 def test_registering_the_commands_imports_none_of_them() -> None:
-    script = "import sys, app.cli; sys.exit(any(m.startswith(('rich', 'app.cli.')) for m in sys.modules))"
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+    ours = "{m for m in sys.modules if m.startswith(('rich', 'app.cli.'))}"
+    script = f"import sys, app.cli; sys.exit({ours} != {{'app.cli.streams'}})"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=240)
+
+
+# What the upstream offers
+
+
+def test_models_sync_shows_what_the_table_lacks_and_writes_nothing(config, upstream: HTTPServer) -> None:
+    table = Path(str(config["data_dir"])).parent / "some-models.toml"
+    entries = [f'[[models]]\nid = "{model}"\ninput = 1\noutput = 1\n' for model in ("a/b", "old")]
+    table.write_text("".join(entries))
+    run = commands(
+        **config, models_file=table, ohmygpt_base_url=base_url(upstream), ohmygpt_api_keys=UPSTREAM_KEY
+    )
+    ok(run("init"))
+    upstream.listed = b'{"data": [{"id": "a/b"}, {"id": "new:c"}]}'  # type: ignore[attr-defined]
+    out = ok(run("models", "sync", "--from-upstream"))
+    assert "  + new:c" in out
+    assert "  - old" in out
+    found = json.loads(ok(run("models", "sync", "--from-upstream", "--json")))
+    assert (found["new"], found["gone"], found["agreeing"]) == (["new:c"], ["old"], 1)
+    checked = run("models", "sync", "--from-upstream", "--check")
+    assert (checked.exit_code, checked.stderr) == (1, "")
+    assert ok_json(run("prices", "diff", "--upstream", "--json")) == found
+    upstream.listed = b'{"data": [{"id": "a/b"}, {"id": "old"}]}'  # type: ignore[attr-defined]
+    assert run("models", "sync", "--from-upstream", "--check").exit_code == 0
+    assert run("prices", "diff", "--upstream", "--check").exit_code == 0
+    upstream.status = 503  # type: ignore[attr-defined]
+    assert "cannot be read" in failed(run("models", "sync", "--from-upstream"))
+    assert run("models", "sync").exit_code == 2
+
+
+def test_limits_of_users_and_keys(run: Run, database) -> None:
+    made = ok_json(run("users", "add", "ann", "--budget", "10/month", "--tpm", "500", "--json"))
+    view = ok_json(run("users", "show", "ann", "--json"))
+    assert (view["tpm"], view["budgets"][0]["usd"], view["budgets"][0]["leftNanoUsd"]) == (500, "10", 10**10)
+    view = ok_json(
+        run(
+            "users",
+            "limit",
+            "ann",
+            "--budget",
+            "1/5h",
+            "--budget",
+            "2/day:gpt-*,o3",
+            "--models",
+            "gpt-*,o3",
+            "--json",
+        )
+    )
+    assert [item["per"] for item in view["budgets"]] == ["5h", "day"]
+    assert (view["models"], view["tpm"]) == (["gpt-*", "o3"], 500)
+    text = ok(run("users", "limit", "ann", "--budget", "none", "--tpm", "0"))
+    assert "only models gpt-*, o3" in text
+    assert "budget" not in text
+    key = ok_json(
+        run("client-keys", "limit", made["keyId"], "--name", "ci", "--allowed-ips", "10.0.0.0/8", "--json")
+    )
+    assert (key["keyName"], key["allowedIps"]) == ("ci", ["10.0.0.0/8"])
+    text = ok(run("client-keys", "limit", made["keyId"], "--budget", "0.5/total"))
+    assert "budget 0.5/total: $0.50 left" in text
+    assert "only from 10.0.0.0/8" in text
+    before = database.admin_audit.count_documents({})
+    assert ok(run("client-keys", "limit", made["keyId"])) == text
+    assert database.admin_audit.count_documents({}) == before
+    another = ok_json(
+        run("client-keys", "add", "ann", "--expires", "2027-01-31", "--max-parallel", "2", "--json")
+    )
+    stored = database.user_keys.find_one({"_id": another["id"]})
+    assert (stored["maxParallel"], stored["expiresAt"].year) == (2, 2027)
+
+
+def test_what_users_pay(run: Run, database) -> None:
+    ok(run("users", "add", "ann", "--price-factor", "0.80", "--group", "resellers"))
+    assert ok(run("users", "price", "ann")) == "ann: 0.8 times the prices, group resellers\n"
+    view = ok_json(run("users", "price", "ann", "--price-factor", "none", "--json"))
+    assert (view["priceFactor"], view["group"]) == (None, "resellers")
+    text = ok(run("users", "price", "ann", "--group", "none"))
+    assert text == "ann: no factor of their own, no group\n"
+    assert {"priceFactor", "group"}.isdisjoint(database.usersNew.find_one({"_id": "ann"}))
+    for options, says in (
+        (("--price-factor", "11"), "--price-factor takes a decimal from 0 to 10"),
+        (("--price-factor", "x"), "--price-factor takes a decimal such as 0.8"),
+        (("--group", "a b"), "--group takes 1 to 64 letters"),
+    ):
+        assert says in failed(run("users", "price", "ann", *options), 2)
+        assert says in failed(run("users", "add", "bob", *options), 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--budget", "10"), "--budget takes budgets such as"),
+        (("--budget", "10/year"), "--budget per: takes one of"),
+        (("--expires", "soon"), "--expires takes a time"),
+        (("--models", "x" * 200), "--models takes at most"),
+        (("--tpm", "-1"), "--tpm"),
+    ],
+)
+def test_limits_that_cannot_be_name_the_option(run: Run, options: tuple[str, str], says: str) -> None:
+    ok(run("users", "add", "ann"))
+    assert says in failed(run("users", "limit", "ann", *options), 2)
+
+
+def test_a_key_is_rotated(run: Run, database) -> None:
+    made = ok_json(run("users", "add", "ann", "--json"))
+    rotated = ok_json(run("client-keys", "rotate", made["keyId"], "--overlap-hours", "0.5", "--json"))
+    assert rotated["id"] == made["keyId"]
+    assert rotated["apiKey"] != made["apiKey"]
+    assert len(database.user_keys.find_one({"_id": made["keyId"]})["secrets"]) == 2
+    text = ok(run("client-keys", "rotate", made["keyId"]))
+    assert "The secret before is accepted for 24 hours more." in text
+    assert "no client key" in failed(run("client-keys", "rotate", "wk_unknown"))
+    failed(run("client-keys", "rotate", made["keyId"], "--overlap-hours", "-1"), 2)

@@ -1,4 +1,4 @@
-"""`flask proxies …` and `flask bindings …` against a real MongoDB, real proxies and the simulator."""
+"""`weir proxies …` and `weir bindings …` against a real MongoDB, real proxies and the simulator."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,7 +10,9 @@ from flask import Flask
 
 from app.cli import register_commands
 from app.cli.doctor import run_checks
+from app.common.clock import now_ms
 from app.settings import Settings
+from app.store.deployment import adopt
 from simulator import Simulator
 from tests.support.proxy_servers import HttpProxy, Socks5Proxy
 
@@ -35,14 +37,15 @@ def strict_run(database, mongo_uri: str, tmp_path: Path, simulator: Simulator) -
 
 
 def commands(database, mongo_uri: str, tmp_path: Path, simulator: Simulator, **more: object) -> Run:
+    adopt(database, "test-secret-of-commands", now_ms())
     app = Flask("test")
     settings = Settings(
         mongodb_uri=mongo_uri,
         mongodb_db_name=database.name,
         data_dir=tmp_path / "var",
-        secret_key="test-secret",
+        secret_key="test-secret-of-commands",
         ohmygpt_base_url=simulator.url,
-        proxy_api_key="sk-client",
+        proxy_api_key="sk-client-of-commands",
         ohmygpt_api_keys="sk-first-0123456789,sk-second-0123456789",
         upstream_connect_timeout_s=1,
         **more,
@@ -82,9 +85,10 @@ def test_a_proxy_is_added_listed_disabled_enabled_and_deleted(run: Run, database
     args = ("--type", "socks5", "--host", "[2001:db8::1]", "--port", 1080, "--username", "weir")
     added = ok_json(run("proxies", "add", "p1", *args, "--password-stdin", "--json", stdin=f"{PASSWORD}\n"))
     assert added == {
-        "id": "p1", "name": "p1", "type": "socks5", "host": "2001:db8::1", "port": 1080, "hasAuth": True,
+        "id": "p1", "_id": "p1", "name": "p1", "type": "socks5", "host": "2001:db8::1", "port": 1080,
+        "hasAuth": True, "username": "weir",
         "status": "unknown", "lastLatencyMs": None, "lastCheckedAt": None, "lastError": None, "failCount": 0,
-        "isActive": True, "createdAt": added["createdAt"],
+        "isActive": True, "createdAt": added["createdAt"], "updatedAt": added["updatedAt"],
     }  # fmt: skip
     assert PASSWORD not in str(database.proxies.find_one())
     assert "2001:db8::1" in ok(run("proxies", "list"))
@@ -94,7 +98,7 @@ def test_a_proxy_is_added_listed_disabled_enabled_and_deleted(run: Run, database
     assert ok_json(run("proxies", "delete", "p1", "--json")) == {
         "id": "p1", "deleted": True, "bindingsDeleted": 0,
     }  # fmt: skip
-    assert "flask proxies add" in ok(run("proxies", "list"))
+    assert "weir proxies add" in ok(run("proxies", "list"))
 
 
 def test_an_id_is_taken_once(run: Run) -> None:
@@ -142,7 +146,7 @@ def test_doctor_looks_at_proxies_and_asks_the_upstream_the_way_requests_go(run: 
         assert len(server.seen) == 1
         gone.stop()
         run("proxies", "check")
-        assert "! proxies: 1 of 2 can be used; not p2 → flask proxies check" in ok(run("doctor"))
+        assert "! proxies: 1 of 2 can be used; not p2 → weir proxies check" in ok(run("doctor"))
 
 
 def test_doctor_never_goes_directly_where_that_is_forbidden(strict_run: Run, simulator: Simulator) -> None:
@@ -185,7 +189,7 @@ def test_bindings_are_added_listed_and_deleted(run: Run) -> None:
     assert [row["ohmygptKeyId"] for row in rows] == ["env-2", "k1"]
     assert ok_json(run("bindings", "delete", "p1", "k1", "--json"))["deleted"] is True
     ok(run("bindings", "delete", "p1", "env-2"))
-    assert "flask bindings add" in ok(run("bindings", "list"))
+    assert "weir bindings add" in ok(run("bindings", "list"))
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,27 @@
-"""`flask verify` and `flask journal`, and `GET /api/admin/verify`, against a real MongoDB."""
+"""`weir verify` and `weir journal`, and `GET /api/admin/verify`, against a real MongoDB."""
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 from flask import Flask
 
-from app.adapters.journal import Journal, acquire_slot
-from app.adapters.journal.documents import encode_document
-from app.adapters.mongo.reconciliation import Reconciliation
-from app.adapters.mongo.settlement import Settlement
 from app.api.admin import admin_blueprint
 from app.cli import register_commands
-from app.core.journal_format import OpenRequest
-from app.core.ports import StoreUnavailable
+from app.common.errors import StoreUnavailable
+from app.credit.credit_policy import HOLD_TTL_S
+from app.journal import Journal, acquire_slot
+from app.journal.documents import encode_document
+from app.journal.journal_format import OpenRequest
+from app.persistence.booking import Booking
+from app.pricing.model_table import ModelTable
 from app.settings import Settings
+from app.store.deployment import adopt
+from app.verify.reconciliation import Reconciliation
+from tests.support.logins import PlainGuard
 from tests.support.reconciliation_world import NOW, World, no_pause
 
 Run = Callable[..., Result]
@@ -37,8 +41,13 @@ def data_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(database, mongo_uri: str, data_dir: Path) -> Run:
     settings = Settings(
-        mongodb_uri=mongo_uri, mongodb_db_name=database.name, data_dir=data_dir, log_retention_days=0
+        mongodb_uri=mongo_uri,
+        mongodb_db_name=database.name,
+        data_dir=data_dir,
+        log_retention_days=0,
+        secret_key="test-secret-of-commands",
     )
+    adopt(database, "test-secret-of-commands", NOW)
     app = Flask("test")
     register_commands(app, settings)
     runner = app.test_cli_runner()
@@ -57,7 +66,7 @@ def leave_behind(data_dir: Path, world: World, count: int) -> list[str]:
     return [item.document["_id"] for item in batch]
 
 
-# flask verify
+# weir verify
 
 
 def test_a_consistent_store_is_exit_status_0(run: Run, world: World) -> None:
@@ -88,7 +97,7 @@ def test_json_has_stable_names(run: Run, world: World) -> None:
     assert report["consistent"] is False
     assert [check["name"] for check in report["checks"]] == [
         *("journal", "records", "hourly_sums", "summaries", "users", "client_keys", "upstream_keys"),
-        *("balances", "dead_letters", "lost_records"),
+        *("budgets", "balances", "dead_letters", "statements", "lost_records"),
     ]
     hours = report["checks"][2]
     assert set(hours) == {
@@ -109,7 +118,7 @@ def test_what_journals_hold_is_pending(run: Run, world: World, data_dir: Path) -
 
 def test_since_is_understood_or_wrong_use(run: Run, world: World) -> None:
     assert run("verify", "--since", "2026-11-23T13:00:00Z").exit_code == 0
-    result = run("verify", "--since", "yesterday")
+    result = run("verify", "--since", "lately")
     assert (result.exit_code, result.stdout) == (2, "")
 
 
@@ -124,24 +133,28 @@ def test_a_store_that_is_gone_is_one_line(uri: str, data_dir: Path) -> None:
         assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
-# flask journal
+# weir journal
 
 
 def test_the_journal_is_shown_and_replayed(run: Run, world: World, data_dir: Path) -> None:
-    assert "There is no journal yet." in run("journal", "status").stdout
+    missing = run("journal", "status")
+    assert (missing.exit_code, missing.stdout) == (1, "")
+    assert f"there is no DATA_DIR {data_dir}: set DATA_DIR" in missing.stderr
+    data_dir.mkdir()
+    assert f"There is no journal in {data_dir} yet." in run("journal", "status").stdout
     ids = leave_behind(data_dir, world, 3)
     status = json.loads(run("journal", "status", "--json").stdout)
-    assert (status["unsettled"], status["openRequests"], status["damaged"]) == (3, 1, 0)
+    assert (status["unbooked"], status["openRequests"], status["damaged"]) == (3, 1, 0)
     (slot,) = status["slots"]
-    assert (slot["slot"], slot["isOwned"], slot["unsettled"]) == ("0000", False, 3)
-    assert slot["oldestUnsettledAt"].endswith("Z")
-    assert "flask journal replay" in run("journal", "status").stdout
+    assert (slot["slot"], slot["isOwned"], slot["unbooked"]) == ("0000", False, 3)
+    assert slot["oldestUnbookedAt"].endswith("Z")
+    assert "weir journal replay" in run("journal", "status").stdout
 
     replayed = run("journal", "replay", "--json")
     assert replayed.exit_code == 0, replayed.output
     done = json.loads(replayed.stdout)
     assert done["records"] == 4
-    assert (done["slots"][0]["interrupted"], done["slots"][0]["isSettled"]) == (1, True)
+    assert (done["slots"][0]["interrupted"], done["slots"][0]["isBooked"]) == (1, True)
     assert world.db.request_logs.count_documents({"_id": {"$in": [*ids, "open-1"]}}) == 4
     assert "Nothing was left behind." in run("journal", "replay").stdout
     verified = run("verify", "--json")
@@ -162,10 +175,52 @@ def test_what_cannot_be_settled_is_exit_status_1(run: Run, world: World, data_di
     def fail(*_args):
         raise StoreUnavailable("connection refused")
 
-    monkeypatch.setattr(Settlement, "apply", fail)
+    monkeypatch.setattr(Booking, "apply", fail)
     result = run("journal", "replay")
     assert result.exit_code == 1
     assert "connection refused" in result.stderr
+
+
+def test_orphaned_holds_are_repaired_on_request(run: Run, world: World) -> None:
+    renewed = datetime.now(UTC)
+    holds = {
+        "dead": {"nano": 5, "at": renewed - timedelta(seconds=HOLD_TTL_S + 5)},
+        "live": {"nano": 5, "at": renewed},
+    }
+    world.db.usersNew.update_one({"_id": "ann"}, {"$set": {"holds": holds}})
+    assert "orphaned hold" in run("verify").stdout
+    result = run("verify", "--repair-holds")
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "Orphaned holds removed: 1")
+    assert "wrote to" in result.stderr
+    assert list(world.db.usersNew.find_one({"_id": "ann"})["holds"]) == ["live"]
+    audited = world.db.admin_audit.find_one({"action": "users.holds.repair"})
+    assert audited["outcome"] == "done"
+    again = run("verify", "--repair-holds", "--json")
+    assert json.loads(again.stdout)["orphanedHoldsRemoved"] == 0
+
+
+def test_budgets_are_put_right_on_request(run: Run, world: World) -> None:
+    """One of a total that holds what was never charged: ann is refused though there is something left."""
+    budget = {"budgets": [{"usd": "9", "per": "total"}]}
+    charged = next(iter(world.db.request_logs.aggregate(CHARGED_TO_ANN)))["nano"]
+    world.db.usersNew.update_one({"_id": "ann"}, {"$set": {**budget, f"budgetSpent.{TOTAL}": charged + 7}})
+    found = run("verify")
+    assert (found.exit_code, "budget total" in found.stdout) == (1, True)
+    result = run("verify", "--repair-budgets")
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "Periods of budgets put right: 1")
+    assert "wrote to" in result.stderr
+    assert world.db.usersNew.find_one({"_id": "ann"})["budgetSpent"] == {"total": {"b00000000000": charged}}
+    audited = world.db.admin_audit.find_one({"action": "users.budgets.repair"})
+    assert (audited["outcome"], audited["details"]) == ("done", {"periods": 1})
+    again = run("verify", "--repair-budgets", "--json")
+    assert json.loads(again.stdout)["budgetPeriodsRepaired"] == 0
+
+
+TOTAL = "total.b00000000000"
+CHARGED_TO_ANN = [
+    {"$match": {"userId": "ann"}},
+    {"$group": {"_id": None, "nano": {"$sum": "$costNanoUsd"}}},
+]
 
 
 # GET /api/admin/verify
@@ -188,10 +243,10 @@ def client_of(verifier):
         admin_blueprint(
             logs=None,
             stats=None,
+            models=ModelTable(()),
             clock=FixedClock(),
             tz=UTC,
-            admin_token="token",
-            verify_admin=lambda *_: None,
+            guard=PlainGuard("token"),
             verifier=verifier,
         )
     )

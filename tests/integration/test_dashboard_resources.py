@@ -8,22 +8,25 @@ from io import BytesIO
 
 import pytest
 
-from app.adapters.key_cipher import KeyCipher
-from app.adapters.mongo.connection import connect
-from app.adapters.mongo.request_logs import RequestLogStore
-from app.adapters.mongo.users import UserStore
+from app.accounts.credentials import hash_client_key
+from app.accounts.users import UserStore
 from app.admin.resources import resource_pages
-from app.core.credentials import hash_client_key
+from app.keys.key_account import KeyAccount
 from app.management.administration import build_administration
+from app.ohmygpt.account import Balance
+from app.ohmygpt.readings import Readings, account_document
+from app.records.request_logs import RequestLogStore
 from app.settings import Settings
-from tests.contract.settlement_world import sequenced
+from app.store.connection import connect
+from app.store.key_cipher import KeyCipher
+from tests.contract.booking_world import sequenced
 from tests.support.dashboard import DashboardWorld
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 KEY = "sk-upstream-abcdefghijklmnopqrstuvwxyz"
 ENV_KEY = "sk-env-0123456789-0123456789"
 OLD_KEY = "sk-troll-ABCDEFGHIJKLMNOPQRSTUVWX"
-PAGES = ("/users", "/client-keys", "/upstream", "/proxies", "/audit")
+PAGES = ("/customers", "/keys", "/upstream", "/upstream/proxies", "/settings/audit")
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def world(database, tmp_path) -> DashboardWorld:
     world = DashboardWorld(database)
     settings = Settings(data_dir=tmp_path, ohmygpt_api_keys=ENV_KEY)
     administration = build_administration(settings, database, KeyCipher("secret"))
-    world.more_pages = resource_pages(administration, RequestLogStore(database))
+    world.more_pages = resource_pages(administration, RequestLogStore(database), UTC, world.new_keys)
     return world
 
 
@@ -44,6 +47,10 @@ def said(browser, path: str) -> str:
     """What a page says, without its markup."""
     answer = browser.get(path)
     assert answer.status_code == 200, answer.text
+    return words_of(answer)
+
+
+def words_of(answer) -> str:
     text = re.sub(r"<(style|script).*?</\1>", "", answer.text, flags=re.DOTALL)
     return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text)))
 
@@ -51,12 +58,20 @@ def said(browser, path: str) -> str:
 def send(browser, path: str, from_page: str, **fields: str) -> str:
     """Send a page's form and follow; what the page after it says."""
     answer = browser.post(path, from_page, **fields)
+    if answer.status_code == 400:  # the page again, with what was typed and what is wrong with it
+        return words_of(answer)
     assert answer.status_code == 303, answer.text
     return said(browser, answer.headers["Location"].removeprefix("/admin"))
 
 
 def make(browser, name: str = "alice", **fields: str):
-    return browser.post("/users", "/users", username=name, role="user", credits="5", **fields)
+    return browser.post("/customers", "/customers", username=name, role="user", credits="5", **fields)
+
+
+def shown_key(browser, answer):
+    """The page that shows the key a form has made."""
+    assert answer.status_code == 303, answer.text
+    return browser.get(answer.headers["Location"].removeprefix("/admin"))
 
 
 def last_action(database):
@@ -78,16 +93,16 @@ def test_an_empty_page_says_what_to_do(admin, page):
     assert 'class="empty' in admin.get(page).text
 
 
-@pytest.mark.parametrize("page", [*PAGES, "/users/alice", "/proxies/proxy-1"])
+@pytest.mark.parametrize("page", [*PAGES, "/customers/alice", "/upstream/proxies/proxy-1"])
 def test_pages_keep_the_policy_and_name_their_fields(admin, page):
     make(admin)
-    admin.post("/proxies", "/proxies", kind="http", host="h", port="1")
-    admin.post("/bindings", "/proxies", key_id="env-1", proxy_id="proxy-1", priority="2")
+    admin.post("/upstream/proxies", "/upstream/proxies", kind="http", host="h", port="1")
+    admin.post("/upstream/bindings", "/upstream/proxies", key_id="env-1", proxy_id="proxy-1", priority="2")
     text = admin.get(page).text
     assert " style=" not in text
     assert " onclick=" not in text
     ids = re.findall(r' id="([^"]+)"', text)
-    assert len(ids) == len(set(ids)), "an id twice"
+    assert [name for name in set(ids) if ids.count(name) > 1] == [], "ids twice"
     fields = re.findall(r'<(?:input|select|textarea)(?![^>]*type="hidden")[^>]*>', text)
     for field in fields:
         found = re.search(r' id="([^"]+)"', field)
@@ -97,29 +112,30 @@ def test_pages_keep_the_policy_and_name_their_fields(admin, page):
 @pytest.mark.parametrize(
     "path",
     [
-        "/users",
-        "/users/alice/credit",
-        "/users/alice/active",
-        "/users/alice/settings",
-        "/users/alice/password",
-        "/users/alice/keys",
-        "/client-keys/wk_1/revoke",
-        "/client-keys/wk_1/active",
+        "/customers",
+        "/customers/alice/credit",
+        "/customers/alice/debit",
+        "/customers/alice/active",
+        "/customers/alice/settings",
+        "/customers/alice/password",
+        "/customers/alice/keys",
+        "/keys/wk_1/revoke",
+        "/keys/wk_1/active",
         "/upstream/pool/add",
         "/upstream/spares/import",
         "/upstream/pool/env-1/reset",
         "/upstream/pool/a/delete",
         "/upstream/spares/a/restore",
         "/upstream/spares/a/delete",
-        "/proxies",
-        "/proxies/a",
-        "/proxies/a/active",
-        "/proxies/a/check",
-        "/proxies/a/delete",
-        "/bindings",
-        "/bindings/repair",
-        "/bindings/a/b",
-        "/bindings/a/b/delete",
+        "/upstream/proxies",
+        "/upstream/proxies/a",
+        "/upstream/proxies/a/active",
+        "/upstream/proxies/a/check",
+        "/upstream/proxies/a/delete",
+        "/upstream/bindings",
+        "/upstream/bindings/repair",
+        "/upstream/bindings/a/b",
+        "/upstream/bindings/a/b/delete",
     ],
 )
 def test_no_form_works_without_its_token(admin, database, path):
@@ -132,7 +148,7 @@ def test_while_the_store_is_away_pages_say_so(world, tmp_path, page):
     away = connect("mongodb://127.0.0.1:1/", "none", serverSelectionTimeoutMS=50)
     settings = Settings(data_dir=tmp_path)
     administration = build_administration(settings, away, KeyCipher("secret"))
-    world.more_pages = resource_pages(administration, RequestLogStore(away))
+    world.more_pages = resource_pages(administration, RequestLogStore(away), UTC, world.new_keys)
     answer = world.admin().get(page)
     away.client.close()
     assert answer.status_code == 200
@@ -143,15 +159,15 @@ def test_while_the_store_is_away_pages_say_so(world, tmp_path, page):
 
 
 def test_a_user_is_made_and_the_key_is_shown_once(admin, database):
-    answer = make(admin, rpm="9")
+    answer = shown_key(admin, make(admin, rpm="9"))
     assert answer.status_code == 200
     assert answer.headers["Cache-Control"] == "no-store"
     secret = re.search(r"sk-weir-\w+", answer.text)[0]
     assert database.user_keys.find_one()["_id"] == hash_client_key(secret)
     assert UserStore(database).get("alice").rpm == 9
-    for page in (*PAGES, "/users/alice"):
+    for page in (*PAGES, "/customers/alice"):
         assert secret not in admin.get(page).text
-    text = said(admin, "/users/alice")
+    text = said(admin, "/customers/alice")
     assert "Credit left $5.00" in text
     assert "opening $5.00 $0.00 $5.00 – admin-token (dashboard)" in text
     entry = last_action(database)
@@ -161,65 +177,90 @@ def test_a_user_is_made_and_the_key_is_shown_once(admin, database):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"username": ""}, "Name: is required"),
-        ({"username": "a b"}, "Username: takes 1 to 64 letters"),
-        ({"username": "bob", "credits": "much"}, "Credit in USD: Not a valid decimal value"),
-        ({"username": "bob", "credits": "-1"}, "Credits: takes an amount of 0 or more"),
-        ({"username": "bob", "credits": "NaN"}, "Credits: takes an amount in USD"),
-        ({"username": "bob", "rpm": "-1"}, "Requests a minute: Number must be between"),
-        ({"username": "bob", "role": "root"}, "Role: Not a valid choice"),
-        ({"username": "bob", "password": "short"}, "Password: takes 8 characters or more"),
+        ({"username": ""}, "Name is required"),
+        ({"username": "a b"}, "takes 1 to 64 letters"),
+        ({"username": "bob", "credits": "much"}, "Not a valid decimal value"),
+        ({"username": "bob", "credits": "-1"}, "takes an amount of 0 or more"),
+        ({"username": "bob", "credits": "NaN"}, "takes an amount in USD"),
+        ({"username": "bob", "rpm": "-1"}, "Number must be between"),
+        ({"username": "bob", "role": "root"}, "Not a valid choice"),
+        ({"username": "bob", "password": "short"}, "takes 12 characters or more"),
         ({"username": "alice"}, "User alice exists already"),
     ],
 )
 def test_a_user_that_cannot_be_is_refused_in_words(admin, database, fields, says):
     make(admin)
-    assert says in send(admin, "/users", "/users", **{"role": "user", "credits": "1", **fields})
+    assert says in send(admin, "/customers", "/customers", **{"role": "user", "credits": "1", **fields})
     assert database.usersNew.count_documents({}) == 1
 
 
 def test_users_are_searched_sorted_and_paged(admin, database):
     for number in range(60):
         UserStore(database).add(f"user-{number:02}", now=NOW, credits_usd=Decimal(number))
-    page = admin.get("/users?search=USER-0&sort=credits").text
+    page = admin.get("/customers?search=USER-0&sort=credits").text
     assert re.findall(r">(user-\d\d)</a>", page) == [f"user-0{n}" for n in range(9, -1, -1)]
-    first = admin.get("/users").text
+    first = admin.get("/customers").text
     assert len(re.findall(r">user-\d\d</a>", first)) == 50
-    more = unescape(re.search(r'href="/admin(/users\?[^"]*cursor=[^"]+)"', first)[1])
+    more = unescape(re.search(r'href="/admin(/customers\?[^"]*cursor=[^"]+)"', first)[1])
     assert re.findall(r">(user-\d\d)</a>", admin.get(more).text) == [f"user-{n}" for n in range(50, 60)]
-    assert "No user's name contains “<b>”" in said(admin, "/users?search=%3Cb%3E")
-    assert admin.get("/users?cursor=nonsense").status_code == 302
+    assert "No user's name contains “<b>”" in said(admin, "/customers?search=%3Cb%3E")
+    assert admin.get("/customers?cursor=nonsense").status_code == 302
+
+
+def pay(admin, amount: str, reason: str = "x", *, name: str = "alice", way: str = "credit", **more) -> str:
+    """Give credit to a user, or take it away."""
+    page = f"/customers/{name}"
+    fields = {
+        f"{way}-{field}": value for field, value in {"amount": amount, "reason": reason, **more}.items()
+    }
+    return send(admin, f"{page}/{way}", page, **fields)
 
 
 def test_credit_and_debit_with_a_reason_are_in_the_ledger(admin, database):
     make(admin)
-    text = send(
-        admin, "/users/alice/credit", "/users/alice", amount="2.5", reason="invoice 17", direction="credit"
-    )
+    text = pay(admin, "2.5", "invoice 17")
     assert "alice has $7.50 now, had $5.00." in text
     assert "credit $2.50 $5.00 $7.50 invoice 17" in text
-    text = send(
-        admin, "/users/alice/credit", "/users/alice", amount="0.000000001", reason="x", direction="debit"
-    )
-    assert "debit -$0.000000001 $7.50" in text
+    assert "debit -$0.000000001 $7.50" in pay(admin, "0.000000001", way="debit")
     assert UserStore(database).get("alice").credits_nano == 7_499_999_999
-    text = send(admin, "/users/alice/credit", "/users/alice", amount="100", reason="x", direction="debit")
-    assert "Only 7.499999999 USD is left to take away." in text
-    text = send(admin, "/users/alice/credit", "/users/alice", amount="1", reason="", direction="credit")
-    assert "Reason: is required" in text
-    text = send(admin, "/users/alice/credit", "/users/alice", amount="-1", reason="x", direction="debit")
-    assert "Amount in USD: takes more than 0" in text
+    assert "Only 7.499999999 USD is left to take away." in pay(admin, "100", way="debit")
+    assert "is required" in pay(admin, "1", "")
+    for way in ("credit", "debit"):
+        for amount in ("0", "-1", "NaN"):
+            assert "takes " in pay(admin, amount, way=way)
     assert database.credit_ledger.count_documents({}) == 3
+
+
+def test_a_form_that_is_refused_keeps_what_was_typed(admin):
+    make(admin)
+    place = "/customers/alice"
+    fields = {"debit-amount": "100", "debit-reason": "a reason"}
+    refused = admin.post(f"{place}/debit", place, **fields)
+    assert refused.status_code == 400
+    assert 'value="a reason"' in refused.text
+    refused = admin.post(f"{place}/settings", place, role="viewer", budgets="1/year", models="gpt-*")
+    assert refused.status_code == 400
+    assert 'value="gpt-*"' in refused.text
+    assert re.search(r'id="budgets-error">[^<]*takes one of', refused.text)
+
+
+def test_a_key_is_made_with_all_limits(admin, database):
+    make(admin)
+    fields = {"key-key_name": "laptop", "key-tpm": "9", "key-models": "gpt-*", "key-budgets": "1/day"}
+    fields |= {"key-allowed_ips": "::1", "key-expires_at": "2027-01-31T10:00"}
+    assert shown_key(admin, admin.post("/customers/alice/keys", "/customers/alice", **fields))
+    made = database.user_keys.find_one({"keyName": "laptop"})
+    assert (made["tpm"], made["models"], made["allowedIps"]) == (9, ["gpt-*"], ["::1/128"])
+    assert made["expiresAt"].replace(tzinfo=UTC) == datetime(2027, 1, 31, 10, tzinfo=UTC)
 
 
 def test_validity_is_renewed_when_that_is_asked_for(admin, database):
     database.usersNew.insert_one(
         {"_id": "old", "credits": 0, "purchasedAt": NOW - timedelta(days=9), "expiresAt": NOW}
     )
-    fields = {"amount": "1", "reason": "x", "direction": "credit"}
-    send(admin, "/users/old/credit", "/users/old", **fields)
+    pay(admin, "1", name="old")
     assert database.usersNew.find_one()["expiresAt"] == NOW
-    send(admin, "/users/old/credit", "/users/old", renews="y", **fields)
+    pay(admin, "1", name="old", renews="y")
     stored = database.usersNew.find_one()
     assert stored["expiresAt"] - stored["purchasedAt"] == timedelta(days=9)
     assert stored["purchasedAt"] > NOW - timedelta(days=1)
@@ -227,28 +268,35 @@ def test_validity_is_renewed_when_that_is_asked_for(admin, database):
 
 def test_a_user_is_disabled_enabled_changed_and_given_a_password(admin, database):
     make(admin)
-    assert "alice is disabled" in send(admin, "/users/alice/active", "/users/alice", active="no")
-    assert "disabled" in said(admin, "/users")
-    assert "alice is enabled" in send(admin, "/users/alice/active", "/users/alice", active="yes")
-    assert "alice is changed." in send(admin, "/users/alice/settings", "/users/alice", role="admin", rpm="0")
+    assert "alice is disabled" in send(admin, "/customers/alice/active", "/customers/alice", active="no")
+    assert "disabled" in said(admin, "/customers")
+    assert "alice is enabled" in send(admin, "/customers/alice/active", "/customers/alice", active="yes")
+    assert "alice is changed." in send(
+        admin, "/customers/alice/settings", "/customers/alice", role="owner", rpm="0"
+    )
     user = UserStore(database).get("alice")
-    assert (user.role, user.rpm) == ("admin", 0)
-    send(admin, "/users/alice/settings", "/users/alice", role="user", rpm="")
+    assert (user.role, user.rpm) == ("owner", 0)
+    for form, field in (("active", {"active": "no"}), ("settings", {"role": "user", "rpm": ""})):
+        assert "No owner would be left" in send(
+            admin, f"/customers/alice/{form}", "/customers/alice", **field
+        )
+    UserStore(database).add("second", now=NOW, role="admin")
+    send(admin, "/customers/alice/settings", "/customers/alice", role="user", rpm="")
     assert UserStore(database).get("alice").rpm is None
-    text = send(admin, "/users/alice/password", "/users/alice", password="long enough now")
+    text = send(admin, "/customers/alice/password", "/customers/alice", password="long enough now")
     assert "alice has a new password." in text
-    assert UserStore(database).verify_password("alice", "long enough now")
+    assert UserStore(database).login("alice").password.matches("long enough now")
 
 
 def test_a_user_who_does_not_exist_is_a_page_that_says_so(admin):
-    assert admin.get("/users/nobody").status_code == 404
+    assert admin.get("/customers/nobody").status_code == 404
 
 
 def test_a_users_recent_requests_are_shown_escaped(admin, database):
     make(admin)
     document = sequenced(1, user_id="alice", cost_nano_usd=615_000).document
     database.request_logs.insert_one({**document, "model": "<script>alert(1)</script>"})
-    text = admin.get("/users/alice").text
+    text = admin.get("/customers/alice").text
     assert "&lt;script&gt;alert(1)" in text
     assert "$0.000615" in text
 
@@ -258,14 +306,16 @@ def test_a_users_recent_requests_are_shown_escaped(admin, database):
 
 def test_client_keys_are_made_paused_and_revoked(admin, database):
     make(admin)
-    answer = admin.post("/users/alice/keys", "/users/alice", **{"key-notes": "open-webui"})
+    answer = shown_key(
+        admin, admin.post("/customers/alice/keys", "/customers/alice", **{"key-notes": "open-webui"})
+    )
     secret = re.search(r"sk-weir-\w+", answer.text)[0]
     key_id = hash_client_key(secret)
-    assert "open-webui" in said(admin, "/client-keys")
-    assert "open-webui" not in said(admin, "/client-keys?search=nothing")
-    assert "is paused." in send(admin, f"/client-keys/{key_id}/active", "/client-keys", active="no")
-    assert "is accepted again." in send(admin, f"/client-keys/{key_id}/active", "/client-keys", active="yes")
-    text = send(admin, f"/client-keys/{key_id}/revoke", "/client-keys", next="/admin/users/alice")
+    assert "open-webui" in said(admin, "/keys")
+    assert "open-webui" not in said(admin, "/keys?search=nothing")
+    assert "is paused." in send(admin, f"/keys/{key_id}/active", "/keys", active="no")
+    assert "is accepted again." in send(admin, f"/keys/{key_id}/active", "/keys", active="yes")
+    text = send(admin, f"/keys/{key_id}/revoke", "/keys", next="/admin/customers/alice")
     assert "is revoked" in text
     assert "Ledger" in text, "it came back to the user's page"
     assert database.user_keys.find_one({"_id": key_id})["revokedAt"]
@@ -275,11 +325,11 @@ def test_a_key_of_earlier_software_is_never_in_a_page(admin, database):
     database.user_keys.insert_one({"_id": OLD_KEY, "name": "old"})
     database.usersNew.insert_one({"_id": "old", "apiKey": "sk-trollllm-" + "ab01" * 16})
     derived = hash_client_key(OLD_KEY)
-    for page in ("/client-keys", "/users/old", "/users"):
+    for page in ("/keys", "/customers/old", "/customers"):
         text = admin.get(page).text
         assert OLD_KEY not in text
         assert "ab01" * 4 not in text
-    send(admin, f"/client-keys/{derived}/revoke", "/client-keys")
+    send(admin, f"/keys/{derived}/revoke", "/keys")
     assert database.user_keys.find_one()["isActive"] is False
 
 
@@ -298,7 +348,12 @@ def test_upstream_keys_are_added_reset_and_deleted(admin, database):
     assert ENV_KEY not in page
     assert "env-1" in page
     assert "k1 is healthy, on all workers and hosts." in send(admin, "/upstream/pool/k1/reset", "/upstream")
-    assert "k1" in said(admin, "/upstream?key=k1")
+    assert "k1" in said(admin, "/upstream?of=k1")
+    told = account_document(Balance(Decimal("8217.00")), {"k1": KeyAccount(Decimal(7), Decimal(7))}, 0)
+    Readings(database).put("account", told, NOW)
+    page_says = said(admin, "/upstream")
+    assert "OhMyGPT's balance: 8217.00" in page_says
+    assert "used 7 of 7 capped" in page_says
     assert "k1 is deleted" in send(admin, "/upstream/pool/k1/delete", "/upstream")
     assert "There is no key k1." in send(admin, "/upstream/pool/k1/delete", "/upstream")
     text = send(admin, "/upstream/pool/add", "/upstream", **{"pool-key_id": "env-7", "pool-secret": KEY})
@@ -328,7 +383,7 @@ def test_a_file_or_lines_are_imported_whole_or_not_at_all(admin, database, place
     assert upload(f"a|{KEY}\nb|{KEY}2\n".encode()).status_code == 303
     assert "2 keys are in the" in said(admin, "/upstream")
     text = send(admin, f"/upstream/{place}/import", "/upstream", **{f"{place}-lines": f"c|{KEY}3"})
-    assert "1 keys are in the" in text
+    assert "1 key is in the" in text
     assert "paste lines" in send(admin, f"/upstream/{place}/import", "/upstream", **{f"{place}-lines": " "})
     assert collection.count_documents({}) == 3
 
@@ -347,38 +402,61 @@ def test_spare_keys_are_restored_and_deleted(admin, database):
 
 def test_proxies_are_added_changed_checked_and_deleted(admin, database):
     fields = {"name": "Frankfurt", "kind": "http", "host": "127.0.0.1", "port": "1"}
-    text = send(admin, "/proxies", "/proxies", username="u", password="p-secret-p", **fields)
+    text = send(
+        admin, "/upstream/proxies", "/upstream/proxies", username="u", password="p-secret-p", **fields
+    )
     assert "Frankfurt is added as proxy-1" in text
-    assert "p-secret-p" not in admin.get("/proxies/proxy-1").text
+    assert "p-secret-p" not in admin.get("/upstream/proxies/proxy-1").text
     before = database.proxies.find_one()["password"]
-    send(admin, "/proxies/proxy-1", "/proxies/proxy-1", username="u", password="", **fields | {"port": "2"})
+    send(
+        admin,
+        "/upstream/proxies/proxy-1",
+        "/upstream/proxies/proxy-1",
+        username="u",
+        password="",
+        **fields | {"port": "2"},
+    )
     stored = database.proxies.find_one()
     assert (stored["port"], stored["username"]) == (2, "u")
     assert KeyCipher("secret").decrypt(stored["password"]) == "p-secret-p"
     assert before
-    assert "is not reached through proxy-1" in send(admin, "/proxies/proxy-1/check", "/proxies")
-    assert "unhealthy" in said(admin, "/proxies/proxy-1")
-    send(admin, "/proxies/proxy-1", "/proxies/proxy-1", username="", password="", **fields)
+    assert "is not reached through proxy-1" in send(
+        admin, "/upstream/proxies/proxy-1/check", "/upstream/proxies"
+    )
+    assert "unhealthy" in said(admin, "/upstream/proxies/proxy-1")
+    send(admin, "/upstream/proxies/proxy-1", "/upstream/proxies/proxy-1", username="", password="", **fields)
     assert "password" not in database.proxies.find_one()
-    assert "not used any more" in send(admin, "/proxies/proxy-1/active", "/proxies", active="no")
-    assert "used again" in send(admin, "/proxies/proxy-1/active", "/proxies", active="yes")
-    assert "proxy-1 is deleted" in send(admin, "/proxies/proxy-1/delete", "/proxies")
-    text = send(admin, "/proxies", "/proxies", **fields | {"host": "http://x", "port": "0"})
+    assert "not used any more" in send(
+        admin, "/upstream/proxies/proxy-1/active", "/upstream/proxies", active="no"
+    )
+    assert "used again" in send(admin, "/upstream/proxies/proxy-1/active", "/upstream/proxies", active="yes")
+    assert "proxy-1 is deleted" in send(admin, "/upstream/proxies/proxy-1/delete", "/upstream/proxies")
+    text = send(admin, "/upstream/proxies", "/upstream/proxies", **fields | {"host": "http://x", "port": "0"})
     assert "Port: takes 1 to 65535" in text
 
 
 def test_keys_are_bound_to_proxies_with_priorities_and_repaired(admin, database):
-    send(admin, "/proxies", "/proxies", name="Frankfurt", kind="http", host="h", port="1")
-    text = send(admin, "/bindings", "/proxies", key_id="env-1", proxy_id="proxy-1", priority="3")
+    send(admin, "/upstream/proxies", "/upstream/proxies", name="Frankfurt", kind="http", host="h", port="1")
+    text = send(
+        admin, "/upstream/bindings", "/upstream/proxies", key_id="env-1", proxy_id="proxy-1", priority="3"
+    )
     assert "Key env-1 goes through proxy-1, priority 3." in text
-    text = send(admin, "/bindings/proxy-1/env-1", "/proxies", priority="1")
+    text = send(admin, "/upstream/bindings/proxy-1/env-1", "/upstream/proxies", priority="1")
     assert "with priority 1." in text
-    assert "takes 1 to 10" in send(admin, "/bindings/proxy-1/env-1", "/proxies", priority="11")
+    assert "takes 1 to 10" in send(
+        admin, "/upstream/bindings/proxy-1/env-1", "/upstream/proxies", priority="11"
+    )
     database.ohmygpt_bindings.insert_one({"proxyId": "gone", "ohmygptKeyId": "env-1", "priority": 1})
-    assert "no such proxy" in said(admin, "/proxies")
-    assert "2 checked, 0 repaired, 1 deleted." in send(admin, "/bindings/repair", "/proxies")
-    assert "is not bound to proxy-1 any more" in send(admin, "/bindings/proxy-1/env-1/delete", "/proxies")
-    text = send(admin, "/bindings", "/proxies", key_id="none", proxy_id="proxy-1", priority="3")
+    assert "no such proxy" in said(admin, "/upstream/proxies")
+    assert "2 checked, 0 repaired, 1 deleted." in send(
+        admin, "/upstream/bindings/repair", "/upstream/proxies"
+    )
+    assert "is not bound to proxy-1 any more" in send(
+        admin, "/upstream/bindings/proxy-1/env-1/delete", "/upstream/proxies"
+    )
+    text = send(
+        admin, "/upstream/bindings", "/upstream/proxies", key_id="none", proxy_id="proxy-1", priority="3"
+    )
     assert "there is no key none" in text
 
 
@@ -387,14 +465,71 @@ def test_keys_are_bound_to_proxies_with_priorities_and_repaired(admin, database)
 
 def test_the_audit_log_shows_who_did_what_and_can_be_filtered(world, admin):
     make(admin)
-    send(admin, "/users/alice/credit", "/users/alice", amount="100", reason="<i>", direction="debit")
-    text = said(admin, "/audit")
+    pay(admin, "100", "<i>", way="debit")
+    text = said(admin, "/settings/audit")
     assert "users.credits.add user:alice amount: -100 , reason: <i> refused only 5 USD is left" in text
-    assert "<i>" not in admin.get("/audit").text
-    assert "users.add" not in said(admin, "/audit?outcome=refused")
-    assert "No entry matches" in said(admin, "/audit?actor=nobody")
+    assert "<i>" not in admin.get("/settings/audit").text
+    assert "users.add" not in said(admin, "/settings/audit?result=refused")
+    assert "No entry matches" in said(admin, "/settings/audit?actor=nobody")
     world.add_user("root")
     other = world.browser()
     other.log_in(username="root", password="correct horse battery")
-    send(other, "/users/alice/active", "/users/alice", active="no")
-    assert "users.disable" in said(admin, "/audit?actor=root")
+    send(other, "/customers/alice/active", "/customers/alice", active="no")
+    assert "users.disable" in said(admin, "/settings/audit?actor=root")
+
+
+def test_limits_and_budgets_are_given_on_the_pages_of_users_and_keys(admin, database):
+    make(admin)
+    [key_id] = [key["_id"] for key in database.user_keys.find({"name": "alice"})]
+    fields = {
+        "rpm": "5",
+        "tpm": "100",
+        "max_parallel": "2",
+        "models": "gpt-*, o3",
+        "budgets": "10/month 1/day:o3",
+    }
+    prices = {"price_factor": "0.80", "group": "friends"}
+    page = send(admin, "/customers/alice/settings", "/customers/alice", role="user", **fields, **prices)
+    assert "a month 10" in page
+    assert "a day, o3 1" in page
+    stored = database.usersNew.find_one({"_id": "alice"})
+    assert (stored["models"], stored["tpm"]) == (["gpt-*", "o3"], 100)
+    assert (stored["priceFactor"], stored["group"]) == ("0.8", "friends")
+    shown = admin.get("/customers/alice").text
+    assert 'value="0.8"' in shown
+    assert 'value="friends"' in shown
+    place = f"/keys/{key_id}"
+    page = send(
+        admin,
+        f"{place}/limits",
+        place,
+        **fields,
+        key_name="laptop",
+        allowed_ips="::1",
+        expires_at="2027-01-31T10:00",
+    )
+    assert "laptop" in page
+    stored = database.user_keys.find_one({"_id": key_id})
+    assert (stored["allowedIps"], stored["keyName"]) == (["::1/128"], "laptop")
+    assert stored["expiresAt"].replace(tzinfo=UTC) == datetime(2027, 1, 31, 10, tzinfo=UTC)
+    # The page holds what was given, so that saving it again changes nothing; what is emptied is none.
+    form = admin.get(place).text
+    for value in ("gpt-*, o3", "10/month 1/day:o3", "2027-01-31T10:00", "::1/128"):
+        assert f'value="{value}"' in form
+    send(admin, f"{place}/limits", place)
+    stored = database.user_keys.find_one({"_id": key_id})
+    assert stored.keys().isdisjoint({"budgets", "models", "allowedIps", "expiresAt", "keyName", "rpm"})
+    assert "per: takes one of" in send(admin, f"{place}/limits", place, budgets="1/year")
+    assert admin.get("/keys/wk_unknown").status_code == 404
+
+
+def test_a_key_is_rotated_on_its_page(admin, database):
+    make(admin)
+    [key_id] = [key["_id"] for key in database.user_keys.find({"name": "alice"})]
+    place = f"/keys/{key_id}"
+    answer = shown_key(admin, admin.post(f"{place}/rotate", place, hours="2"))
+    assert "sk-weir-" in answer.text
+    assert "A secret before this one is accepted until" in said(admin, place)
+    before = database.user_keys.find_one({"_id": key_id})
+    send(admin, f"{place}/rotate", place, hours="-1")
+    assert database.user_keys.find_one({"_id": key_id}) == before

@@ -1,4 +1,4 @@
-"""`flask migrate` on a database of earlier software: nothing is lost, nothing counts differently."""
+"""`weir migrate` on a database of earlier software: nothing is lost, nothing counts differently."""
 
 import contextlib
 import itertools
@@ -18,21 +18,23 @@ from flask import Flask
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from app.adapters.directory import CachedDirectory
-from app.adapters.key_cipher import PREFIX, KeyCipher
-from app.adapters.mongo.client_keys import ClientKeyStore
-from app.adapters.mongo.connection import ensure_indexes, log_expiry_s
-from app.adapters.mongo.migration.plan import STEP_NAMES, steps
-from app.adapters.mongo.provider_keys import ProviderKeyStore
-from app.adapters.mongo.proxies import ProxyStore
-from app.adapters.mongo.settlement import Settlement
-from app.adapters.mongo.stats import StatsStore
-from app.adapters.mongo.summaries import SummaryMaker
-from app.adapters.mongo.users import UserStore
+from app.accounts.client_keys import ClientKeyStore
+from app.accounts.credentials import hash_client_key
+from app.accounts.directory import CachedDirectory
+from app.accounts.users import UserStore
 from app.cli import register_commands
-from app.core.credentials import hash_client_key
-from app.core.records import ExchangeRecord, Outcome, SequencedRecord
+from app.keys.provider_keys import ProviderKeyStore
+from app.migration.plan import STEP_NAMES, steps
+from app.persistence.booking import Booking
+from app.records.records import ExchangeRecord, Outcome, SequencedRecord
 from app.settings import Settings
+from app.statistics.periods import Period
+from app.statistics.stats_store import StatsStore
+from app.statistics.summaries import SummaryMaker
+from app.statistics.usage import Grouping
+from app.store.connection import ensure_indexes, log_expiry_s
+from app.store.key_cipher import PREFIX, KeyCipher
+from app.upstream.proxies import ProxyStore
 from tests.support.earlier_database import EarlierDatabase
 from tests.support.reconciliation_world import reconciliation
 
@@ -80,11 +82,11 @@ def statistics(db: Database[Any], now: datetime) -> dict[str, Any]:
     stats, tz = StatsStore(db), ZoneInfo("Asia/Ho_Chi_Minh")
     return {
         period: (
-            stats.model_stats(period, now, tz),
-            stats.metrics(period, now, tz),
-            stats.user_stats(period, now, tz),
-            stats.usage("user", period, now, tz),
-            stats.usage("factoryKey", period, now, tz),
+            stats.model_stats(Period.of(period, now, tz)),
+            stats.metrics(Period.of(period, now, tz)),
+            stats.user_stats(Period.of(period, now, tz)),
+            stats.usage(Grouping.parse("user"), Period.of(period, now, tz)),
+            stats.usage(Grouping.parse("factoryKey"), Period.of(period, now, tz)),
         )
         for period in PERIODS
     }
@@ -207,7 +209,7 @@ def test_a_key_goes_on_counting(
         "r1", user_id="user1", user_key_id=hashed, created_at=now, api_format="openai", outcome=Outcome.OK,
         status_code=200, factory_key_id="factory-1", model="gpt-5", input_tokens=7, cost_nano_usd=5,
     )  # fmt: skip
-    Settlement(database, "w1").apply([SequencedRecord(1, record.to_document())])
+    Booking(database, "w1").apply([SequencedRecord(1, record.to_document())])
     new = database["user_keys"].find_one({"_id": hashed})
     assert new is not None
     assert new["requestsCount"] == old["requestsCount"] + 1
@@ -292,7 +294,7 @@ def test_a_start_before_the_migration_lets_no_history_expire(
 ) -> None:
     ensure_indexes(database, 30 * DAY_S)
     assert log_expiry_s(database) is None
-    assert "until 'flask migrate apply' has added them" in caplog.text
+    assert "until 'weir migrate apply' has added them" in caplog.text
     refused = run("migrate", "apply", "--only", "expiry")
     assert (refused.exit_code, refused.stderr) == (
         1,
@@ -310,7 +312,9 @@ def test_another_secret_key_is_refused_before_anything_is_encrypted_with_it(
     )
     refused = run("migrate", "apply", "--only", "secrets", secret="of this host alone")
     assert refused.exit_code == 1
-    assert "1 were encrypted with another SECRET_KEY" in refused.stderr
+    assert "SECRET_KEY is not the one that the database" in refused.stderr
+    checked = run("migrate", "check", "--only", "secrets", secret="of this host alone")
+    assert "1 were encrypted with another SECRET_KEY" in checked.stdout
     assert database["ohmygpt_keys"].count_documents({"apiKey": {"$regex": f"^{PREFIX}"}}) == 1
 
 
@@ -334,7 +338,7 @@ def test_one_at_a_time_and_the_dead_are_no_hindrance(
     database["migrations"].insert_one({"_id": "turn", "owner": owner, "until": until})
     refused = run("migrate", "apply")
     assert refused.exit_code == 1
-    assert "another flask migrate apply is at work (process 1 on elsewhere)" in refused.stderr
+    assert "another weir migrate apply is at work (process 1 on elsewhere)" in refused.stderr
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -367,7 +371,7 @@ def book(database: Database[Any], first: int, keys: list[str], moment: datetime)
         for number, key in enumerate(keys)
     ]  # fmt: skip
     records = [SequencedRecord(first + number, record.to_document()) for number, record in enumerate(batch)]
-    Settlement(database, "w1").apply(records)
+    Booking(database, "w1").apply(records)
 
 
 def summarise(database: Database[Any], now: datetime) -> None:
@@ -400,7 +404,7 @@ def test_weir_may_have_run_on_the_database_before(
     assert statistics(database, now) == before
     summarise(database, now)
     assert statistics(database, now) == before
-    by_key = StatsStore(database).usage("key", "all", now, ZoneInfo("UTC"))
+    by_key = StatsStore(database).usage(Grouping.parse("key"), Period.of("all", now, ZoneInfo("UTC")))
     assert not {key for key, _ in by_key.rows} & set(keys)
     assert not any(result.difference_count for result in reconciliation(database).run(now))
 

@@ -25,7 +25,7 @@ from app.api.openapi import openapi_document
 from tests.support.admin_api import Admin, admin_app
 from tests.support.seeded import seed
 
-EXAMPLES = 5
+EXAMPLES = 3
 
 
 def checks_of(case: Case) -> list[Any]:
@@ -36,7 +36,7 @@ def checks_of(case: Case) -> list[Any]:
 
 @pytest.fixture
 def app(database, mongo_uri, tmp_path, monkeypatch) -> Iterator[Flask]:
-    monkeypatch.setattr("app.adapters.mongo.users._ROUNDS", 1)
+    monkeypatch.setattr("app.accounts.users._ROUNDS", 1)
     with admin_app(mongo_uri, database.name, tmp_path / "var") as app:
         yield app
 

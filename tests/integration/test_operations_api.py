@@ -8,9 +8,11 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.adapters.metrics.vitals import key_states
+from app import __version__
 from app.api.health import health_blueprint
 from app.api.operations import operations_blueprint
+from app.metrics.gauges import key_states
+from tests.support.logins import PlainGuard
 
 TOKEN = "admin-token"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
@@ -31,6 +33,15 @@ class Reloaded:
     message: str = "why"
     models: int = 3
     upstream_keys: int = 2
+    is_temporary: bool = False
+
+    @property
+    def problems(self) -> dict[str, str]:
+        return {} if self.success else {"models": "why"}
+
+    @property
+    def keys_read(self) -> bool:
+        return self.success
 
 
 KEYS = [
@@ -60,16 +71,17 @@ class Monitor:
         return b"page", f"text/plain; accept={accept}"
 
 
-def client_of(*, spare: int | None = 4, success: bool = True, monitor: Monitor | None = None) -> FlaskClient:
+def client_of(
+    *, spare: int | None = 4, reloaded: Reloaded | None = None, monitor: Monitor | None = None
+) -> FlaskClient:
     app = Flask("test")
     app.register_blueprint(
         operations_blueprint(
             keys=lambda: KEYS,
             key_states=lambda keys: key_states(key.status for key in keys),
             backup_keys=lambda: spare,
-            reload=lambda: Reloaded(success),
-            admin_token=TOKEN,
-            verify_admin=lambda name, password: None,
+            reload=lambda _admin: reloaded or Reloaded(True),
+            guard=PlainGuard(TOKEN),
         )
     )
     app.register_blueprint(health_blueprint(Clock(), monitor or Monitor()))
@@ -105,16 +117,30 @@ def test_key_status(spare: int | None) -> None:
     }
 
 
-@pytest.mark.parametrize(("success", "status"), [(True, 200), (False, 422)])
-def test_reload(success: bool, status: int) -> None:
-    answer = client_of(success=success).post("/reload", headers=ADMIN)
+@pytest.mark.parametrize(
+    ("reloaded", "status"),
+    [(Reloaded(True), 200), (Reloaded(False), 500), (Reloaded(False, is_temporary=True), 503)],
+)
+def test_reload(reloaded: Reloaded, status: int) -> None:
+    answer = client_of(reloaded=reloaded).post("/reload", headers=ADMIN)
     assert answer.status_code == status
+    success = reloaded.success
     assert answer.json == {
         "success": success,
         "message": "why",
+        "failed": [] if success else ["models"],
         "models": 3,
         "ohmygpt_reloaded": success,
         "ohmygpt_keys": 2,
+    }
+
+
+def test_health_tells_the_version() -> None:
+    assert client_of().get("/health").json == {
+        "status": "ok",
+        "timestamp": "2026-11-23T00:00:00.000Z",
+        "uptime": 0.0,
+        "version": __version__,
     }
 
 

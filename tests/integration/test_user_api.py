@@ -6,15 +6,20 @@ from decimal import Decimal
 import pytest
 from pydantic import SecretStr
 
-from app.adapters.mongo.client_keys import ClientKeyStore
-from app.adapters.mongo.settlement import Settlement
-from app.adapters.mongo.users import UserStore
-from app.core.records import AttemptRecord, ExchangeRecord, Outcome, SequencedRecord, UsageSource
+from app.accounts.client_keys import ClientKeyStore
+from app.accounts.login_tries import KEYS_PER_ADDRESS
+from app.accounts.users import UserStore
+from app.api.user import REQUESTS_PER_KEY
 from app.factory import create_app
+from app.management.audit import Actor
+from app.persistence.booking import Booking
+from app.records.records import AttemptRecord, ExchangeRecord, Outcome, SequencedRecord, UsageSource
 from app.settings import Settings
+from tests.support.admin_api import Admin, admin_app
 
 FIXED = "fixed-key-of-the-operator"
-ROUTES = ("me", "detailed-usage", "request-logs", "request-history", "credits-usage")
+THIS_MONTH = f"statements/{datetime.now(UTC):%Y-%m}"
+ROUTES = ("me", "detailed-usage", "request-logs", "request-history", "credits-usage", THIS_MONTH)
 SECRETS = ("pool-secret-name", "their-model-name", "req_upstream", "bob")
 
 
@@ -41,6 +46,8 @@ def records(user, key, count, first):
                 cost_nano_usd=1_000_000,
                 latency_ms=100,
                 attempts=(AttemptRecord("pool-secret-name", 200, 7),),
+                error_message=None if n else "pool-secret-name has no money",
+                told_message=None if n else "the operator must see to it",
             ).to_document(),
         )
         for n in range(count)
@@ -58,7 +65,7 @@ def world(mongo_uri, database, tmp_path):
         made = keys.add(name, now=now)
         secrets[name] = made.secret
         batch += records(name, made.key_id, 30 + number, 1 + 100 * number)
-    Settlement(database, "w1").apply(batch)
+    Booking(database, "w1").apply(batch)
     settings = Settings(
         mongodb_uri=SecretStr(mongo_uri),
         mongodb_db_name=database.name,
@@ -90,6 +97,57 @@ def test_detailed_usage(world):
     assert (usage["inputTokens"], usage["outputTokens"]) == (1200, 120)
     assert usage["creditsBurned"] == 0.012
     assert ask(world, "detailed-usage")["period"] == "24h"
+    compared = ask(world, "detailed-usage?period=24h&compare=previous")
+    assert compared["previous"]["to"] == compared["from"]
+    assert compared["previous"]["costNanoUsd"] >= 0
+
+
+def test_the_own_statement_adds_up_and_prints(world):
+    client, secrets = world
+    # The records may be of two months.
+    before = f"statements/{datetime.now(UTC).replace(day=1) - timedelta(days=1):%Y-%m}"
+    charged = 0
+    for path in (THIS_MONTH, before):
+        found = client.get(f"/api/user/{path}", headers={"x-api-key": secrets["ann"]})
+        if path == before and found.status_code == 404:
+            continue
+        own = found.json
+        assert set(own) == {"month", "from", "to", "timezone", "state", "isOver", "statement"}
+        sums = own["statement"]
+        assert sums["user"] == "ann"
+        given = sums["creditsNanoUsd"] - sums["debitsNanoUsd"]
+        assert sums["closingNanoUsd"] == sums["openingNanoUsd"] + given - sums["chargesNanoUsd"]
+        assert sum(line["costNanoUsd"] for line in sums["charges"]) == sums["chargesNanoUsd"]
+        assert all("by" not in line for line in sums["ledger"])
+        charged += sums["chargesNanoUsd"]
+    assert charged == 30_000_000
+    headers = {"x-api-key": secrets["ann"]}
+    page = client.get(f"/api/user/{THIS_MONTH}?format=html", headers=headers)
+    assert (page.status_code, page.mimetype) == (200, "text/html")
+    assert "ann" in page.text
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    lines = client.get(f"/api/user/{THIS_MONTH}?format=csv", headers=headers).text.splitlines()
+    assert "kind" in lines[0].split(",")
+    assert lines[-1].split(",")[lines[0].split(",").index("kind")] == "closing"
+    assert ask(world, "statements/2026-13", status=400)["error"]
+
+
+def test_a_key_bound_to_addresses_tells_nothing_elsewhere(world):
+    client, _ = world
+    app = client.application
+    keys = app.extensions["weir"].administration.client_keys
+    operator = Actor("root", "cli")
+    bound = keys.add(operator, "ann")
+    keys.change(operator, bound.key_id, {"allowedIps": ["10.9.9.0/24"]})
+    headers = {"Authorization": f"Bearer {bound.secret}"}
+    for route in (*ROUTES, "limits", "keys"):
+        elsewhere = client.get(f"/api/user/{route}", headers=headers)
+        assert (elsewhere.status_code, "not accepted from where" in elsewhere.text) == (403, True)
+    models = client.get("/v1/models", headers=headers)
+    assert (models.status_code, models.json["error"]["code"]) == (403, "address_not_allowed")
+    inside = {"REMOTE_ADDR": "10.9.9.7"}
+    assert client.get("/api/user/me", headers=headers, environ_base=inside).status_code == 200
+    assert client.get("/v1/models", headers=headers, environ_base=inside).status_code == 200
 
 
 def test_credits_usage(world):
@@ -98,6 +156,10 @@ def test_credits_usage(world):
         "last24h": 0.012,
         "last7d": 0.03,
         "last30d": 0.03,
+        "last1hNanoUsd": 1_000_000,
+        "last24hNanoUsd": 12_000_000,
+        "last7dNanoUsd": 30_000_000,
+        "last30dNanoUsd": 30_000_000,
     }
 
 
@@ -128,7 +190,10 @@ def test_nobody_sees_others_or_the_upstream(world, name):
     for record in ask(world, "request-logs?period=30d&limit=100", key=name)["requests"]:
         assert record["id"].startswith(name)
         assert record["upstream"] is None
-        assert not {"factoryKeyId", "attempts", "upstreamModel", "userId", "usageRaw"} & set(record)
+        assert record.get("errorMessage") == (None if record["isSuccess"] else "the operator must see to it")
+        assert not {"toldMessage", "factoryKeyId", "attempts", "upstreamModel", "userId", "usageRaw"} & set(
+            record
+        )
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -153,7 +218,7 @@ def test_without_a_valid_key_nothing_is_said(world, route):
 @pytest.mark.parametrize(
     ("path", "parameter"),
     [
-        ("detailed-usage?period=3d", "period"),
+        ("detailed-usage?period=5d", "period"),
         ("detailed-usage?user=bob", "user"),
         ("request-logs?page=0", "page"),
         ("request-logs?limit=101", "limit"),
@@ -164,3 +229,96 @@ def test_without_a_valid_key_nothing_is_said(world, route):
 )
 def test_a_parameter_that_does_not_fit_is_named(world, path, parameter):
     assert ask(world, path, status=400)["parameter"] == parameter
+
+
+def test_a_key_may_ask_so_often_and_an_address_may_guess_so_often(database, mongo_uri, tmp_path):
+    with admin_app(mongo_uri, database.name, tmp_path / "var") as app:
+        right = {"x-api-key": Admin(app)("POST", "/users", {"username": "ann"}).json["apiKey"]}
+        wrong = {"x-api-key": "sk-nobody-has-this"}
+
+        def answers(headers, first):
+            """The answers up to the first that is another: a minute may end in between."""
+            found = []
+            while not found or found[-1].status_code == first:
+                found.append(app.test_client().get("/api/user/me", headers=headers))
+            return found
+
+        guesses = answers(wrong, 401)
+        assert len(guesses) > KEYS_PER_ADDRESS
+        asked = answers(right, 200)  # whoever else guesses from there
+        assert len(asked) > REQUESTS_PER_KEY
+        for refused, says in ((guesses[-1], "too many wrong tries: wait"), (asked[-1], "too many requests")):
+            assert refused.status_code == 429
+            assert refused.json["error"].startswith(says)
+            assert 1 <= int(refused.headers["Retry-After"]) <= 60
+
+
+def call(world, method, path, body=None, key="ann"):
+    client, secrets = world
+    return client.open(
+        f"/api/user/{path}",
+        method=method,
+        json=body,
+        headers={"Authorization": f"Bearer {secrets.get(key, key)}"},
+    )
+
+
+def test_users_manage_keys_of_their_own(world, database):
+    made = call(
+        world, "POST", "keys", {"keyName": "ci", "maxParallel": 2, "budgets": [{"usd": 1, "per": "day"}]}
+    )
+    assert made.status_code == 201, made.text
+    key_id, secret = made.json["id"], made.json["apiKey"]
+    assert database.user_keys.find_one({"_id": key_id})["name"] == "ann"
+    assert {key["id"] for key in ask(world, "keys")["keys"]} >= {key_id}
+    assert ask(world, "limits", key=secret)["key"]["maxParallel"] == 2
+    changed = call(world, "PATCH", f"keys/{key_id}", {"maxParallel": None, "budgets": None, "keyName": "new"})
+    assert (changed.json["maxParallel"], changed.json["budgets"], changed.json["keyName"]) == (
+        None,
+        [],
+        "new",
+    )
+    rotated = call(world, "POST", f"keys/{key_id}/rotate", {"overlapHours": 1}).json
+    assert (rotated["id"], rotated["oldUntil"] > rotated["created_at"]) == (key_id, True)
+    assert ask(world, "me", key=rotated["apiKey"])["keyId"] == key_id
+    assert call(world, "DELETE", f"keys/{key_id}").json["revoked"] is True
+    assert ask(world, f"keys/{key_id}")["isActive"] is False
+    assert call(world, "POST", f"keys/{key_id}/rotate", {}).status_code == 409
+    entry = database.admin_audit.find_one({"action": "client-keys.rotate"})
+    assert (entry["actor"], entry["via"]) == ("ann", "api")
+    assert rotated["apiKey"] not in str(list(database.admin_audit.find()))
+
+
+def test_nobody_reaches_the_keys_of_others(world, database):
+    bobs = database.user_keys.find_one({"name": "bob"})["_id"]
+    for method, path, body in (
+        ("GET", f"keys/{bobs}", None),
+        ("PATCH", f"keys/{bobs}", {"keyName": "mine"}),
+        ("DELETE", f"keys/{bobs}", None),
+        ("POST", f"keys/{bobs}/rotate", {}),
+    ):
+        assert call(world, method, path, body).status_code == 404
+    assert bobs not in str(ask(world, "keys"))
+    assert call(world, "POST", "keys", {"name": "bob"}).status_code == 400
+    assert call(world, "GET", "keys", key=FIXED).status_code == 403
+
+
+@pytest.mark.parametrize("limit", [{"rpm": 5}, {"models": ["o*"]}, {"expiresAt": "2099-01-01T00:00:00Z"}])
+def test_a_key_with_limits_cannot_make_one_without(world, database, limit):
+    secret = call(world, "POST", "keys", limit).json["apiKey"]
+    own = call(world, "GET", "me", key=secret).json["keyId"]
+    for method, path, body in (
+        ("GET", "keys", None),
+        ("POST", "keys", {}),
+        ("PATCH", f"keys/{own}", dict.fromkeys(limit)),
+        ("POST", f"keys/{own}/rotate", {}),
+        ("DELETE", f"keys/{own}", None),
+    ):
+        assert call(world, method, path, body, key=secret).status_code == 403
+    assert ask(world, "limits", key=secret)["user"]["budgets"] == []
+
+
+def test_a_user_cannot_make_any_number_of_keys(world, database, monkeypatch):
+    monkeypatch.setattr("app.management.client_keys.MAX_OWN_KEYS", 2)
+    assert call(world, "POST", "keys", {}).status_code == 201
+    assert call(world, "POST", "keys", {}).status_code == 409

@@ -13,19 +13,22 @@ from app.factory import EXTENSION, create_app
 from app.settings import Settings
 
 TOKEN = "admin-token-of-tests"
+MODELS_FILE = Path(__file__).with_name("models.toml")
+"""A small model table: to read the one that is shipped takes as long as all else that an application does."""
 ENV_KEY = "sk-env-0123456789-0123456789-0123456789"
 
 
 @contextmanager
 def admin_app(mongo_uri: str, db_name: str, data_dir: Path, **settings: Any) -> Iterator[Flask]:
     """The application, its connections closed afterwards."""
+    data_dir.mkdir(mode=0o700, exist_ok=True)
     app = create_app(
         Settings(
             mongodb_uri=mongo_uri,
             mongodb_db_name=db_name,
             data_dir=data_dir,
             admin_token=TOKEN,
-            secret_key="secret-of-tests",
+            secret_key="secret-key-of-tests",
             ohmygpt_api_keys=ENV_KEY,
             **settings,
         )

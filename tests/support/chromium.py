@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from simulator.launcher import PATIENCE_S
 
 EXECUTABLE = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 """Where it is; None: this machine has none."""
@@ -13,6 +15,7 @@ EXECUTABLE = shutil.which("chromium") or shutil.which("chromium-browser") or shu
 WIDE = (1280, 900)
 NARROW = (390, 844)
 
+_PATIENCE_MS = PATIENCE_S * 1000
 _MARKS = ("Content Security Policy", "Content-Security-Policy", "Refused to")
 
 
@@ -20,6 +23,7 @@ _MARKS = ("Content Security Policy", "Content-Security-Policy", "Refused to")
 def chromium() -> Iterator[Browser]:
     """A running browser without a window."""
     assert EXECUTABLE is not None
+    expect.set_options(timeout=_PATIENCE_MS)
     with sync_playwright() as playwright:
         # Containers seldom allow Chromium's own sandbox; what it opens here is ours.
         browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=["--no-sandbox"])
@@ -48,7 +52,7 @@ class Watched:
             reduced_motion="reduce",
             **options,
         )
-        self.context.set_default_timeout(15_000)
+        self.context.set_default_timeout(_PATIENCE_MS)
         self.page: Page = self.context.new_page()
         self.told: list[str] = []
         self.dialogs: list[str] = []
@@ -62,9 +66,9 @@ class Watched:
     def log_in(self, token: str) -> None:
         """With the admin token, through the form."""
         self.page.goto("/admin/login")
-        self.page.get_by_label("Admin token").fill(token)
-        self.page.get_by_role("button", name="Log in with the token").click()
-        self.page.get_by_role("heading", name="Overview", exact=True).wait_for()
+        self.page.get_by_label("Client key or admin token").fill(token)
+        self.page.get_by_role("button", name="Log in with the key").click()
+        self.page.get_by_role("heading", name="Home", exact=True).wait_for()
 
     def close(self) -> None:
         """Close the window."""

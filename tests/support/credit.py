@@ -6,7 +6,7 @@ from typing import Any
 
 from pymongo.database import Database
 
-from app.adapters.mongo.credit_ledger import Credited, CreditLedger, LedgerNote
+from app.credit.credit_ledger import Credited, CreditLedger, LedgerNote
 
 NOTE = LedgerNote(datetime(2026, 11, 23, 12, 0, tzinfo=UTC), "ops", "cli")
 

@@ -1,31 +1,54 @@
 """The dashboard over a real database, its stores and their failures, without a server."""
 
+import hashlib
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
 from typing import Any
 
-from flask import Flask
+from flask import Blueprint, Flask
 from flask.testing import FlaskClient
 from pymongo.database import Database
 from werkzeug.test import TestResponse
 
-from app.adapters.mongo.dashboard_access import AdminAccounts, EndedSessions
-from app.adapters.mongo.stats import StatsStore
-from app.adapters.mongo.users import UserStore, hash_password
-from app.adapters.rate_limiter import SharedRateLimiter
-from app.admin import Entrance, Page, dashboard_app
-from app.admin.overview import Instruments, overview_pages
-from app.core.ports import StoreUnavailable
+from app.accounts.dashboard_access import DashboardAccounts, EndedSessions
+from app.accounts.login_guard import AdminLoginGuard
+from app.accounts.rate_limiter import SharedRateLimiter
+from app.accounts.shown_once import ShownOnce
+from app.accounts.users import PasswordHash, UserStore
+from app.admin import AuthConfig, Page, dashboard_app
+from app.admin.home import DashboardSources, home_pages
+from app.admin.live import LiveFeed
+from app.admin.new_keys import NewKeys
+from app.admin.own_pages import OwnSources, own_pages
+from app.admin.search import Searched
+from app.billing.statements import Statements
+from app.common.errors import StoreUnavailable
+from app.management.audit import AuditLog
+from app.management.client_keys import ClientKeyAdmin
+from app.management.first_owner import FirstOwner
+from app.management.reading import Traffic
+from app.management.users import UserAdmin
+from app.pricing.model_table import ModelTable
+from app.records.request_logs import RequestLogStore
+from app.statistics.stats_store import StatsStore
+from tests.support.logins import Inline
 
 TOKEN = "the-admin-tökén-of-the-tests"
+MODELS = Path(__file__).parent / "models.toml"
 PASSWORD = "correct horse battery"
 NOON = datetime(2026, 11, 23, 12, 20, 30, tzinfo=UTC)
 
 HEALTHY: dict[str, Any] = {
     "lostRecords": 0, "deadLetters": 0, "writtenRecords": 12345, "journalDepth": 0, "queueDepth": 0,
-    "oldestUnsentSeconds": 0, "unkeptRecords": 0, "journalBytes": 4096, "journalMaxBytes": 4 * 2**30,
+    "oldestUnsentSeconds": 0, "memoryOnlyRecords": 0, "journalBytes": 4096, "journalMaxBytes": 4 * 2**30,
     "journalFull": 0, "openRequests": 0, "inFlight": 3, "storeUp": 1, "workers": [{"pid": 1}],
 }  # fmt: skip
+
+
+def _quickly(password: str) -> PasswordHash:
+    """Hash a password in one round, which no busy machine takes long for."""
+    return PasswordHash(hashlib.pbkdf2_hmac("sha512", password.encode(), b"00", 1, 64).hex(), "00", 1)
 
 
 class SetClock:
@@ -67,42 +90,74 @@ class DashboardWorld:
         self.tz: tzinfo = UTC
         self.token = TOKEN
         self.session_key = "signs sessions"
-        self.accounts: Any = AdminAccounts(database)
+        self.accounts: Any = DashboardAccounts(database)
         self.ended: Any = EndedSessions(database)
         self.stats: Any = StatsStore(database)
         self.limiter = SharedRateLimiter("w1", lambda: self.clock.now.timestamp())
         self.health: dict[str, Any] = dict(HEALTHY)
         self.keys: list[Any] = []
         self.spare_keys: int | None = 2
+        self.traffic = Traffic()
         self.more_pages: list[Page] = []
+        self.more_routes: list[Blueprint] = []
+        self.first_owner = FirstOwner(database, UserAdmin(database, AuditLog(database), derive=_quickly))
+        self.models = ModelTable.from_toml(MODELS.read_text())
+        self.new_keys = NewKeys(ShownOnce(database), self.models, self.clock)
 
     def add_user(self, name: str, role: str = "admin", password: str = PASSWORD) -> None:
         """A user who can log in, or not."""
-        self.users.add(name, now=NOON, role=role, password=hash_password(password))
-
-    def verify_admin(self, name: str, password: str) -> bool | None:
-        """As the composition root does it, without its threads."""
-        if not self.users.verify_password(name, password):
-            return None
-        user = self.users.get(name)
-        return user is not None and user.role == "admin"
+        self.users.add(name, now=NOON, role=role, password=_quickly(password))
 
     def app(self) -> Flask:
         """The application; it sees later changes of users, clock and health."""
-        entrance = Entrance(
+        entrance = AuthConfig(
             admin_token=self.token,
             session_key=self.session_key,
-            verify_admin=self.verify_admin,
+            guard=AdminLoginGuard(
+                self.token,
+                self.users,
+                self.limiter,
+                Inline(),
+                monotonic=self.clock.monotonic,
+                sleep=lambda seconds: self.clock.forward(seconds=seconds),
+            ),
             accounts=self.accounts,
             ended=self.ended,
-            limiter=self.limiter,
+            first_owner=self.first_owner,
         )
-        instruments = Instruments(
+        instruments = DashboardSources(
             health=lambda: self.health, keys=lambda: self.keys, spare_keys=lambda: self.spare_keys
         )
-        overview = overview_pages(self.stats, instruments, self.clock, self.tz)
-        pages = [Page("Overview", "overview.overview", overview), *self.more_pages]
-        return dashboard_app(entrance, pages, self.clock, self.tz)
+        home = home_pages(self.stats, instruments, self.clock, self.tz)
+        users, audit = UserAdmin(self.database, AuditLog(self.database)), AuditLog(self.database)
+        own = OwnSources(
+            users=users,
+            keys=ClientKeyAdmin(self.database, audit),
+            statements=Statements(self.database, self.tz),
+            logs=RequestLogStore(self.database),
+            clock=self.clock,
+            tz=self.tz,
+            new_keys=self.new_keys,
+        )
+        pages = [Page("Home", "Home", "home.home", home), *self.more_pages]
+        pages.append(Page("You", "You", "own.usage", own_pages(own)))
+        more = [self.new_keys.pages(), *self.more_routes]
+        searched = Searched(
+            users=users,
+            client_keys=ClientKeyAdmin(self.database, audit),
+            logs=RequestLogStore(self.database),
+            models=self.models,
+            upstream_keys=lambda: self.keys,
+        )
+        return dashboard_app(
+            entrance,
+            pages,
+            self.clock,
+            self.tz,
+            more,
+            searched=searched,
+            feed=LiveFeed(traffic=lambda: self.traffic),
+        )
 
     def browser(self) -> "Browser":
         """Somebody who has never been here."""

@@ -4,17 +4,22 @@ import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+from app.pricing.explanation import explain
+from app.pricing.model_table import ModelTable
 from simulator import Script, Wait
-from tests.support.processes import wait_until
+from simulator.launcher import wait_until
 from tests.support.raw_http import RawConnection, RawResponse
 from tests.support.sse import compact
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.weir_process import CLIENT_KEY, WeirProcess
 
 CHAT, MESSAGES, COUNT = "/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"
+RESPONSES = "/v1/responses"
 UNKNOWN = "–"
+ESTIMATE = "~"
 """Counts of an answer that told none."""
 
 _names = itertools.count(1)
@@ -38,13 +43,15 @@ class Lab:
     """Requests through a proxy, each expected to leave one record.
 
     `check_books` (the fixture calls it after every test) finds records that should not be there: it sends one
-    last request and waits for its record, behind which there can be none of earlier ones.
+    last request and waits for its record, behind which there can be none of earlier ones. A lab opens with
+    good upstream keys, whatever the test before did and however it ended.
     """
 
     def __init__(self, weir: WeirProcess, upstream: UpstreamProcess) -> None:
         self.weir = weir
         self.upstream = upstream
         self.expected_records = 0
+        weir.restore_keys()
         self._records_before = weir.record_count()
         self._seq_before = upstream.last_seq()
 
@@ -62,12 +69,16 @@ class Lab:
 
     def body(self, path: str, play: Script | str, **members: Any) -> bytes:
         """A request body whose answer is `play`; a member given as None is left out."""
+        talk = [{"role": "user", "content": "hello"}]
         if path == CHAT:
             base: dict[str, Any] = {"model": "gpt-test", "user": self.directive(play)}
+        elif path.startswith(RESPONSES):
+            base = {"model": "gpt-response", "user": self.directive(play), "input": talk}
         else:
             base = {"model": "claude-test", "metadata": {"user_id": self.directive(play)}}
             base |= {"max_tokens": 100} if path == MESSAGES else {}
-        base |= {"messages": [{"role": "user", "content": "hello"}]}
+        if not path.startswith(RESPONSES):
+            base |= {"messages": talk}
         return compact({name: value for name, value in (base | members).items() if value is not None})
 
     def stream_body(
@@ -161,7 +172,7 @@ class Lab:
 
     def new_records(self) -> list[dict[str, Any]]:
         """Records of this lab so far, oldest first."""
-        return self.weir.records()[self._records_before :]
+        return self.weir.records(skip=self._records_before)
 
     def only_record(self) -> dict[str, Any]:
         """The record of the only request, for clients that left without having seen its id."""
@@ -183,6 +194,24 @@ class Lab:
         self.expected_records += 1
         self.weir.wait_record(response.request_id)
 
+    def check_cost(self, record: Mapping[str, Any]) -> None:
+        """What was charged is what the record's own version of the model table comes to."""
+        version = record.get("priceVersion")
+        table = None if version is None else _table(self._price_text(str(version)))
+        found = explain(record, table)
+        assert found.agrees, (found, record)
+
+    def _price_text(self, version: str) -> str:
+        stored: list[str] = []
+
+        def look() -> bool:
+            found = self.weir.database["price_versions"].find_one({"_id": version})
+            stored.extend([found["text"]] if found else [])
+            return bool(stored)
+
+        wait_until(look, what=f"the text of version {version}")
+        return stored[0]
+
     def check_books(self) -> None:
         """As many records as requests, and no error logged; then all keys are good again."""
         self.fence()
@@ -190,7 +219,14 @@ class Lab:
         if any("error" in attempt for attempt in attempts):
             self.weir.forgive_keys()
         assert self.weir.record_count() - self._records_before == self.expected_records
+        for record in self.new_records():
+            self.check_cost(record)
         assert self.weir.log_messages("ERROR") == []
+
+
+@cache
+def _table(text: str) -> ModelTable:
+    return ModelTable.from_toml(text)
 
 
 def _headers(headers: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -199,7 +235,7 @@ def _headers(headers: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def counts(record: Mapping[str, Any]) -> str:
-    """`fresh/read/write/output` of a record, or `–`; both tokens and cost are checked to agree with it."""
+    """`fresh/read/write/output` of a record, `–` or `~`; tokens and cost are checked to agree with it."""
     names = ("inputTokens", "cacheHitTokens", "cacheWriteTokens", "outputTokens")
     values = [record[name] for name in names]
     assert record["tokensUsed"] == record["inputTokens"] + record["outputTokens"]
@@ -207,6 +243,11 @@ def counts(record: Mapping[str, Any]) -> str:
         assert values == [0, 0, 0, 0]
         assert record["costNanoUsd"] == 0
         return UNKNOWN
+    if record["usageSource"] == "estimate":
+        assert values[0] > 0
+        assert record["costNanoUsd"] > 0
+        assert "estimated" in record["usageFlags"]
+        return ESTIMATE
     return "/".join(map(str, values))
 
 
@@ -224,6 +265,7 @@ def check(
     assert record["outcome"] == outcome
     assert record["isSuccess"] is (outcome == "ok")
     assert record["statusCode"] == status
-    assert record["usageSource"] == (source or ("none" if wanted == UNKNOWN else "upstream"))
+    implied = {UNKNOWN: "none", ESTIMATE: "estimate"}.get(wanted, "upstream")
+    assert record["usageSource"] == (source or implied)
     if flags is not None:
         assert record.get("usageFlags", []) == sorted(flags)

@@ -9,10 +9,11 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from simulator.launcher import PATIENCE_S
 from tests.support.weir_process import MODELS_FILE, WeirProcess
 
 PRICES = {model["id"]: model for model in tomllib.loads(MODELS_FILE.read_text())["models"]}
-ADMIN_TOKEN = "e2e-admin-token"
+ADMIN_TOKEN = "e2e-admin-token-of-tests"
 """What tests of these endpoints start their instance with."""
 
 Samples = dict[str, dict[tuple[str, ...], float]]
@@ -24,7 +25,7 @@ def ask(weir: WeirProcess, path: str, method: str = "GET") -> tuple[int, str]:
     headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
     request = urllib.request.Request(weir.url + path, method=method, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as answer:
         with answer:
@@ -61,6 +62,7 @@ def expected(records: list[dict[str, Any]]) -> Samples:
             "weir_tokens_total",
             "weir_cost_usd_total",
             "weir_upstream_attempts_total",
+            "weir_upstream_key_input_tokens_total",
             "weir_request_duration_seconds_count",
             "weir_request_duration_seconds_sum",
             "weir_time_to_first_token_seconds_count",
@@ -75,6 +77,9 @@ def expected(records: list[dict[str, Any]]) -> Samples:
         for kind in ("input", "output", "cacheWrite", "cacheHit", "reasoning"):
             label = {"cacheWrite": "cache_write", "cacheHit": "cache_hit"}.get(kind, kind)
             found["weir_tokens_total"][label, model] += record[f"{kind}Tokens"]
+            if kind in ("input", "cacheWrite", "cacheHit") and record.get("factoryKeyId"):
+                labels = record["factoryKeyId"], label
+                found["weir_upstream_key_input_tokens_total"][labels] += record[f"{kind}Tokens"]
         for kind, nano_usd in costs(record).items():
             found["weir_cost_usd_total"][kind, model] += nano_usd
         for attempt in record["attempts"]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from gevent.event import Event
 
-from app.core.records import ExchangeRecord, SequencedRecord
+from app.records.records import ExchangeRecord, SequencedRecord
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class LogQueue:
         return True
 
     @property
-    def unkept(self) -> int:
+    def memory_only(self) -> int:
         """Whatever it was given may be lost: it does not hear of what was booked."""
         return self._next_seq
 

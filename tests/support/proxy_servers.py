@@ -6,8 +6,9 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from app.core.proxy_choice import ProxyEndpoint, ProxyKind
+from app.upstream.proxy_choice import ProxyEndpoint, ProxyKind
 
 _SIZE = 65536
 _REFUSALS = {"no_target": ("502 Bad Gateway", 5), "denied": ("403 Forbidden", 2)}
@@ -118,10 +119,36 @@ def _pump(source: socket.socket, target: socket.socket, count: Callable[[int], N
             end.shutdown(socket.SHUT_RDWR)
 
 
+class SlowMongo(_Server):
+    """A way to the MongoDB behind a Unix socket on which every reply takes `delay_s`."""
+
+    def __init__(self, socket_path: str, delay_s: float) -> None:
+        self._socket_path = socket_path
+        self._delay_s = delay_s
+        super().__init__()
+
+    @property
+    def uri(self) -> str:
+        """The URI of this way."""
+        return f"mongodb://127.0.0.1:{self.port}/?directConnection=true"
+
+    def serve(self, connection: socket.socket) -> None:
+        """Pass requests on at once and replies later."""
+        with socket.socket(socket.AF_UNIX) as server:
+            server.connect(self._socket_path)
+            wait = lambda _size: time.sleep(self._delay_s)  # noqa: E731
+            back = threading.Thread(target=_pump, args=(server, connection, wait), daemon=True)
+            back.start()
+            _pump(connection, server)
+            back.join()
+
+
 class _Proxy(_Server):
     """A proxy that may want credentials, and may be broken in several ways."""
 
     kind: ProxyKind
+    usual: bytes
+    """What it says once it is connected to the upstream, as a rule."""
 
     def __init__(self, credentials: tuple[str, str] | None = None) -> None:
         self.credentials = credentials
@@ -133,6 +160,10 @@ class _Proxy(_Server):
         """
         self.seen: list[str] = []
         """What was asked for: `host:port`, or the URL of a request that was not tunnelled."""
+        self.established: Iterable[bytes] = (self.usual,)
+        """What it says once it is connected to the upstream, in pieces."""
+        self.pause_s = 0.0
+        """How long it takes before each further piece."""
         super().__init__()
 
     def endpoint(self, username: str | None = None, password: str | None = None) -> ProxyEndpoint:
@@ -156,11 +187,19 @@ class _Proxy(_Server):
         """Do the work."""
         raise NotImplementedError
 
+    def establish(self, connection: socket.socket) -> None:
+        """Say that the upstream is at the other end."""
+        for number, piece in enumerate(self.established):
+            if number:
+                time.sleep(self.pause_s)
+            connection.sendall(piece)
+
 
 class HttpProxy(_Proxy):
     """CONNECT for tunnels, and requests with a whole URL."""
 
     kind = ProxyKind.HTTP
+    usual = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
     def proxy(self, connection: socket.socket) -> None:
         """Tunnel, or forward request after request to the host of the first one."""
@@ -177,9 +216,9 @@ class HttpProxy(_Proxy):
                     _answer(connection, _REFUSALS[self.fault][0])
                     return
                 if method == "CONNECT":
-                    tunnel = _connect(url)
-                    connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                    self.splice(connection, tunnel)
+                    with _connect(url) as tunnel:
+                        self.establish(connection)
+                        self.splice(connection, tunnel)
                     return
                 host, _, path = url.removeprefix("http://").partition("/")
                 if target is None:
@@ -230,6 +269,7 @@ class Socks5Proxy(_Proxy):
     """RFC 1928 CONNECT, with user name and password (RFC 1929) where there are credentials."""
 
     kind = ProxyKind.SOCKS5
+    usual = b"\x05\x00\x00\x01" + bytes(6)
 
     def proxy(self, connection: socket.socket) -> None:
         """Negotiate, connect, pass bytes on."""
@@ -250,9 +290,9 @@ class Socks5Proxy(_Proxy):
         if self.fault in _REFUSALS or command != 1:
             connection.sendall(bytes((5, _REFUSALS[self.fault][1], 0, 1, 0, 0, 0, 0, 0, 0)))
             return
-        target = socket.create_connection((host, port))
-        connection.sendall(b"\x05\x00\x00\x01" + bytes(6))
-        self.splice(connection, target)
+        with socket.create_connection((host, port)) as target:
+            self.establish(connection)
+            self.splice(connection, target)
 
     def _is_allowed(self, reader, connection: socket.socket) -> bool:
         reader.read(1)

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-_TIMEOUT_S = 30.0
+from simulator.launcher import PATIENCE_S
+
 _RECV = 64 * 1024
 
 
@@ -65,7 +66,7 @@ class RawConnection:
         self._socket = socket.socket()
         if receive_buffer:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self._socket.settimeout(_TIMEOUT_S)
+        self._socket.settimeout(PATIENCE_S)
         try:
             self._socket.connect((parts.hostname, parts.port))
         except OSError:

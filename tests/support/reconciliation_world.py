@@ -9,16 +9,17 @@ from typing import Any
 
 from pymongo.database import Database
 
-from app.adapters.journal import Journal, acquire_slot
-from app.adapters.journal.documents import encode_document
-from app.adapters.key_cipher import KeyCipher
-from app.adapters.mongo.client_keys import ClientKeyStore
-from app.adapters.mongo.provider_keys import ProviderKeyStore
-from app.adapters.mongo.reconciliation import Reconciliation
-from app.adapters.mongo.settlement import Settlement
-from app.adapters.mongo.users import UserStore
-from app.core.reconcile import CheckResult, Difference
-from app.core.records import NANO, ExchangeRecord, Outcome, SequencedRecord, UsageSource
+from app.accounts.client_keys import ClientKeyStore
+from app.accounts.users import UserStore
+from app.common.money import NANO
+from app.journal import Journal, acquire_slot
+from app.journal.documents import encode_document
+from app.keys.provider_keys import ProviderKeyStore
+from app.persistence.booking import Booking
+from app.records.records import ExchangeRecord, Outcome, SequencedRecord, UsageSource
+from app.store.key_cipher import KeyCipher
+from app.verify.reconcile import CheckResult, Difference
+from app.verify.reconciliation import Reconciliation
 from tests.support.credit import give
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -34,7 +35,7 @@ class World:
     random: Random = field(default_factory=lambda: Random(7))
 
     @classmethod
-    def build(cls, db: Database[Any], *, size: int = 60) -> "World":
+    def build(cls, db: Database[Any], *, size: int = 60, secret: str = "test") -> "World":
         world = cls(db)
         users, keys = UserStore(db), ClientKeyStore(db)
         for name, credit in (("ann", "10"), ("bob", "5.5"), ("poor", "0.01")):
@@ -42,11 +43,11 @@ class World:
             world.client_keys[name] = keys.add(name, now=NOON).key_id
         give(db, "ann", Decimal("0.000000001"))
         give(db, "bob", Decimal("-0.5"))
-        pool = ProviderKeyStore(db, KeyCipher("test"))
+        pool = ProviderKeyStore(db, KeyCipher(secret))
         pool.add("pool-1", "sk-upstream-0123456789", now=NOON)
         pool.add("pool-2", "sk-upstream-9876543210", now=NOON)
-        Settlement(db, "w1").apply(world.batch(1, size))
-        Settlement(db, "w2").apply(world.batch(10_001, size))
+        Booking(db, "w1").apply(world.batch(1, size))
+        Booking(db, "w2").apply(world.batch(10_001, size))
         return world
 
     def record(self, number: int) -> ExchangeRecord:

@@ -52,7 +52,7 @@ def openai_session(url: str, key: str, plays: dict[str, str]) -> dict[str, Any]:
             "errors": _errors(
                 {
                     "unknown model": lambda: client.chat.completions.create(model="nope", messages=HI),
-                    "no such path": lambda: client.embeddings.create(model="gpt-test", input="x"),
+                    "no such path": lambda: client.fine_tuning.jobs.list(),
                     "limited": lambda: create("limited"),
                     "refused key": lambda: create("refused"),
                     "bad": lambda: create("bad"),
@@ -110,6 +110,39 @@ def anthropic_session(url: str, key: str, plays: dict[str, str]) -> dict[str, An
         }
 
 
+def results_session(url: str, key: str) -> dict[str, Any]:
+    """The calls of the OpenAI SDK whose answers are no conversation."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:
+        embedded = client.embeddings.create(model="embed-test", input=["a", "b"])
+        floats = client.embeddings.create(model="embed-test", input=[[1, 2], [3]], encoding_format="float")
+        completed = client.completions.create(model="gpt-test", prompt="x", stream=True)
+        judged = client.moderations.create(input="x")
+        drawn = client.images.generate(model="image-test", prompt="x", n=2)
+        edited = client.images.edit(model="image-test", prompt="x", image=("a.png", b"\x89PNG", "image/png"))
+        spoken = client.audio.speech.create(model="spoken-test", voice="alloy", input="hi")
+        heard = client.audio.transcriptions.create(model="heard-test", file=("a.wav", b"RIFF" * 100))
+        subtitles: Any = client.audio.transcriptions.create(
+            model="heard-test", file=("a.wav", b"RIFF" * 100), response_format="srt"
+        )
+        # The newest SDK warns of its own method for it.
+        translated: Any = client.post(
+            "/audio/translations",
+            body={"model": "heard-test"},
+            files={"file": ("a.wav", b"RIFF" * 100)},
+            options={"headers": {"Content-Type": "multipart/form-data"}},
+            cast_to=object,
+        )
+        return {
+            "embeddings": [item.embedding for item in embedded.data],
+            "floats": [len(floats.data), floats.usage.prompt_tokens > 0],
+            "completion": "".join(chunk.choices[0].text for chunk in completed) != "",
+            "flagged": judged.results[0].flagged,
+            "images": [len(drawn.data or ()), len(edited.data or ())],
+            "speech": spoken.read()[:2].hex(),
+            "transcripts": [heard.text != "", "-->" in subtitles, translated["text"] != ""],
+        }
+
+
 def _errors(calls: dict[str, Callable[[], Any]]) -> dict[str, Any]:
     """What each call raised: the class and, where there is one, the status."""
     found: dict[str, Any] = {}
@@ -130,6 +163,7 @@ def main(url: str, key: str, plays: str) -> None:
         "versions": [openai.__version__, anthropic.__version__],
         "openai": openai_session(url, key, directives),
         "anthropic": anthropic_session(url, key, directives),
+        "results": results_session(url, key),
     }
     sys.stdout.write(json.dumps(result))
 

@@ -1,12 +1,14 @@
 """A proxy that has served real requests of several users, for those who look at its dashboard."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import requests
 
-from tests.support.processes import wait_until
+from simulator.launcher import PATIENCE_S, wait_until
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.users import User, add_user
 from tests.support.weir_process import WeirProcess
@@ -56,6 +58,16 @@ class Site:
         body = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": stream}
         return self._send("/v1/chat/completions", user, body | members)
 
+    @contextmanager
+    def streaming(self, user: User) -> Iterator[str]:
+        """A streamed request under way: its id. It is broken off at the end."""
+        body = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        headers = {"Authorization": f"Bearer {user.key}", "Content-Type": "application/json"}
+        url = f"{self.weir.url}/v1/chat/completions"
+        with requests.post(url, data=json.dumps(body), headers=headers, timeout=60, stream=True) as answer:
+            self.ids.append(answer.headers["x-request-id"])
+            yield self.ids[-1]
+
     def messages(self, user: User, *, stream: bool = False) -> str:
         """A request in Anthropic's format; its id."""
         body = {"model": MESSAGES_MODEL, "max_tokens": 500, "messages": [{"role": "user", "content": "hi"}]}
@@ -75,7 +87,7 @@ class Site:
     @property
     def token(self) -> str:
         """The admin token."""
-        return (self.weir.data_dir / "admin-token").read_text().strip()
+        return self.weir.admin_token
 
     def api(self, path: str, **query: str) -> Any:
         """What the admin API says."""
@@ -83,7 +95,7 @@ class Site:
             f"{self.weir.url}/api/admin/{path}",
             params=query,
             headers={"Authorization": f"Bearer {self.token}"},
-            timeout=30,
+            timeout=PATIENCE_S,
         )
         answer.raise_for_status()
         return answer.json()
@@ -91,7 +103,7 @@ class Site:
     def _send(self, path: str, user: User, body: dict[str, Any]) -> str:
         headers = {"Authorization": f"Bearer {user.key}", "Content-Type": "application/json"}
         answer = requests.post(
-            self.weir.url + path, data=json.dumps(body), headers=headers, timeout=30, stream=True
+            self.weir.url + path, data=json.dumps(body), headers=headers, timeout=PATIENCE_S, stream=True
         )
         try:
             _ = answer.content

@@ -207,9 +207,11 @@ def _request_lines() -> Iterator[Vector]:
         yield served(f"request line {name!r}", post(length(FIRST), FIRST, line=line + b"\r\n"))
     elsewhere = [
         b"/v1/chat/completions%0d%0aX-Injected:%201", b"/v1/../v1/chat/completions", b"/v1/%2e%2e/metrics",
-        b"/v1/chat/completions;x=1", b"/v1/chat/completions%00", b"//evil.test/v1/chat/completions",
+        b"/v1/chat/completions%00", b"//evil.test/v1/chat/completions",
         b"/v1/http://evil.test/", b"/v1/chat/completions%23", b"/v1/chat/completions%3fa",
     ]  # fmt: skip
+    line = b"POST /v1/chat/completions;x=1 HTTP/1.1\r\n"
+    yield served("a parameter of the path", post(length(FIRST), FIRST, line=line))
     for target in elsewhere:
         line = b"POST " + target + b" HTTP/1.1\r\n"
         yield Vector(

@@ -8,6 +8,8 @@ from pathlib import Path
 MAX_BYTES = 500_000
 RAW_SUFFIXES = frozenset((".sse", ".http", ".bin", ".png"))
 """Bytes as they were on the wire, or no text at all: their whitespace is theirs."""
+VENDORED = "vendor"
+"""Where files lie that are as their package has them."""
 
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{20}")
 
@@ -19,7 +21,7 @@ def problems(path: Path) -> Iterator[str]:
         yield f"is larger than {MAX_BYTES // 1000} kB"
     if _PRIVATE_KEY.search(data):
         yield "holds a private key"
-    if path.suffix in RAW_SUFFIXES or not data:
+    if path.suffix in RAW_SUFFIXES or VENDORED in path.parts or not data:
         return
     if b"\r" in data:
         yield "has carriage returns"

@@ -1,12 +1,12 @@
-"""Users of a running instance, made with the command an operator uses."""
+"""Users of a running instance."""
 
 import itertools
 import json
-import subprocess
-import sys
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPConnection
 
-from tests.support.processes import ROOT
+from simulator.launcher import PATIENCE_S
 from tests.support.weir_process import WeirProcess
 
 _numbers = itertools.count(1)
@@ -28,18 +28,12 @@ def used_nano_usd(weir: WeirProcess, user: User) -> int:
 
 
 def add_user(weir: WeirProcess, *, credits: str, rpm: int | None = None) -> User:
-    """`flask users add`, against the database of the running instance."""
-    name = f"user-{next(_numbers)}"
-    limit = [] if rpm is None else ["--rpm", str(rpm)]
-    done = subprocess.run(
-        [sys.executable, "-m", "flask", "users", "add", name, "--credits", credits, *limit, "--json"],
-        cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", **weir.environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    made = json.loads(done.stdout)
+    """A new user, made by the admin API: a command costs as much CPU time as a start of the proxy."""
+    wanted = {"username": f"user-{next(_numbers)}", "credits": credits, "rpm": rpm}
+    with closing(HTTPConnection("127.0.0.1", weir.port, timeout=PATIENCE_S)) as connection:
+        headers = {"Authorization": f"Bearer {weir.admin_token}", "Content-Type": "application/json"}
+        connection.request("POST", "/api/admin/users", json.dumps(wanted), headers)
+        answer = connection.getresponse()
+        made = json.load(answer)
+    assert answer.status == 201, made
     return User(made["username"], made["apiKey"], made["keyId"])

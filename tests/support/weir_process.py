@@ -1,9 +1,10 @@
 """The product as it really runs: gunicorn, gevent workers and the embedded MongoDB, on a free port."""
 
+import itertools
 import json
-import re
-import sys
 from collections.abc import Mapping
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,8 +12,8 @@ from typing import Any, Self
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from app.adapters.mongo.key_states import env_store_id
-from tests.support.processes import Child, children_of, group_members, wait_until
+from app.keys.key_state_store import env_store_id
+from simulator.launcher import PATIENCE_S, Proxy, wait_until
 
 CLIENT_KEY = "sk-e2e-client-key"
 """The `PROXY_API_KEY` of every instance."""
@@ -21,10 +22,12 @@ UPSTREAM_KEY = "sk-upstream-0123456789abcdef"
 MODELS_FILE = Path(__file__).with_name("models.toml")
 """The model table of the tests, with round prices."""
 
-_LISTENING = re.compile(r"Listening at: http://[^ ]+:(\d+) ")
+_BLEMISHES = ("cooldownUntil", "lastError", "suspectedBy", "limitedBy", "modelLimits")
+"""The fields of a stored key state that good keys do not have."""
+_numbers = itertools.count(1)
 
 
-class WeirProcess:
+class WeirProcess(Proxy):
     """`gunicorn wsgi:app` on a data directory, in front of `upstream_url`; `environment` adds variables.
 
     Use it as a context manager; leaving it stops the server and checks that it stopped as it should.
@@ -32,87 +35,49 @@ class WeirProcess:
 
     def __init__(self, data_dir: Path, upstream_url: str, **environment: str) -> None:
         self.data_dir = data_dir
-        self.port = 0
-        self.environment = {
-            "HOST": "127.0.0.1",
-            "PORT": "0",
-            "DATA_DIR": str(data_dir),
-            "OHMYGPT_BASE_URL": upstream_url,
-            "OHMYGPT_API_KEYS": UPSTREAM_KEY,
-            "PROXY_API_KEY": CLIENT_KEY,
-            "MODELS_FILE": str(MODELS_FILE),
-            "LOG_FLUSH_MS": "10",
-            "KEY_SYNC_MS": "50",
-            "LOG_FORMAT": "json",
-            "RATE_LIMIT_RPM": "0",
-            "GRACEFUL_TIMEOUT_S": "20",
-        } | environment
-        self._child: Child | None = None
+        logs = next(path for path in data_dir.parents if path.is_dir())
+        super().__init__(
+            {
+                "HOST": "127.0.0.1",
+                "PORT": "0",
+                "DATA_DIR": str(data_dir),
+                "OHMYGPT_BASE_URL": upstream_url,
+                "OHMYGPT_API_KEYS": UPSTREAM_KEY,
+                "PROXY_API_KEY": CLIENT_KEY,
+                "MODELS_FILE": str(MODELS_FILE),
+                "LOG_FLUSH_MS": "25",
+                "KEY_SYNC_MS": "200",
+                "LOG_FORMAT": "json",
+                "RATE_LIMIT_RPM": "0",
+                "REFUSAL_RECORDS_RPM": "1000000",
+                "GRACEFUL_TIMEOUT_S": "20",
+            }
+            | environment,
+            log=logs / f"{data_dir.name}-{next(_numbers)}.log",
+        )
         self._client: MongoClient[dict[str, Any]] | None = None
 
-    def start(self) -> Self:
-        """Start; returns once requests are answered."""
-        self._child = child = Child([sys.executable, "-m", "gunicorn", "wsgi:app"], self.environment)
-        try:
-            self.port = int(child.wait_for_line(_port_in))
-            workers = int(self.environment.get("WEB_CONCURRENCY", "1"))
-            wait_until(lambda: len(self.worker_pids()) == workers, what="the workers")
-        except BaseException:
-            child.kill_group()
-            raise
-        return self
+    def is_up(self) -> bool:
+        """Whether it listens, and all workers are there."""
+        workers = int(self.environment.get("WEB_CONCURRENCY", "1"))
+        return self.is_listening() and len(self.worker_pids()) == workers
 
-    def stop(self) -> int:
-        """SIGTERM; the exit status, after checking that nothing of it runs any more."""
-        child, self._child = self._child, None
-        assert child is not None, "not running"
+    def stop(self, *, ctrl_c: bool = False) -> None:
+        """Stop it, and check that nothing of it runs any more."""
+        assert self._child is not None, "not running"
         self._disconnect()
-        child.terminate()
-        try:
-            status = child.wait()
-            left = group_members(child.pid)
-        finally:
-            child.kill_group()
-        assert not left, f"processes left behind: {left}\n{child.log}"
-        assert status == 0, f"exit status {status}\n{child.log}"
+        super().stop(ctrl_c=ctrl_c)
         assert not (self.data_dir / "mongodb.uri").exists(), "the embedded MongoDB was not stopped"
-        return status
 
     def __enter__(self) -> Self:
-        return self.start()
+        self.start()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._child is not None:
             self.stop()
-
-    @property
-    def url(self) -> str:
-        """Base URL without a path."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def log(self) -> str:
-        """What it has logged so far."""
-        return self._child.log if self._child else ""
-
-    @property
-    def pid(self) -> int:
-        """The master's process id."""
-        assert self._child is not None
-        return self._child.pid
-
-    def terminate(self) -> None:
-        """SIGTERM, without waiting for anything."""
-        assert self._child is not None
-        self._child.terminate()
-
-    def worker_pids(self) -> list[int]:
-        """The gunicorn workers, not the database beside them."""
-        assert self._child is not None
-        names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children_of(self._child.pid)}
-        return [pid for pid, name in names.items() if b"gunicorn" in name]
 
     @property
     def database(self) -> Database[dict[str, Any]]:
@@ -122,15 +87,21 @@ class WeirProcess:
             self._client = MongoClient(uri, tz_aware=True)
         return self._client["fproxy"]
 
-    def records(self, query: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Records in the store, oldest first."""
-        return list(self.database["request_logs"].find(query or {}).sort("_id", 1))
+    @property
+    def admin_token(self) -> str:
+        """The one it was given, or has made itself."""
+        given = self.environment.get("ADMIN_TOKEN")
+        return given or (self.data_dir / "admin-token").read_text().strip()
+
+    def records(self, query: Mapping[str, Any] | None = None, *, skip: int = 0) -> list[dict[str, Any]]:
+        """Records in the store but for the first `skip` of them, oldest first."""
+        return list(self.database["request_logs"].find(query or {}, skip=skip).sort("_id", 1))
 
     def record_count(self) -> int:
         """How many records there are."""
         return self.database["request_logs"].count_documents({})
 
-    def wait_record(self, request_id: str, timeout_s: float = 15.0) -> dict[str, Any]:
+    def wait_record(self, request_id: str) -> dict[str, Any]:
         """The record of a request, once the background writer has booked it."""
         found: list[dict[str, Any]] = []
 
@@ -139,8 +110,15 @@ class WeirProcess:
             found.extend([record] if record else [])
             return bool(found)
 
-        wait_until(look, timeout_s, f"the record {request_id}; the log says\n{self.log}")
+        wait_until(look, what=f"the record {request_id}; the log says\n{self.log}")
         return found[0]
+
+    def restore_keys(self) -> None:
+        """Forgive the configured upstream keys if worker or database have anything against one."""
+        blemished = {"$or": [{name: {"$exists": True}} for name in _BLEMISHES]}
+        stored = self.database["upstream_key_states"]
+        if self._pool_counts()["healthy"] < len(self._key_ids()) or stored.find_one(blemished):
+            self.forgive_keys()
 
     def forgive_keys(self) -> None:
         """Make all configured upstream keys healthy, as another program would; returns when that is known.
@@ -148,9 +126,9 @@ class WeirProcess:
         For one worker only: it completes a state it did not write, which shows that it has read it.
         """
         states = self.database["upstream_key_states"]
-        ids = [env_store_id(secret) for secret in self.environment["OHMYGPT_API_KEYS"].split(",")]
+        ids = self._key_ids()
         word = {"$set": {"status": "healthy", "stateSeverity": -1}, "$inc": {"stateVersion": 1}}
-        gone = {"$unset": dict.fromkeys(("cooldownUntil", "lastError", "suspectedBy"), "")}
+        gone = {"$unset": dict.fromkeys(_BLEMISHES, "")}
         for store_id in ids:
             states.update_one({"_id": store_id}, word | gone, upsert=True)
         good = {"_id": {"$in": ids}, "stateSeverity": 0}
@@ -161,12 +139,26 @@ class WeirProcess:
         lines = (json.loads(line) for line in self.log.splitlines() if line.startswith("{"))
         return [line["message"] for line in lines if line["level"] == level]
 
+    def complaints(self) -> list[str]:
+        """What was logged at warning or above, and all lines that are no log lines, such as tracebacks."""
+        usual = ("DEBUG", "INFO")
+        lines = self.log.splitlines()
+        return [line for line in lines if not line.startswith("{") or json.loads(line)["level"] not in usual]
+
+    def _key_ids(self) -> list[str]:
+        """Under which the states of the configured keys are stored."""
+        secrets = self.environment["OHMYGPT_API_KEYS"].split(",")
+        return [env_store_id(secret) for secret in secrets if secret]
+
+    def _pool_counts(self) -> dict[str, int]:
+        """How many keys are in which state, as the worker that answers sees them."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        with closing(connection):
+            connection.request("GET", "/keys/status", headers={"Authorization": f"Bearer {self.admin_token}"})
+            counts: dict[str, int] = json.load(connection.getresponse())["stats"]
+        return counts
+
     def _disconnect(self) -> None:
         if self._client is not None:
             self._client.close()
             self._client = None
-
-
-def _port_in(line: str) -> str | None:
-    found = _LISTENING.search(line)
-    return found[1] if found else None

@@ -1,17 +1,27 @@
 """Every dependency is pinned with hashes, all files of pins agree, and every licence is one that fits."""
 
 import re
-from importlib.metadata import PackageNotFoundError, metadata
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+from app.cli.licenses import licence_in
 from app.settings import ROOT
+from tests.support.package_index import here
 
 LOCKS = {
     "requirements.txt": "requirements.lock",
     "requirements-dev.txt": "requirements-dev.lock",
     "requirements-old-sdks.txt": "requirements-old-sdks.lock",
+    "requirements-tools.txt": "requirements-tools.lock",
+    "requirements-fuzz.txt": "requirements-fuzz.lock",
+    "requirements-mutants.txt": "requirements-mutants.lock",
+} | {
+    str(path.relative_to(ROOT)): str(path.relative_to(ROOT).with_suffix(".lock"))
+    for path in sorted((ROOT / "tests" / "clients" / "python").glob("*.txt"))
 }
 STALE = "run `make lock` and commit what it changes"
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[a-z,]+\])?==([^\s;\\]+)", re.MULTILINE)
@@ -21,9 +31,6 @@ _HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 PERMISSIVE = re.compile(
     r"\b(MIT|MIT-0|BSD|BSD-[23]-Clause|Apache|Apache-2\.0|ISC|PSF-2\.0|ZPL-2\.1|MPL-2\.0|MPL 2\.0)\b"
 )
-
-UNMODIFIED_LIBRARIES = {"pygal": "LGPL"}
-"""Under a licence that asks for nothing as long as they are used as they are, and can be replaced."""
 
 
 def normalised(name: str) -> str:
@@ -55,23 +62,58 @@ def test_the_constraints_say_what_the_lock_files_say() -> None:
     assert pins(ROOT / "requirements.lock") <= constraints, STALE
 
 
-def licence_of(name: str) -> str:
-    found = metadata(name)
-    classifiers = [text for text in found.get_all("Classifier") or [] if text.startswith("License ::")]
-    # Some put the whole text of their licence into this field; its first line names it.
-    field = (found.get("License") or "").partition("\n")[0]
-    return " ".join(filter(None, [found.get("License-Expression"), field, *classifiers]))
+def wanted_by(path: Path) -> list[Requirement]:
+    """What a requirements file names, and those it includes."""
+    wanted = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("-r "):
+            wanted += wanted_by(path.parent / line[3:])
+        elif _PIN.match(line):
+            wanted.append(Requirement(line.partition(" #")[0]))
+    return wanted
+
+
+def needs(name: str, extras: set[str]) -> Iterator[Requirement]:
+    """What an installed distribution with these extras requires on this machine."""
+    for text in requires(name) or []:
+        requirement = Requirement(text)
+        if requirement.marker is None or any(
+            requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras)
+        ):
+            yield requirement
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+def test_a_lock_has_everything_that_what_it_has_requires(name: str) -> None:
+    """Which is why set-up may install it without resolving anything."""
+    locked = {pin.name: pin.version for pin in here((ROOT / f"{name}.lock").read_text(encoding="utf-8"))}
+    asked = wanted_by(ROOT / f"{name}.txt")
+    asked += [Requirement(f"{found}=={pinned}") for found, pinned in locked.items()]
+    extras: dict[str, set[str]] = {}
+    unmet = set()
+    while asked:
+        requirement = asked.pop()
+        package = normalised(requirement.name)
+        if package not in locked or locked[package] not in requirement.specifier:
+            unmet.add(str(requirement))
+        elif package not in extras or not requirement.extras <= extras[package]:
+            extras[package] = extras.get(package, set()) | requirement.extras
+            asked += needs(package, extras[package])
+    assert unmet == set()
+
+
+def test_the_environment_has_what_the_lock_says() -> None:
+    locked = here((ROOT / "requirements-dev.lock").read_text(encoding="utf-8"))
+    assert {pin.name: version(pin.name) for pin in locked} == {pin.name: pin.version for pin in locked}
 
 
 def test_what_is_shipped_has_a_licence_that_fits() -> None:
     others = {}
     for name, _ in sorted(pins(ROOT / "requirements.lock")):
         try:
-            licence = licence_of(name)
+            licence = licence_in(metadata(name))
         except PackageNotFoundError:
             continue  # for another platform
-        if UNMODIFIED_LIBRARIES.get(name, "-") in licence:
-            continue
         if not PERMISSIVE.search(licence) or re.search(r"\b[AL]?GPL", licence):
             others[name] = licence
     assert others == {}

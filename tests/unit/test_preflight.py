@@ -20,7 +20,7 @@ def start(*command: str, **environment: str) -> "tuple[subprocess.Popen[str], st
         stderr=subprocess.PIPE,
         text=True,
     )
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     return process, out, err
 
 
@@ -30,6 +30,7 @@ def start(*command: str, **environment: str) -> "tuple[subprocess.Popen[str], st
         ({"WEB_CONCURRENCY": "many"}, "weir: WEB_CONCURRENCY: "),
         ({"WEB_CONCURRENCY": "0"}, "weir: WEB_CONCURRENCY: "),
         ({"MONGODB_URI": "http://nowhere"}, "weir: MONGODB_URI: takes mongodb://"),
+        ({"DATA_DIR": "/etc"}, "weir: DATA_DIR: /etc is open to other users"),
         ({"MODELS_FILE": "/nowhere.toml"}, "weir: MODELS_FILE: cannot read /nowhere.toml"),
     ],
 )

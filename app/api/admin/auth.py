@@ -1,39 +1,47 @@
-"""Who may use the admin API: the holder of the admin token, or an admin user by name and password."""
+"""Who may use the admin API: the holder of the admin token, or a user with a role by name and password."""
 
-import hmac
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from flask import Blueprint, Response, g, request
 from werkzeug.datastructures import Authorization
 
+from app.accounts.login_tries import LoginGuard
+from app.accounts.roles import OWNER, Permission, grants, least_role, role_name
 from app.api.answers import error_answer
-from app.core.ports import TooManyTries
 from app.management.audit import Actor
+from app.management.permissions import needed
 from app.management.users import TOKEN_HOLDER
 
-VerifyAdmin = Callable[[str, str], bool | None]
-"""Checks a name and password: True for an admin, False for a user who is none, None for wrong ones.
-
-May raise `StoreUnavailable` and `TooManyTries`. It is slow on purpose and has to run off the event loop.
-"""
-
 _CHALLENGE = 'Bearer realm="weir-admin", Basic realm="weir-admin", charset="UTF-8"'
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who uses the admin API, and with which role."""
+
+    name: str
+    role: str
 
 
 _READS = ("GET", "HEAD", "OPTIONS")
 
 
-def require_admin(routes: Blueprint, admin_token: str, verify_admin: VerifyAdmin) -> None:
-    """Let only admins reach the blueprint's routes; `current_admin` tells which."""
+def require_admin(routes: Blueprint, guard: LoginGuard) -> None:
+    """Let only whose role allows it reach each of the blueprint's routes; `current_actor` tells who it is."""
 
     @routes.before_request
     def check() -> Response | None:
         if request.method not in _READS and _is_foreign_page():
             return error_answer(403, "a page of another site may not change anything here")
-        admin = identify(request.authorization, admin_token, verify_admin)
-        if isinstance(admin, Response):
-            return admin
-        g.admin = admin
+        found = identify(request.authorization, request.remote_addr, guard)
+        if isinstance(found, Response):
+            return found
+        rule = request.url_rule.rule if request.url_rule is not None else ""
+        wanted = needed(request.method, rule)
+        if not grants(found.role, wanted):
+            return _beyond_role(found, wanted)
+        g.admin = found
         return None
 
 
@@ -51,38 +59,37 @@ def identify_requests(routes: Blueprint, new_request_id: Callable[[], str]) -> N
 
 
 def current_actor() -> Actor:
-    """The admin who makes this request, as the audit log names him."""
-    return Actor(g.admin, "api", request.remote_addr, g.get("request_id"))
+    """Return the admin who makes this request, as the audit log names them."""
+    admin: Caller = g.admin
+    return Actor(admin.name, "api", request.remote_addr, g.get("request_id"), role_name(admin.role))
 
 
 def identify(
-    authorization: Authorization | None, admin_token: str, verify_admin: VerifyAdmin
-) -> str | Response:
-    """The admin's name, or the 401 or 403 to answer with."""
+    authorization: Authorization | None, address: str | None, guard: LoginGuard
+) -> Caller | Response:
+    """Return who asks, or the 401 to answer with; raises what the guard does."""
     if authorization is None or authorization.type not in ("bearer", "basic"):
         return _unauthorized("this needs an admin's credentials")
     if authorization.type == "bearer":
         # WSGI hands over the bytes of a header as Latin-1.
         given = (authorization.token or "").encode("latin-1", "replace")
-        if admin_token and hmac.compare_digest(given, admin_token.encode()):
-            return TOKEN_HOLDER
-        return _unauthorized("this is not the admin token")
+        is_right = guard.check_token(given, address)
+        return Caller(TOKEN_HOLDER, OWNER) if is_right else _unauthorized("this is not the admin token")
     name = authorization.username or ""
-    try:
-        is_admin = verify_admin(name, authorization.password or "")
-    except TooManyTries as error:
-        answer = error_answer(429, str(error), retry_after=error.retry_after_s)
-        answer.headers["Retry-After"] = str(error.retry_after_s)
-        return answer
-    if is_admin is None:
+    role = guard.check_password(name, authorization.password or "", address)
+    if role is None:
         return _unauthorized("wrong user name or password")
-    if not is_admin:
-        return error_answer(403, "this user is not an admin", hint="ask an admin for the role")
-    return name
+    return Caller(name, role)
+
+
+def _beyond_role(caller: Caller, wanted: Permission) -> Response:
+    takes = least_role(wanted)
+    message = f"the role {role_name(caller.role)} does not allow this: it takes {takes}"
+    return error_answer(403, message, hint="ask an owner for the role")
 
 
 def _is_foreign_page() -> bool:
-    """Whether a browser says that another site's page makes the request.
+    """Return whether a browser says that another site's page makes the request.
 
     A browser that knows an admin's Basic credentials sends them along by itself, whoever asks.
     """
@@ -94,7 +101,7 @@ def _is_foreign_page() -> bool:
 
 
 def _unauthorized(message: str) -> Response:
-    hint = "send `Authorization: Bearer ADMIN_TOKEN`, or an admin user's Basic one"
+    hint = "send `Authorization: Bearer ADMIN_TOKEN`, or a user's with a role, Basic"
     response = error_answer(401, message, hint=hint)
     response.headers["WWW-Authenticate"] = _CHALLENGE
     return response

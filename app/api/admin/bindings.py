@@ -8,10 +8,11 @@ from typing_extensions import TypedDict
 
 from app.api.admin.auth import current_actor
 from app.api.admin.users import DoneView
-from app.api.operation import Body, Section
-from app.core.display import json_ready
+from app.api.operation import ApiSection, Body
+from app.common.display import counted
 from app.management.administration import Administration
 from app.management.bindings import StoredBinding
+from app.management.views.proxies import BindingView, binding_view
 
 _UNBOUND = {404: "There is no such binding."}
 
@@ -32,17 +33,6 @@ class BindingChangeBody(Body):
 
     priority: Priority | None = None
     isActive: bool | None = None
-
-
-class BindingView(TypedDict):
-    """A binding."""
-
-    proxyId: str
-    ohmygptKeyId: str
-    priority: int
-    isActive: bool
-    createdAt: str | None
-    updatedAt: str | None
 
 
 class NamedBindingView(BindingView):
@@ -96,7 +86,7 @@ class RepairView(TypedDict):
 
 def add_binding_routes(routes: Blueprint, administration: Administration) -> None:
     """Add the routes."""
-    describe = Section("Bindings")
+    describe = ApiSection("Bindings")
     bindings = administration.bindings
 
     def named(found: list[StoredBinding]) -> list[NamedBindingView]:
@@ -137,7 +127,7 @@ def add_binding_routes(routes: Blueprint, administration: Administration) -> Non
         errors={409: "The two are bound already."},
     )
     def add_binding(body: NewBindingBody) -> tuple[Response, int]:
-        """Both have to exist. Running workers follow within seconds."""
+        """Bind a key to a proxy, which both have to exist. Running workers follow within seconds."""
         found = bindings.add(current_actor(), body.proxyId, body.ohmygptKeyId, body.priority)
         return jsonify(binding_view(found)), 201
 
@@ -156,7 +146,7 @@ def add_binding_routes(routes: Blueprint, administration: Administration) -> Non
     @describe("Unbind all keys from a proxy", answers=DoneView, errors=_UNBOUND)
     def delete_bindings_of_proxy(proxy_id: str) -> Response:
         count = bindings.delete(current_actor(), proxy_id)
-        return jsonify(DoneView(success=True, message=f"{count} bindings of {proxy_id} are deleted"))
+        return jsonify(DoneView(success=True, message=f"{counted(count, 'bindings')} of {proxy_id} deleted"))
 
     @routes.delete("/ohmygpt/bindings/<proxy_id>/<key_id>")
     @describe("Unbind a key from a proxy", answers=DoneView, errors=_UNBOUND)
@@ -167,7 +157,7 @@ def add_binding_routes(routes: Blueprint, administration: Administration) -> Non
     @routes.post("/ohmygpt/repair-bindings")
     @describe("Repair the bindings", answers=RepairView)
     def repair_bindings() -> Response:
-        """Keys are bound as the ones they replaced are; bindings that lead nowhere are deleted."""
+        """Bind keys as the ones they replaced are; delete bindings that lead nowhere."""
         done = bindings.repair(current_actor())
         message = f"{done.checked} checked, {done.repaired} repaired, {done.deleted} deleted"
         return jsonify(
@@ -180,15 +170,3 @@ def add_binding_routes(routes: Blueprint, administration: Administration) -> Non
                 details=done.details,
             )
         )
-
-
-def binding_view(stored: StoredBinding) -> BindingView:
-    """A binding as shown."""
-    return BindingView(
-        proxyId=stored.binding.proxy_id,
-        ohmygptKeyId=stored.binding.key_id,
-        priority=stored.binding.priority,
-        isActive=stored.is_active,
-        createdAt=json_ready(stored.created_at),
-        updatedAt=json_ready(stored.updated_at),
-    )

@@ -7,11 +7,23 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from app.api.admin.auth import current_actor
-from app.api.admin.users import Rpm
-from app.api.operation import Body, Query, Section
+from app.api.limits import KeyLimitsBody
+from app.api.operation import ApiSection, Body, Query
 from app.api.parameters import Text
-from app.core.display import json_ready
-from app.management.client_keys import ClientKey, ClientKeyAdmin
+from app.common.display import json_ready
+from app.management.client_keys import MAX_OVERLAP_HOURS, ClientKeyAdmin
+from app.management.views.keys import (
+    ClientKeysView,
+    ClientKeyView,
+    KeyRevokedView,
+    KeyRotatedView,
+    NewClientKeyView,
+    client_key_view,
+    client_keys_view,
+    new_client_key_view,
+    revoked_key_view,
+    rotated_key_view,
+)
 
 _NO_KEY = {404: "There is no such client key."}
 
@@ -30,57 +42,24 @@ class DeletionQuery(Query):
     permanent: bool = Field(False, description="Remove the key's document; logs go on naming its id.")
 
 
-class NewKeyBody(Body):
+class NewKeyBody(KeyLimitsBody):
     """A client key to make."""
 
     name: str = Field(min_length=1, max_length=100, description="Whose it is: a user's name.")
     notes: Notes | None = None
-    rpm: Rpm | None = None
 
 
-class KeyChangeBody(Body):
-    """What to change; what is left out stays."""
+class KeyChangeBody(KeyLimitsBody):
+    """What to change; what is left out stays, null takes a limit away."""
 
     notes: Notes | None = None
     isActive: bool | None = Field(None, description="false pauses the key; a revoked one stays revoked.")
 
 
-class ClientKeyView(TypedDict):
-    """A client key. `id` is what records carry; of the key itself only `hint` is shown."""
+class RotateBody(Body):
+    """How long the secret of now goes on being accepted."""
 
-    id: str
-    name: str
-    hint: str
-    tier: str | None
-    tokensUsed: int
-    requestsCount: int
-    isActive: bool
-    rpm: int | None
-    notes: str | None
-    createdAt: str | None
-    lastUsedAt: str | None
-    updatedAt: str | None
-    expiresAt: str | None
-    revokedAt: str | None
-    resetAt: str | None
-
-
-class ClientKeysView(TypedDict):
-    """Client keys, by user and age."""
-
-    total: int
-    active: int
-    keys: list[ClientKeyView]
-
-
-class NewClientKeyView(TypedDict):
-    """A new key. `apiKey` is shown here and never again."""
-
-    id: str
-    name: str
-    created_at: str
-    apiKey: str
-    hint: str
+    overlapHours: float = Field(24, ge=0, le=MAX_OVERLAP_HOURS, description="0: not at all.")
 
 
 class KeyChangedView(TypedDict):
@@ -89,14 +68,6 @@ class KeyChangedView(TypedDict):
     id: str
     is_active: bool
     updated_at: str
-
-
-class KeyRevokedView(TypedDict):
-    """A key that is not accepted any more."""
-
-    id: str
-    revoked: bool
-    revoked_at: str
 
 
 class KeyDeletedView(TypedDict):
@@ -118,37 +89,35 @@ class KeyResetView(TypedDict):
 
 def add_client_key_routes(routes: Blueprint, keys: ClientKeyAdmin) -> None:
     """Add the routes."""
-    describe = Section("Client keys")
+    describe = ApiSection("Client keys")
 
     @routes.get("/keys")
     @describe("List client keys", answers=ClientKeysView)
     def list_client_keys(query: KeysQuery) -> Response:
-        found = [client_key_view(key) for key in keys.list(query.user)]
-        active = sum(key["isActive"] for key in found)
-        return jsonify(ClientKeysView(total=len(found), active=active, keys=found))
+        return jsonify(client_keys_view(keys.list(query.user)))
 
     @routes.post("/keys")
     @describe("Make a client key", answers={201: NewClientKeyView})
     def add_client_key(body: NewKeyBody) -> tuple[Response, int]:
-        """The key itself is in the answer, and never shown again."""
-        made = keys.add(current_actor(), body.name, rpm=body.rpm, notes=body.notes)
-        created_at = json_ready(keys.get(made.key_id).created_at)
-        shown = NewClientKeyView(
-            id=made.key_id, name=body.name, created_at=created_at, apiKey=made.secret, hint=made.hint
-        )
-        return jsonify(shown), 201
+        """Make a key, which is itself in the answer, and never shown again."""
+        more = {name: value for name, value in body.given().items() if name != "name"}
+        made = keys.add(current_actor(), body.name, more=more)
+        return jsonify(new_client_key_view(made)), 201
 
     @routes.get("/keys/<key_id>")
     @describe("One client key", answers=ClientKeyView, errors=_NO_KEY)
     def get_client_key(key_id: str) -> Response:
-        return jsonify(client_key_view(keys.get(key_id)))
+        """Show a key, and what is left of its budgets."""
+        key = keys.get(key_id)
+        return jsonify(client_key_view(key, keys.budgets_left(key)))
 
     @routes.patch("/keys/<key_id>")
     @describe(
         "Change a client key", answers=KeyChangedView, errors={**_NO_KEY, 409: "A revoked key stays revoked."}
     )
     def change_client_key(key_id: str, body: KeyChangeBody) -> Response:
-        key = keys.change(current_actor(), key_id, notes=body.notes, is_active=body.isActive)
+        """Change the key; running workers follow within seconds."""
+        key = keys.change(current_actor(), key_id, body.given())
         return jsonify(
             KeyChangedView(id=key.key_id, is_active=key.is_active, updated_at=json_ready(key.updated_at))
         )
@@ -156,17 +125,27 @@ def add_client_key_routes(routes: Blueprint, keys: ClientKeyAdmin) -> None:
     @routes.delete("/keys/<key_id>")
     @describe("Revoke or delete a client key", answers=KeyRevokedView | KeyDeletedView, errors=_NO_KEY)
     def delete_client_key(key_id: str, query: DeletionQuery) -> Response:
-        """Revoked, it is not accepted any more, for good, and stays listed."""
+        """Revoke the key, which stays listed and is never accepted again, or delete it if `permanent`."""
         if query.permanent:
             deleted_at = json_ready(keys.delete(current_actor(), key_id))
             return jsonify(KeyDeletedView(id=key_id, deleted=True, deleted_at=deleted_at))
-        key = keys.revoke(current_actor(), key_id)
-        return jsonify(KeyRevokedView(id=key.key_id, revoked=True, revoked_at=json_ready(key.revoked_at)))
+        return jsonify(revoked_key_view(keys.revoke(current_actor(), key_id)))
+
+    @routes.post("/keys/<key_id>/rotate")
+    @describe(
+        "Give a client key another secret",
+        answers=KeyRotatedView,
+        errors={**_NO_KEY, 409: "It is revoked, or was rotated at the same time."},
+    )
+    def rotate_client_key(key_id: str, body: RotateBody) -> Response:
+        """Make a new secret under the same id; limits, budgets and records stay."""
+        made = keys.rotate(current_actor(), key_id, body.overlapHours)
+        return jsonify(rotated_key_view(made, body.overlapHours))
 
     @routes.post("/keys/<key_id>/reset")
     @describe("Reset a client key's counters", answers=KeyResetView, errors=_NO_KEY)
     def reset_client_key(key_id: str) -> Response:
-        """`flask verify` compares its counters no more, since they do not begin where its records do."""
+        """Count from 0 again. `weir verify` compares the counters no more: they begin after the records."""
         key = keys.reset_counters(current_actor(), key_id)
         return jsonify(
             KeyResetView(
@@ -176,24 +155,3 @@ def add_client_key_routes(routes: Blueprint, keys: ClientKeyAdmin) -> None:
                 reset_at=json_ready(key.reset_at),
             )
         )
-
-
-def client_key_view(key: ClientKey) -> ClientKeyView:
-    """A key as shown."""
-    return ClientKeyView(
-        id=key.key_id,
-        name=key.username,
-        hint=key.hint,
-        tier=key.tier,
-        tokensUsed=key.tokens_used,
-        requestsCount=key.requests_count,
-        isActive=key.is_active,
-        rpm=key.rpm,
-        notes=key.notes,
-        createdAt=json_ready(key.created_at),
-        lastUsedAt=json_ready(key.last_used_at),
-        updatedAt=json_ready(key.updated_at),
-        expiresAt=json_ready(key.expires_at),
-        revokedAt=json_ready(key.revoked_at),
-        resetAt=json_ready(key.reset_at),
-    )

@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from app.api.operation import Section
+from app.api.operation import ApiSection
 
 HealthReader = Callable[[], dict[str, Any]]
 """The figures of all workers and of each; `lostRecords` must be 0."""
@@ -15,7 +15,7 @@ def add_health_route(routes: Blueprint, health: HealthReader) -> None:
     """Add the route. It reads nothing from the store, so it answers while that is away."""
 
     @routes.get("/health")
-    @Section("Operations")("What is recorded and not booked yet", answers=dict[str, Any])
+    @ApiSection("Operations")("What is recorded and not booked yet", answers=dict[str, Any])
     def admin_health() -> Response:
-        """Journal and queue depth, the age of the oldest unsent record, lost records (must be 0)."""
+        """Show journal and queue depth, the age of the oldest unsent record, lost records (must be 0)."""
         return jsonify(health())

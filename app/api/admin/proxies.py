@@ -8,9 +8,10 @@ from typing_extensions import TypedDict
 
 from app.api.admin.auth import current_actor
 from app.api.admin.users import DoneView
-from app.api.operation import Body, Section
-from app.core.display import json_ready
+from app.api.operation import ApiSection, Body
+from app.common.display import counted, json_ready
 from app.management.proxies import ProxyAdmin, ProxyChange, StoredProxy
+from app.management.views.proxies import ProxiesView, ProxyView, proxies_view, proxy_view
 
 _NO_PROXY = {404: "There is no such proxy."}
 
@@ -47,38 +48,6 @@ class ProxyChangeBody(Body):
     isActive: bool | None = None
 
 
-class ProxyView(TypedDict):
-    """A proxy, without its login's secrets."""
-
-    id: str
-    _id: str
-    name: str
-    type: str
-    host: str
-    port: int | None
-    hasAuth: bool
-    username: str | None
-    status: Annotated[str, Field(description="`healthy`, `unhealthy` or `unknown`.")]
-    lastLatencyMs: int | None
-    lastCheckedAt: str | None
-    lastError: str | None
-    failCount: int
-    isActive: bool
-    createdAt: str | None
-    updatedAt: str | None
-
-
-class ProxiesView(TypedDict):
-    """The proxies, oldest first; `inactive` ones are counted as nothing else."""
-
-    total: int
-    healthy: int
-    unhealthy: int
-    unknown: int
-    inactive: int
-    proxies: list[ProxyView]
-
-
 class ProxyCheckView(TypedDict):
     """One line of a proxy's health log."""
 
@@ -102,28 +71,17 @@ class ProxyHealthView(TypedDict):
 
 def add_proxy_routes(routes: Blueprint, proxies: ProxyAdmin) -> None:
     """Add the routes."""
-    describe = Section("Proxies")
+    describe = ApiSection("Proxies")
 
     @routes.get("/proxies")
     @describe("List the proxies", answers=ProxiesView)
     def list_proxies() -> Response:
-        found = [proxy_view(proxy) for proxy in proxies.list()]
-        active = [proxy["status"] for proxy in found if proxy["isActive"]]
-        return jsonify(
-            ProxiesView(
-                total=len(found),
-                healthy=active.count("healthy"),
-                unhealthy=active.count("unhealthy"),
-                unknown=active.count("unknown"),
-                inactive=len(found) - len(active),
-                proxies=found,
-            )
-        )
+        return jsonify(proxies_view(proxies.list()))
 
     @routes.post("/proxies")
     @describe("Add a proxy", answers={201: ProxyView}, errors={409: "There is such a proxy already."})
     def add_proxy(body: NewProxyBody) -> tuple[Response, int]:
-        """Running workers use it within seconds. Its password is kept encrypted."""
+        """Add a proxy; running workers use it within seconds. Its password is kept encrypted."""
         change = ProxyChange(body.name, body.type, body.host, body.port, body.username, body.password)
         return jsonify(proxy_view(proxies.add(current_actor(), body.id, change))), 201
 
@@ -135,7 +93,7 @@ def add_proxy_routes(routes: Blueprint, proxies: ProxyAdmin) -> None:
     @routes.patch("/proxies/<proxy_id>")
     @describe("Change a proxy", answers=ProxyView, errors=_NO_PROXY)
     def change_proxy(proxy_id: str, body: ProxyChangeBody) -> Response:
-        """What is known of its health is forgotten."""
+        """Change a proxy; what is known of its health is forgotten."""
         change = ProxyChange(
             body.name, body.type, body.host, body.port, body.username, body.password, body.isActive
         )
@@ -145,9 +103,8 @@ def add_proxy_routes(routes: Blueprint, proxies: ProxyAdmin) -> None:
     @describe("Delete a proxy and its bindings", answers=DoneView, errors=_NO_PROXY)
     def delete_proxy(proxy_id: str) -> Response:
         unbound = proxies.delete(current_actor(), proxy_id)
-        return jsonify(
-            DoneView(success=True, message=f"{proxy_id} is deleted, and {unbound} bindings with it")
-        )
+        bindings = counted(unbound, "bindings")
+        return jsonify(DoneView(success=True, message=f"{proxy_id} is deleted, and {bindings} with it"))
 
     @routes.get("/proxies/<proxy_id>/health")
     @describe("How a proxy fares", answers=ProxyHealthView, errors=_NO_PROXY)
@@ -157,31 +114,8 @@ def add_proxy_routes(routes: Blueprint, proxies: ProxyAdmin) -> None:
     @routes.post("/proxies/<proxy_id>/check")
     @describe("Reach the upstream through a proxy now", answers=ProxyHealthView, errors=_NO_PROXY)
     def check_proxy(proxy_id: str) -> Response:
-        """Sends no key. `status` says what came of it."""
+        """Reach the upstream without sending a key. `status` says what came of it."""
         return jsonify(_health_view(proxies.check(proxies.get(proxy_id)), proxies))
-
-
-def proxy_view(proxy: StoredProxy) -> ProxyView:
-    """A proxy as shown."""
-    health = proxy.health
-    return ProxyView(
-        id=proxy.proxy_id,
-        _id=proxy.proxy_id,
-        name=proxy.name,
-        type=proxy.kind,
-        host=proxy.host,
-        port=proxy.port,
-        hasAuth=proxy.has_auth,
-        username=proxy.endpoint.username if proxy.endpoint else None,
-        status=str(health.status),
-        lastLatencyMs=health.latency_ms,
-        lastCheckedAt=json_ready(health.checked_at),
-        lastError=proxy.problem or health.last_error,
-        failCount=health.fail_count,
-        isActive=proxy.is_active,
-        createdAt=json_ready(proxy.created_at),
-        updatedAt=json_ready(proxy.updated_at),
-    )
 
 
 def _health_view(proxy: StoredProxy, proxies: ProxyAdmin) -> ProxyHealthView:

@@ -1,95 +1,111 @@
 """`/api/admin/metrics`, `model-stats`, `user-stats`, `usage` and `timeseries`: sums of any period."""
 
+from collections.abc import Callable
 from datetime import datetime, tzinfo
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, NotRequired
 
 from flask import Blueprint, Response, jsonify
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from app.api.answers import error_answer
-from app.api.operation import Query, Section
-from app.api.parameters import AdminPeriod
-from app.core.display import shown_key_id
-from app.core.periods import ALL
-from app.core.ports import Clock
-from app.core.timeseries import AUTO, Series, UnknownChoiceError, Usage
+from app.api.downloads import csv_download
+from app.api.operation import ApiSection
+from app.api.parameters import ComparedQuery, Cursor, PeriodQuery, PeriodView
+from app.exchange.ports import Clock
+from app.management.reading import StatsStore
+from app.statistics.figures import model_csv
+from app.statistics.periods import Period, with_previous
+from app.statistics.timeseries import UnknownChoiceError
+from app.statistics.usage import (
+    DEFAULT_LIMIT,
+    MAX_LIMIT,
+    Grouping,
+    UsageCursor,
+    usage_csv,
+)
 
 Document = dict[str, Any]
 
-_statistics = Section("Statistics")
+_statistics = ApiSection("Statistics")
 _MOST_KEYS = 20
 
-
-class StatsReader(Protocol):
-    """Where statistics are made; raises `StoreUnavailable`."""
-
-    def model_stats(self, period: str, now: datetime, tz: tzinfo) -> list[Document]:
-        """The rows of the model table."""
-
-    def metrics(self, period: str, now: datetime, tz: tzinfo) -> Document:
-        """The figures of all requests together."""
-
-    def rate_limited(self, period: str, now: datetime, tz: tzinfo) -> Document:
-        """How many requests were answered with 429."""
-
-    def user_stats(self, period: str, now: datetime, tz: tzinfo) -> Document:
-        """The figures of all users together."""
-
-    def usage(self, by: str, period: str, now: datetime, tz: tzinfo, *, limit: int = 100) -> Usage:
-        """Who used how much."""
-
-    def series(
-        self,
-        period: str,
-        now: datetime,
-        tz: tzinfo,
-        *,
-        by: str = "none",
-        bucket: str = AUTO,
-        rank_by: str = "requests",
-        top: int = 5,
-        with_latency: bool = False,
-    ) -> Series:
-        """The period cut into buckets."""
+CountedFrom = Annotated[
+    Literal["sums", "records"],
+    Field(description="`records`: as far back as they are kept; by `tag` each counts once by each tag."),
+]
 
 
-class PeriodQuery(Query):
-    """Which period."""
+class ModelQuery(ComparedQuery):
+    """Which period, and in which form."""
 
-    period: AdminPeriod = ALL
-
-
-class UsageQuery(PeriodQuery):
-    """Whose use, and how many of them."""
-
-    by: Literal["user", "key", "model", "factoryKey"] = Field(description="`key`: client keys.")
-    limit: Annotated[int, Field(ge=1, le=1000, description="So many apart, by cost; the rest as one.")] = 100
+    format: Literal["json", "csv"] = "json"
 
 
-class TimeseriesQuery(PeriodQuery):
+class UsageQuery(ComparedQuery):
+    """Whose use, and which page of it."""
+
+    by: str = Field(
+        description="One or two of `user`, `key` (client keys), `model`, `factoryKey` (upstream keys), "
+        "`endpoint`, `endUser`, `session`, `client`, `tag`, `day` and `month`, separated by a comma; one "
+        "of them at most a time.",
+        max_length=100,
+    )
+    limit: Annotated[
+        int, Field(ge=1, le=MAX_LIMIT, description="So many rows at once; all others as one.")
+    ] = DEFAULT_LIMIT
+    cursor: Cursor = None
+    format: Literal["json", "csv"] = Field("json", description="`csv` has every row, whatever `limit` says.")
+
+
+class TimeseriesQuery(ComparedQuery):
     """Which figure, and how it is cut up."""
 
     metric: Literal["requests", "tokens", "cost", "latency", "errors"] = "requests"
-    by: Literal["none", "model", "user", "factoryKey"] = "none"
+    by: Literal[
+        "none", "model", "user", "key", "factoryKey", "endpoint", "endUser", "session", "client", "tag"
+    ] = Field(
+        "none",
+        description="The last four are counted from records, as far back as those are kept. What has several "
+        "tags counts by each of them; `other` has none of those shown.",
+    )
     bucket: Literal["auto", "5m", "hour", "day", "month"] = Field(
         "auto",
-        description="`5m` goes with periods up to 4h, `hour` with all but `all`, `day` with all beyond 4h, "
-        "`month` with `all`.",
+        description="`5m` goes with up to 4 hours, `hour` with up to a month, `day` with up to 1,000 days, "
+        "`month` with more than a month and with `all`.",
     )
     top: Annotated[int, Field(ge=1, le=_MOST_KEYS, description="So many apart; the rest is `other`.")] = 5
+    format: Literal["json", "csv"] = Field("json", description="`csv` has a line per bucket and key.")
 
 
-class ModelRow(TypedDict):
-    """A model's sums. Costs are in USD, times in milliseconds; percentiles are within five per cent."""
+class LedgerView(TypedDict):
+    """Both sides of the ledger: what the upstream says it charged (null: it never said), and for how many
+    requests; what those cost here, what is left of that, and how much more it is than by the model table's
+    prices (before `multiplier` and price factors), in per cent of the larger.
+    """
 
-    model: str
+    upstreamCostNanoUsd: int | None
+    toldRequestCount: int
+    toldCostNanoUsd: int
+    marginNanoUsd: int | None
+    upstreamDriftPercent: float | None
+
+
+class ModelRow(LedgerView):
+    """A model's sums. Costs are in USD, times in milliseconds; percentiles are within five per cent.
+
+    `cacheHitShare` is the part of the input that was read from a cache, from 0 to 1.
+    """
+
+    model: Annotated[str | None, Field(description="null: requests that have none.")]
     inputTokens: int
     outputTokens: int
     cacheWriteTokens: int
     cacheHitTokens: int
+    cacheHitShare: float | None
     totalTokens: int
     creditsBurned: float
+    costNanoUsd: int
     requestCount: int
     successCount: int
     errorCount: int
@@ -101,35 +117,36 @@ class ModelRow(TypedDict):
     avgTtftMs: float | None
 
 
-class ModelStatsView(TypedDict):
-    """The model table."""
+class ModelStatsView(PeriodView):
+    """The model table. All rows together are all requests."""
 
     models: list[ModelRow]
-    period: str
+    previous: NotRequired["ModelStatsView | None"]
 
 
-class MetricsView(TypedDict):
-    """All requests together; `success_rate` in per cent."""
+class MetricsView(PeriodView):
+    """All requests together; `success_rate` in per cent, `creditsBurned` in USD."""
 
     total_requests: int
     tokens_used: int
     avg_latency_ms: float
     success_rate: float
-    period: str
+    creditsBurned: float
+    costNanoUsd: int
     timestamp: str
+    previous: NotRequired["MetricsView | None"]
 
 
-class RateLimitView(TypedDict):
+class RateLimitView(PeriodView):
     """Requests answered with 429, counted in the records that are still there."""
 
     total_429: int
     user_key_429: int
     friend_key_429: int
-    period: str
     timestamp: str
 
 
-class UserStatsView(TypedDict):
+class UserStatsView(LedgerView, PeriodView):
     """All users together, in USD and tokens: what they have now, and what they used within the period."""
 
     total_users: int
@@ -140,15 +157,19 @@ class UserStatsView(TypedDict):
     total_ref_credits: float
     total_creditsNew: float
     total_creditsNewUsed: float
+    creditsNewNanoUsd: int
+    creditsNewUsedNanoUsd: int
     total_input_tokens: int
     total_output_tokens: int
-    period: str
+    creditsUsedNanoUsd: Annotated[int, Field(description="`total_credits_used`, exactly.")]
+    creditsNanoUsd: int
+    refCreditsNanoUsd: int
+    previous: NotRequired["UserStatsView | None"]
 
 
-class UsageRow(TypedDict):
-    """One user's (key's, model's) sums; `key` null: requests that have none."""
+class UsageFigures(LedgerView):
+    """Sums. `creditsBurned` is in USD, `costNanoUsd` the same exactly; times are in milliseconds."""
 
-    key: str | None
     requestCount: int
     successCount: int
     errorCount: int
@@ -157,100 +178,168 @@ class UsageRow(TypedDict):
     outputTokens: int
     cacheWriteTokens: int
     cacheHitTokens: int
+    cacheHitShare: float | None
     reasoningTokens: int
     totalTokens: int
     creditsBurned: float
+    costNanoUsd: int
     avgLatencyMs: float | None
     avgTtftMs: float | None
 
 
-class UsageView(TypedDict):
-    """The largest by cost, what the others (`otherCount` of them) come to, and all together."""
+class UsageRow(UsageFigures):
+    """One user's (key's, model's) sums, under each word of `by` its value; null: requests that have none.
+
+    By one word, its value is `key` as well. `previous` is there with `compare`.
+    """
+
+    key: str | None
+    user: NotRequired[str | None]
+    model: NotRequired[str | None]
+    factoryKey: NotRequired[str | None]
+    endpoint: NotRequired[str | None]
+    endUser: NotRequired[str | None]
+    session: NotRequired[str | None]
+    client: NotRequired[str | None]
+    tag: NotRequired[str | None]
+    day: NotRequired[str]
+    month: NotRequired[str]
+    previous: NotRequired[UsageFigures]
+
+
+class PreviousUsageView(PeriodView):
+    """The period before, everything together."""
+
+    total: UsageRow
+
+
+class UsageView(PeriodView):
+    """A page of rows, what all others (`otherCount` of them) come to, and everything together."""
 
     by: str
-    period: str
+    countedFrom: CountedFrom
     rows: list[UsageRow]
     otherCount: int
     other: UsageRow | None
     total: UsageRow
+    nextCursor: str | None
+    previous: NotRequired[PreviousUsageView | None]
 
 
-class TimeseriesView(TypedDict):
+class TimeseriesView(PeriodView):
     """Buckets, oldest first: `{start, total, series: {key: value}, other}`, the last two where `by` is given.
+
+    For `cost` there are exact `totalNanoUsd`, `seriesNanoUsd` and `otherNanoUsd` beside them.
 
     A value is a number, for `tokens` an object of the four kinds, for `latency` one of `p50`, `p95`, `p99`,
     `avg` and `avgTtft`.
     """
 
     metric: str
-    period: str
     by: str
     bucket: str
-    timezone: str
+    countedFrom: CountedFrom
     keys: list[str]
     buckets: list[dict[str, Any]]
+    previous: NotRequired["TimeseriesView | None"]
 
 
-def add_statistics_routes(routes: Blueprint, stats: StatsReader, clock: Clock, tz: tzinfo) -> None:
+def add_statistics_routes(routes: Blueprint, stats: StatsStore, clock: Clock, tz: tzinfo) -> None:
     """Add the routes; `tz` is where days start."""
 
     @routes.errorhandler(UnknownChoiceError)
     def unknown_choice(error: UnknownChoiceError) -> Response:
         return error_answer(400, str(error), parameter=error.field)
 
+    def asked(query: PeriodQuery) -> Period:
+        return query.at(clock.utcnow(), tz)
+
+    def compared(query: ComparedQuery, period: Period, figures: Callable[[Period], Document]) -> Response:
+        return jsonify(with_previous(figures, period) if query.is_compared else figures(period))
+
     @routes.get("/model-stats")
     @_statistics("The model table", answers=ModelStatsView)
-    def model_stats(query: PeriodQuery) -> Response:
-        """Most tokens first. `all` stays right after records have expired."""
-        return jsonify(models=stats.model_stats(query.period, clock.utcnow(), tz), period=query.period)
+    def model_stats(query: ModelQuery) -> Response:
+        """List models, most tokens first. `all` stays right after records have expired.
+
+        Requests that have no model, such as those of no known one, have a row of their own.
+        """
+        period = asked(query)
+        if query.format == "csv":
+            return csv_download(model_csv(stats.model_stats(period)), file_name("model-stats", period))
+        return compared(query, period, stats.model_table)
 
     @routes.get("/metrics")
     @_statistics("All requests together", answers=MetricsView)
-    def all_requests(query: PeriodQuery) -> Response:
-        """Requests that never reached a model included."""
-        return jsonify(stats.metrics(query.period, clock.utcnow(), tz))
+    def all_requests(query: ComparedQuery) -> Response:
+        """Sum up all requests, those that never reached a model included."""
+        return compared(query, asked(query), stats.metrics)
 
     @routes.get("/metrics/rate-limit")
     @_statistics("Requests answered with 429", answers=RateLimitView)
     def rate_limited(query: PeriodQuery) -> Response:
-        """Refused here, or passed on from the upstream; as far back as records are kept."""
-        return jsonify(stats.rate_limited(query.period, clock.utcnow(), tz))
+        """Count refusals here and those passed on from the upstream, as far back as records are kept."""
+        return jsonify(stats.rate_limited(asked(query)))
 
     @routes.get("/user-stats")
     @_statistics("All users together", answers=UserStatsView)
-    def user_stats(query: PeriodQuery) -> Response:
-        """Balances are those of now."""
-        return jsonify(stats.user_stats(query.period, clock.utcnow(), tz))
+    def user_stats(query: ComparedQuery) -> Response:
+        """Sum up all users; their balances are those of now, in `previous` too."""
+        return compared(query, asked(query), stats.user_stats)
 
     @routes.get("/usage")
     @_statistics("Who used how much", answers=UsageView)
     def usage(query: UsageQuery) -> Response:
-        """Ranked by cost."""
-        found = stats.usage(query.by, query.period, clock.utcnow(), tz, limit=query.limit)
-        shown = shown_key_id if query.by == "key" else str
-        return jsonify({"by": query.by, "period": query.period, **found.to_json(shown)})
+        """Rank users, models or keys by cost, days and months by time; `nextCursor` leads to the very last.
+
+        All pages are of the same requests: those that had been when the first one was asked for.
+        """
+        return _usage(stats, query, clock.utcnow(), tz)
 
     @routes.get("/timeseries")
     @_statistics("A figure over time", answers=TimeseriesView)
     def timeseries(query: TimeseriesQuery) -> Response:
-        """No bucket is left out, and they add up to the period's sums: the first holds only what came after
-        the period's start. Days and months begin at midnight in `STATS_TIMEZONE`."""
+        """Return every bucket, empty ones included: they add up to the period's sums.
+
+        The first bucket holds only what came after the period's start. Days and months begin at midnight in
+        `STATS_TIMEZONE`.
+        """
+        period = asked(query)
         series = stats.series(
-            query.period,
-            clock.utcnow(),
-            tz,
+            period,
             by=query.by,
             bucket=query.bucket,
             rank_by=query.metric,
             top=query.top,
             with_latency=query.metric == "latency",
         )
-        return jsonify(
-            metric=query.metric,
-            period=query.period,
-            by=query.by,
-            bucket=series.size,
-            timezone=str(tz),
-            keys=series.keys,
-            buckets=series.to_json(query.metric),
-        )
+        if query.format == "csv":
+            return csv_download(series.to_csv(query.metric, query.by), file_name("timeseries", period))
+        told = series.view(query.metric, query.by, period)
+        if query.is_compared:
+            before = period.previous()
+            told["previous"] = before and stats.series(
+                before, by=query.by, like=series, with_latency=query.metric == "latency"
+            ).view(query.metric, query.by, before)
+        return jsonify(told)
+
+
+def _usage(stats: StatsStore, query: UsageQuery, now: datetime, tz: tzinfo) -> Response:
+    cursor = UsageCursor.parse(query.cursor) if query.cursor else UsageCursor.first(now)
+    by, asked = Grouping.parse(query.by), query.at(cursor.now, tz)
+    period = asked.frozen()
+    if query.format == "csv":
+        rows = stats.usage_rows(by, period)
+        return csv_download(usage_csv(by, rows), file_name("usage", asked), rows)
+    page = stats.usage(by, period, limit=query.limit, shown=cursor.shown)
+    before = stats.usage_before(page, asked) if query.is_compared else None
+    following = UsageCursor(cursor.now, cursor.shown + len(page.rows)).encode() if page.has_more else None
+    return jsonify(asked.to_json() | page.to_json(before) | {"nextCursor": following})
+
+
+def file_name(of: str, period: Period) -> str:
+    """Name a file after what is in it."""
+    if period.name is not None:
+        return f"{of}-{period.name}"
+    first = "" if period.start is None else f"{period.start.astimezone(period.tz):%Y-%m-%d}-"
+    return f"{of}-{first}to-{period.until.astimezone(period.tz):%Y-%m-%d}"

@@ -8,15 +8,27 @@ from typing_extensions import TypedDict
 
 from app.api.admin.auth import current_actor
 from app.api.admin.users import DoneView
-from app.api.operation import Body, Query, Section
-from app.api.parameters import Cursor, Limit, Text
-from app.core.display import json_ready
-from app.core.log_filter import PageCursor
-from app.management.upstream_keys import StoredProviderKey, UpstreamKeyAdmin, is_configured
+from app.api.operation import ApiSection, Body, Query
+from app.api.parameters import AdminPeriod, Cursor, Limit, PeriodQuery, Text
+from app.common.clock import now_ms
+from app.common.cursor import PageCursor
+from app.management.upstream_books import UpstreamBooks
+from app.management.upstream_keys import UpstreamKeyAdmin
+from app.management.views.keys import (
+    KeyEventView,
+    UpstreamAccountView,
+    UpstreamKeysView,
+    UpstreamKeyView,
+    key_event_view,
+    upstream_account_view,
+    upstream_key_view,
+    upstream_keys_view,
+)
+from app.management.views.upstream_books import UpstreamBooksView, upstream_books_view
+from app.statistics.periods import YESTERDAY
 
 _NO_KEY = {404: "There is no such key in the pool."}
 _TAKEN = {409: "There is such a key already."}
-_HEALTHY = "healthy"
 
 KeyId = Annotated[str, Field(min_length=1, max_length=50)]
 Secret = Annotated[str, Field(min_length=8, max_length=512, description="The OhMyGPT key itself.")]
@@ -30,41 +42,17 @@ class EventsQuery(Query):
     cursor: Cursor = None
 
 
+class BooksQuery(PeriodQuery):
+    """Which period."""
+
+    period: AdminPeriod = YESTERDAY
+
+
 class NewUpstreamKeyBody(Body):
     """A key for the pool or for its spares."""
 
     id: KeyId
     apiKey: Secret
-
-
-class UpstreamKeyView(TypedDict):
-    """A key of the pool; `apiKey` is masked."""
-
-    id: str
-    _id: str
-    apiKey: str
-    source: Annotated[str, Field(description="`store`, or `env`: OHMYGPT_API_KEYS.")]
-    status: Annotated[str, Field(description="`healthy`, `rate_limited`, `exhausted` or `error`.")]
-    suspected: bool
-    cooldownUntil: str | None
-    lastError: str | None
-    replacedBy: str | None
-    tokensUsed: int
-    requestsCount: int
-    weight: int
-    rpm: int | None
-    maxInFlight: int | None
-    createdAt: str | None
-    updatedAt: str | None
-    lastUsedAt: str | None
-
-
-class UpstreamKeysView(TypedDict):
-    """The pool, OHMYGPT_API_KEYS first."""
-
-    keys: list[UpstreamKeyView]
-    totalKeys: int
-    healthyKeys: int
 
 
 class PoolCountsView(TypedDict):
@@ -81,16 +69,6 @@ class ImportedView(TypedDict):
     ids: list[str]
 
 
-class KeyEventView(TypedDict):
-    """A change of a key's state; `from` is null for a new key."""
-
-    at: str
-    keyId: str
-    to: str
-    why: str
-    requestId: str | None
-
-
 class KeyEventsView(TypedDict):
     """A page of events, newest first."""
 
@@ -98,34 +76,43 @@ class KeyEventsView(TypedDict):
     nextCursor: str | None
 
 
-def add_upstream_key_routes(routes: Blueprint, keys: UpstreamKeyAdmin) -> None:
+def add_upstream_key_routes(routes: Blueprint, keys: UpstreamKeyAdmin, books: UpstreamBooks) -> None:
     """Add the routes."""
-    describe = Section("OhMyGPT keys")
+    describe = ApiSection("OhMyGPT keys")
 
     @routes.get("/ohmygpt/keys")
     @describe("List the pool", answers=UpstreamKeysView)
     def list_upstream_keys() -> Response:
-        found = [upstream_key_view(key) for key in keys.list()]
-        healthy = sum(key["status"] == _HEALTHY for key in found)
-        return jsonify(keys=found, totalKeys=len(found), healthyKeys=healthy)
+        return jsonify(upstream_keys_view(keys.list()))
+
+    @routes.get("/ohmygpt/account")
+    @describe("Show the account behind the keys", answers=UpstreamAccountView)
+    def show_upstream_account() -> Response:
+        return jsonify(upstream_account_view(keys.account()))
+
+    @routes.get("/ohmygpt/books")
+    @describe("Compare OhMyGPT's books with the own ones", answers=UpstreamBooksView)
+    def compare_books(query: BooksQuery) -> Response:
+        """Compare, key by key, what OhMyGPT has charged with what was booked, as `weir verify --upstream`."""
+        period = query.at(now_ms(), books.tz)
+        return jsonify(upstream_books_view(books.fees(period), period))
 
     @routes.get("/ohmygpt/stats")
     @describe("Count the pool", answers=PoolCountsView)
     def count_upstream_keys() -> Response:
-        found = keys.list()
-        healthy = sum(key.status == _HEALTHY for key in found)
-        return jsonify(PoolCountsView(totalKeys=len(found), healthyKeys=healthy))
+        found = upstream_keys_view(keys.list())
+        return jsonify(PoolCountsView(totalKeys=found["totalKeys"], healthyKeys=found["healthyKeys"]))
 
     @routes.post("/ohmygpt/keys")
     @describe("Add a key to the pool", answers={201: UpstreamKeyView}, errors=_TAKEN)
     def add_upstream_key(body: NewUpstreamKeyBody) -> tuple[Response, int]:
-        """Running workers use it within seconds. It is kept encrypted and never shown again."""
+        """Add a key, kept encrypted and never shown again; running workers use it within seconds."""
         return jsonify(upstream_key_view(keys.add(current_actor(), body.id, body.apiKey.strip()))), 201
 
     @routes.post("/ohmygpt/keys/import")
     @describe("Add many keys to the pool", answers={201: ImportedView}, errors=_TAKEN)
     def import_upstream_keys(body: str) -> tuple[Response, int]:
-        """Lines of `id|key`: all of them, or none. Bad lines are in `details`, by their numbers."""
+        """Take lines of `id|key`: all of them, or none. Bad lines are in `details`, by their numbers."""
         ids = keys.import_lines(current_actor(), body)
         return jsonify(ImportedView(imported=len(ids), ids=ids)), 201
 
@@ -143,48 +130,14 @@ def add_upstream_key_routes(routes: Blueprint, keys: UpstreamKeyAdmin) -> None:
     @routes.post("/ohmygpt/keys/<key_id>/reset")
     @describe("Make a key healthy again", answers=DoneView, errors=_NO_KEY)
     def reset_upstream_key(key_id: str) -> Response:
-        """On all workers and hosts, whatever they know of it; counters stay as they are."""
+        """Reset the key on all workers and hosts, whatever they know of it; counters stay as they are."""
         key = keys.reset(current_actor(), key_id)
         return jsonify(DoneView(success=True, message=f"{key_id} is {key.status}"))
 
     @routes.get("/ohmygpt/events")
     @describe("What happened to the pool", answers=KeyEventsView)
     def list_key_events(query: EventsQuery) -> Response:
-        """When which key went from which status to which, and why; kept for 90 days."""
-        cursor = PageCursor.decode(query.cursor) if query.cursor else None
+        """List when which key went from which status to which, and why; kept for 90 days."""
+        cursor = PageCursor.parse(query.cursor)
         found, next_cursor = keys.events(query.key, query.limit, cursor)
-        rows = [
-            {
-                "at": json_ready(event.at),
-                "keyId": event.key_id,
-                "from": event.from_status,
-                "to": event.to_status,
-                "why": event.why,
-                "requestId": event.request_id,
-            }
-            for event in found
-        ]
-        return jsonify(events=rows, nextCursor=next_cursor)
-
-
-def upstream_key_view(key: StoredProviderKey) -> UpstreamKeyView:
-    """A key as shown."""
-    return UpstreamKeyView(
-        id=key.key_id,
-        _id=key.key_id,
-        apiKey=key.masked,
-        source="env" if is_configured(key.key_id) else "store",
-        status=key.status,
-        suspected=bool(key.state.suspected_by),
-        cooldownUntil=json_ready(key.cooldown_until),
-        lastError=key.last_error,
-        replacedBy=key.replaced_by,
-        tokensUsed=key.tokens_used,
-        requestsCount=key.requests_count,
-        weight=key.limits.weight,
-        rpm=key.limits.rpm,
-        maxInFlight=key.limits.max_in_flight,
-        createdAt=json_ready(key.created_at),
-        updatedAt=json_ready(key.state.updated_at),
-        lastUsedAt=json_ready(key.last_used_at),
-    )
+        return jsonify(events=[key_event_view(event) for event in found], nextCursor=next_cursor)

@@ -1,50 +1,60 @@
 """`/api/admin/users…`: users, their credit and its ledger."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal
 
 from flask import Blueprint, Response, jsonify
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
+from app.accounts.prices import MAX_FACTOR
 from app.api.admin.auth import current_actor
-from app.api.operation import Body, Query, Section
+from app.api.limits import LimitsBody, Moment, Usd
+from app.api.operation import ApiSection, Body, Query
 from app.api.parameters import Cursor, Limit, Text
-from app.core.credentials import mask
-from app.core.display import json_ready
-from app.core.log_filter import PageCursor
-from app.core.records import NANO
-from app.management.users import CreditChange, Credited, NewUser, UserAdmin
+from app.common.cursor import PageCursor
+from app.common.money import NANO
+from app.common.secret_strength import PASSWORD_MIN_CHARS
+from app.management.users import CreditChange, Credited, NewUser, User, UserAdmin
+from app.management.views.users import (
+    CreditsOfUserView,
+    LedgerLineView,
+    NewUserView,
+    UserView,
+    credits_view,
+    ledger_line_view,
+    new_user_view,
+    user_view,
+)
 
 Document = Mapping[str, Any]
 
 _NO_USER = {404: "There is no such user."}
+_NO_OWNER_LEFT = {**_NO_USER, 409: "This is the last owner: make another one first."}
 _MAX_PAGE = 1000
 _RENEWS = (
     "Begin the credit's validity anew: `purchasedAt` is now, and `expiresAt` as long after it as it was "
     "before (7 days where nothing says how long). A user whose credit never expires keeps it so."
 )
-_FIRST_YEAR, _LAST_YEAR = 2000, 2200
 
-Usd = Annotated[
-    Decimal,
-    Field(description="USD, at most 9 decimals, up to 1,000,000; as a number or a string."),
+Role = Annotated[
+    Literal["user", "viewer", "billing", "owner", "admin"],
+    Field(
+        description="A viewer sees everything, billing also changes credit and closes months, an owner may "
+        "everything; `admin` is the same as `owner`."
+    ),
 ]
 Reason = Annotated[str | None, Field(max_length=500, description="Why, for the ledger.")]
 Renews = Annotated[bool, Field(description=_RENEWS)]
-Password = Annotated[str, Field(min_length=8, max_length=1024)]
-Rpm = Annotated[int, Field(ge=0, le=10_000_000, description="Requests per minute; 0: no limit.")]
-
-
-def _of_our_time(moment: datetime) -> datetime:
-    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
-        raise ValueError(f"takes a time in the years {_FIRST_YEAR} to {_LAST_YEAR}")
-    return moment
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_of_our_time)]
+Password = Annotated[
+    str,
+    Field(
+        min_length=PASSWORD_MIN_CHARS,
+        max_length=1024,
+        description="No placeholder, and not made of the user's name.",
+    ),
+]
 
 
 class UsersQuery(Query):
@@ -65,22 +75,36 @@ class LedgerQuery(Query):
     cursor: Cursor = None
 
 
-class NewUserBody(Body):
+class PaysBody(LimitsBody):
+    """What a user may do, and what they pay."""
+
+    priceFactor: Decimal | None = Field(
+        None,
+        ge=0,
+        le=MAX_FACTOR,
+        description="What prices are multiplied by for this user, up to 9 decimals, as a number or a "
+        "string; null: the factor of the group, else 1.",
+    )
+    group: str | None = Field(
+        None, max_length=64, description="The group of the model table whose factor counts; null: none."
+    )
+
+
+class NewUserBody(PaysBody):
     """A user to make."""
 
     username: str
     credits: Usd = Decimal(0)
-    role: Literal["user", "admin"] = "user"
-    rpm: Rpm | None = None
+    role: Role = "user"
     password: Password | None = None
+    expiresAt: Moment | None = Field(None, description="When the credit ends; null: never.")
 
 
-class UserChangeBody(Body):
+class UserChangeBody(PaysBody):
     """What to change. What is left out stays; null takes a limit, an expiry or an override away."""
 
-    role: Literal["user", "admin"] | None = None
+    role: Role | None = None
     isActive: bool | None = None
-    rpm: Rpm | None = None
     expiresAt: Moment | None = Field(None, description="When the credit ends; null: never.")
     onClientAbort: Literal["drain", "cancel"] | None = None
 
@@ -121,28 +145,6 @@ class PasswordBody(Body):
     password: Password
 
 
-class UserView(TypedDict):
-    """A user. Amounts are in USD; further fields are those of earlier software, as they are."""
-
-    username: str
-    role: str
-    isActive: bool
-    credits: float
-    creditsUsed: float
-    refCredits: float
-    creditsBurned: Annotated[float, Field(description="Spent since the beginning.")]
-    lastActivity: Annotated[str | None, Field(description="When the newest booked request was accepted.")]
-    hasPassword: bool
-    totalInputTokens: int
-    totalOutputTokens: int
-    rpm: int | None
-    onClientAbort: str | None
-    expiresAt: str | None
-    createdAt: str | None
-    lastLoginAt: str | None
-    apiKey: NotRequired[Annotated[str, Field(description="Masked; users of this product have none.")]]
-
-
 class UserCountsView(TypedDict):
     """How many users there are, whatever is searched for."""
 
@@ -158,23 +160,6 @@ class UsersView(TypedDict):
     nextCursor: str | None
 
 
-class NewUserView(TypedDict):
-    """A new user. The key is shown here and never again."""
-
-    username: str
-    apiKey: str
-    keyId: str
-    credits: float
-
-
-class CreditsOfUserView(TypedDict):
-    """A balance in USD."""
-
-    username: str
-    credits: float
-    expiresAt: str | None
-
-
 class CreditedView(TypedDict):
     """What a change of the credit came to."""
 
@@ -188,6 +173,7 @@ class RefCreditsOfUserView(TypedDict):
 
     username: str
     refCredits: float
+    refCreditsNanoUsd: int
 
 
 class RefCreditedView(TypedDict):
@@ -196,25 +182,6 @@ class RefCreditedView(TypedDict):
     success: bool
     message: str
     user: RefCreditsOfUserView
-
-
-class LedgerLineView(TypedDict):
-    """One change of a balance; amounts in USD, and exactly in nano-dollars."""
-
-    id: str
-    at: str
-    purse: Annotated[str, Field(description="`credits` or `refCredits`.")]
-    change: Annotated[str, Field(description="`opening`, `add` or `set`.")]
-    amount: float
-    amountNanoUsd: int
-    balanceBefore: float
-    balanceBeforeNanoUsd: int
-    balanceAfter: float
-    balanceAfterNanoUsd: int
-    by: str
-    via: Annotated[str, Field(description="`api`, `cli` or `dashboard`.")]
-    reason: str | None
-    requestId: str | None
 
 
 class LedgerView(TypedDict):
@@ -233,13 +200,18 @@ class DoneView(TypedDict):
 
 def add_user_routes(routes: Blueprint, users: UserAdmin) -> None:
     """Add the routes."""
-    describe = Section("Users")
+    describe = ApiSection("Users")
+
+    def shown(username: str) -> Document:
+        document = users.get(username)
+        return user_view(document, users.budgets_left(User.from_document(document)))
 
     @routes.get("/users")
     @describe("List users", answers=UsersView)
     def list_users(query: UsersQuery) -> Response:
+        cursor = PageCursor.parse(query.cursor, query.sort)
         found, next_cursor = users.page(
-            search=query.search, order=query.sort, limit=query.limit, cursor=query.cursor
+            search=query.search, order=query.sort, limit=query.limit, cursor=cursor
         )
         total, active = users.counts()
         stats = {"total": total, "activeUsers": active}
@@ -248,32 +220,37 @@ def add_user_routes(routes: Blueprint, users: UserAdmin) -> None:
     @routes.post("/users")
     @describe("Make a user", answers={201: NewUserView}, errors={409: "There is such a user already."})
     def add_user(body: NewUserBody) -> tuple[Response, int]:
-        """Makes the user's first client key too. It is shown here and never again."""
-        new = NewUser(body.username, body.credits, body.role, body.rpm, body.password)
-        user, key = users.add(current_actor(), new)
-        shown = NewUserView(
-            username=user.username, apiKey=key.secret, keyId=key.key_id, credits=user.credits_nano / NANO
+        """Make the user and their first client key, which is shown here and never again."""
+        new = NewUser(
+            body.username,
+            body.credits,
+            body.role,
+            body.rpm,
+            body.password,
+            limits=body.given(),
+            expires_at=body.expiresAt,
         )
-        return jsonify(shown), 201
+        user, key = users.add(current_actor(), new)
+        return jsonify(new_user_view(user, key)), 201
 
     @routes.get("/users/<username>")
     @describe("One user", answers=UserView, errors=_NO_USER)
     def get_user(username: str) -> Response:
-        return jsonify(user_view(users.get(username)))
+        return jsonify(shown(username))
 
     @routes.patch("/users/<username>")
-    @describe("Change a user", answers=UserView, errors=_NO_USER)
+    @describe("Change a user", answers=UserView, errors=_NO_OWNER_LEFT)
     def change_user(username: str, body: UserChangeBody) -> Response:
-        """Running workers follow within seconds."""
-        fields = {name: getattr(body, name) for name in body.model_fields_set}
+        """Change the user; running workers follow within seconds."""
+        fields = body.given()
         for name in ("role", "isActive"):
             if fields.get(name, ...) is None:
                 del fields[name]
         users.change(current_actor(), username, fields)
-        return jsonify(user_view(users.get(username)))
+        return jsonify(shown(username))
 
     @routes.post("/users/<username>/disable")
-    @describe("Refuse all keys of a user", answers=UserView, errors=_NO_USER)
+    @describe("Refuse all keys of a user", answers=UserView, errors=_NO_OWNER_LEFT)
     def disable_user(username: str) -> Response:
         users.set_active(current_actor(), username, False)
         return jsonify(user_view(users.get(username)))
@@ -293,96 +270,64 @@ def add_user_routes(routes: Blueprint, users: UserAdmin) -> None:
     _add_credit_routes(routes, users, describe)
 
 
-def _add_credit_routes(routes: Blueprint, users: UserAdmin, describe: Section) -> None:
-    overdrawn = {**_NO_USER, 409: "More was to be taken away than is left."}
+def _add_credit_routes(routes: Blueprint, users: UserAdmin, describe: ApiSection) -> None:
+    overdrawn = {**_NO_USER, 409: "More was to be taken away than is left, or the key was used before."}
+    reused = {**_NO_USER, 409: "The Idempotency-Key was used for another change of this user."}
 
     @routes.patch("/users/<username>/credits")
-    @describe("Set a user's credit", answers=CreditedView, errors=_NO_USER)
-    def set_credits(username: str, body: CreditsBody) -> Response:
-        """Replaces what is left, whatever that is by now; what was charged stays charged."""
-        change = CreditChange(body.credits, sets=True, renews=body.resetExpiration, reason=body.reason)
+    @describe("Set a user's credit", answers=CreditedView, errors=reused)
+    def set_credits(username: str, body: CreditsBody, idempotency_key: str | None) -> Response:
+        """Replace what is left, whatever that is by now; what was charged stays charged."""
+        change = CreditChange(
+            body.credits, sets=True, renews=body.resetExpiration, reason=body.reason, key=idempotency_key
+        )
         return jsonify(_credited(users.credit(current_actor(), username, change)))
 
     @routes.post("/users/<username>/credits/add")
     @describe("Credit or debit a user", answers=CreditedView, errors=overdrawn)
-    def add_credits(username: str, body: CreditsAddBody) -> Response:
-        """Concurrent changes and charges all count."""
-        change = CreditChange(body.amount, renews=body.resetExpiration, reason=body.reason)
+    def add_credits(username: str, body: CreditsAddBody, idempotency_key: str | None) -> Response:
+        """Add to the credit: concurrent changes and charges all count."""
+        change = CreditChange(
+            body.amount, renews=body.resetExpiration, reason=body.reason, key=idempotency_key
+        )
         return jsonify(_credited(users.credit(current_actor(), username, change)))
 
     @routes.patch("/users/<username>/refCredits")
-    @describe("Set a user's referral credit", answers=RefCreditedView, errors=_NO_USER)
-    def set_ref_credits(username: str, body: RefCreditsBody) -> Response:
-        change = CreditChange(body.refCredits, purse="refCredits", sets=True, reason=body.reason)
+    @describe("Set a user's referral credit", answers=RefCreditedView, errors=reused)
+    def set_ref_credits(username: str, body: RefCreditsBody, idempotency_key: str | None) -> Response:
+        change = CreditChange(
+            body.refCredits, purse="refCredits", sets=True, reason=body.reason, key=idempotency_key
+        )
         return jsonify(_ref_credited(users.credit(current_actor(), username, change)))
 
     @routes.post("/users/<username>/refCredits/add")
     @describe("Credit or debit a user's referral credit", answers=RefCreditedView, errors=overdrawn)
-    def add_ref_credits(username: str, body: RefCreditsAddBody) -> Response:
-        change = CreditChange(body.amount, purse="refCredits", reason=body.reason)
+    def add_ref_credits(username: str, body: RefCreditsAddBody, idempotency_key: str | None) -> Response:
+        change = CreditChange(body.amount, purse="refCredits", reason=body.reason, key=idempotency_key)
         return jsonify(_ref_credited(users.credit(current_actor(), username, change)))
 
     @routes.get("/users/<username>/ledger")
     @describe("A user's credits and debits", answers=LedgerView, errors=_NO_USER)
     def user_ledger(username: str, query: LedgerQuery) -> Response:
-        """Newest first. What requests cost is in the request log."""
-        cursor = PageCursor.decode(query.cursor) if query.cursor else None
+        """List credits and debits, newest first. What requests cost is in the request log."""
+        cursor = PageCursor.parse(query.cursor)
         found, next_cursor = users.ledger(username, query.limit, cursor)
-        return jsonify(entries=[ledger_line(line) for line in found], nextCursor=next_cursor)
-
-
-def user_view(document: Document) -> dict[str, Any]:
-    """A user as shown: the visible fields, numbers and dates as JSON has them, the account key masked."""
-    shown: dict[str, Any] = json_ready(document)
-    for name in ("credits", "creditsUsed", "refCredits"):
-        shown[name] = _number(document.get(name))
-    for name in ("totalInputTokens", "totalOutputTokens"):
-        shown[name] = int(_number(document.get(name)))
-    for name in ("lastLoginAt", "createdAt", "expiresAt"):
-        shown[name] = json_ready(moment) if isinstance(moment := document.get(name), datetime) else None
-    shown["username"] = str(document["_id"])
-    shown["role"] = str(document.get("role") or "user")
-    shown["isActive"] = document.get("isActive", True) is not False
-    shown["rpm"] = int(_number(rpm)) if (rpm := document.get("rpm")) is not None else None
-    shown["onClientAbort"] = str(way) if (way := document.get("onClientAbort")) else None
-    shown["creditsBurned"] = shown["creditsUsed"]
-    last = document.get("lastUsedAt")
-    shown["lastActivity"] = json_ready(last) if isinstance(last, datetime) else None
-    if "apiKey" in shown:
-        shown["apiKey"] = mask(str(document.get("apiKey") or ""))
-    return shown
-
-
-def ledger_line(line: Document) -> dict[str, Any]:
-    """A line of the ledger as shown."""
-    shown: dict[str, Any] = {"id": str(line["_id"])}
-    shown |= {name: json_ready(line.get(name)) for name in ("at", "purse", "change")}
-    for name in ("amount", "balanceBefore", "balanceAfter"):
-        nano = int(line.get(f"{name}NanoUsd") or 0)
-        shown |= {name: nano / NANO, f"{name}NanoUsd": nano}
-    return {**shown, **{name: line.get(name) for name in ("by", "via", "reason", "requestId")}}
+        return jsonify(entries=[ledger_line_view(line) for line in found], nextCursor=next_cursor)
 
 
 def _credited(done: Credited) -> CreditedView:
-    user = done.user
-    expires_at = None if user.expires_at is None else json_ready(user.expires_at)
-    shown = CreditsOfUserView(username=user.username, credits=done.after_nano / NANO, expiresAt=expires_at)
-    return CreditedView(success=True, message=_balance(done), user=shown)
+    return CreditedView(success=True, message=_balance(done), user=credits_view(done))
 
 
 def _ref_credited(done: Credited) -> RefCreditedView:
-    shown = RefCreditsOfUserView(username=done.user.username, refCredits=done.after_nano / NANO)
+    shown = RefCreditsOfUserView(
+        username=done.user.username,
+        refCredits=done.after_nano / NANO,
+        refCreditsNanoUsd=done.after_nano,
+    )
     return RefCreditedView(success=True, message=_balance(done), user=shown)
 
 
 def _balance(done: Credited) -> str:
     before, after = (Decimal(nano) / NANO for nano in (done.before_nano, done.after_nano))
     return f"{done.user.username} has {after.normalize():f} USD, had {before.normalize():f}"
-
-
-def _number(value: Any) -> float:
-    number = json_ready(value)
-    try:
-        return float(number) if number is not None and not isinstance(number, bool) else 0.0
-    except (TypeError, ValueError):
-        return 0.0

@@ -1,16 +1,16 @@
-"""`GET /api/admin/verify`: the report of `flask verify`, as JSON."""
+"""`GET /api/admin/verify`: the report of `weir verify`, as JSON."""
 
-from datetime import datetime
-from typing import Any, Protocol
+from datetime import tzinfo
 
 from flask import Blueprint, Response, jsonify
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from app.api.answers import error_answer
-from app.api.operation import Query, Section
-from app.core.log_filter import parse_moment
-from app.core.ports import Clock
+from app.api.operation import ApiSection, Query
+from app.exchange.ports import Clock
+from app.management.reading import Reconciliation
+from app.records.log_filter import parse_moment
 
 
 class VerifyQuery(Query):
@@ -55,27 +55,23 @@ class VerifyView(TypedDict):
     checks: list[CheckView]
 
 
-class Verifier(Protocol):
-    """Compares everything that is stored; raises `StoreUnavailable`."""
+def add_verify_route(routes: Blueprint, verifier: Reconciliation, clock: Clock, tz: tzinfo) -> None:
+    """Add the route; `tz` is the zone of a time that names none.
 
-    def report(self, now: datetime, since: datetime | None = None) -> dict[str, Any]:
-        """The outcome of every check; `consistent` says whether nothing differs."""
-
-
-def add_verify_route(routes: Blueprint, verifier: Verifier, clock: Clock) -> None:
-    """Add the route. One verification runs at a time, since each reads through the whole database."""
+    One verification runs at a time, since each reads through the whole database.
+    """
     running: set[str] = set()
 
     @routes.get("/verify")
-    @Section("Operations")(
+    @ApiSection("Operations")(
         "Compare everything that is stored",
         answers=VerifyView,
         errors={409: "A verification is running already."},
     )
     def verify(query: VerifyQuery) -> Response:
-        """Journal = records = hourly sums = credits and counters, as `flask verify` prints it."""
+        """Compare journal = records = hourly sums = credits and counters, as `weir verify` does."""
         now = clock.utcnow()
-        since = parse_moment("since", query.since, now) if query.since else None
+        since = parse_moment("since", query.since, now, tz) if query.since else None
         if running:
             return error_answer(409, "a verification is running already", hint="try again in a minute")
         running.add("one")

@@ -1,18 +1,18 @@
-"""Charts hold nothing a page must not hold, and say in words what they show."""
+"""Charts say the same to the browser, to its table, and in words."""
 
-import re
 from datetime import UTC, datetime, timedelta
-from xml.etree import ElementTree
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from app.admin.charts import draw
-from app.core.stats import Totals
-from app.core.timeseries import DAY, HOUR, MONTH, Bucket, Series
+from app.admin.charts import METRICS, colours, home_charts, metric_chart
+from app.statistics.figures import Totals
+from app.statistics.periods import Period
+from app.statistics.timeseries import DAY, HOUR, MONTH, Bucket, Series
 
 START = datetime(2026, 11, 22, 17, 0, tzinfo=UTC)
-SVG = "{http://www.w3.org/2000/svg}"
+NOW = START + timedelta(hours=2, minutes=30)
+PERIOD = Period.of("24h", NOW, UTC)
 
 
 def totals(requests, *, cost=0, rejected=0, failed=0, latency=None):
@@ -36,57 +36,71 @@ def busy(name="gpt-5"):
     return series((whole, {name: part}), (totals(0), {}), (whole, {name: part}), keys=[name])
 
 
-def test_an_empty_period_has_no_pictures():
-    for chart in draw(series((totals(0), {}), (totals(0), {})), UTC):
-        assert chart.svg is None
+def test_an_empty_period_has_nothing_to_draw():
+    for chart in home_charts(series((totals(0), {}), (totals(0), {})), PERIOD, UTC):
+        assert chart.is_empty
 
 
-def test_bars_and_dots_tell_their_time_value_and_series():
-    charts = {chart.name: chart for chart in draw(busy(), UTC)}
-    titles = [
-        title.text
-        for title in ElementTree.fromstring(charts["cost"].svg).iter()
-        if title.tag.endswith("title")
-    ]
-    assert "2026-11-22 17:00 UTC: $0.000615 – gpt-5" in titles
-    assert "2026-11-22 17:00 UTC: $0.000085 – others" in titles
-    assert charts["requests"].summary == "10 in all"
-    assert charts["errors"].summary == "4 requests that did not end well"
-    assert "p95" in charts["latency"].svg
+def test_requests_are_those_that_ended_well_failed_and_were_refused():
+    requests, cost, latency = home_charts(busy(), PERIOD, UTC)
+    assert requests.summary == "10 in all, 2 failed"
+    assert {line.name: line.values for line in requests.lines} == {
+        "ok": [3, 0, 3], "failed": [1, 0, 1], "refused": [1, 0, 1],
+    }  # fmt: skip
+    assert [line.name for line in cost.lines] == ["gpt-5", "others"]
+    assert [sum(line.values) for line in cost.lines] == [1_230_000, 170_000]
+    assert cost.summary == "$0.0014 in all"
+    assert [line.name for line in latency.lines] == ["p50", "p95", "p99"]
+    assert not latency.adds_up
 
 
-def test_styles_scripts_ids_and_comments_are_taken_out():
-    for chart in draw(busy(), UTC):
-        assert not re.search(r"<style|<script|style=|\bid=|<!--|on\w+=|href", str(chart.svg)), chart.name
+def test_the_browser_is_told_times_names_and_where_to_lead():
+    chart = home_charts(busy(), PERIOD, UTC)[0]
+    told = chart.to_json("/here?period=24h", "/requests")
+    assert told["starts"] == [int((START + timedelta(hours=n)).timestamp()) for n in range(3)]
+    assert told["end"] == told["starts"][-1] + 3600
+    assert told["running"] is True
+    assert told["ticks"] == ["17:00", "18:00", "19:00"]
+    assert (told["here"], told["requests"]) == ("/here?period=24h", "/requests")
+    later = Period.of("24h", NOW + timedelta(hours=1), UTC)
+    assert home_charts(busy(), later, UTC)[0].running is False
 
 
-@pytest.mark.parametrize(
-    "name", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a&b", "]]>"]
-)
-def test_names_are_text(name):
-    for chart in draw(busy(name), UTC):
-        root = ElementTree.fromstring(str(chart.svg))
-        tags = {element.tag.removeprefix(SVG) for element in root.iter()}
-        assert tags <= {"svg", "defs", "g", "rect", "path", "text", "title", "circle"}
-
-
-def test_every_bucket_has_a_label_of_its_own_also_when_clocks_are_set_back():
-    zone = ZoneInfo("Europe/Berlin")
-    start = datetime(2026, 10, 24, 22, 0, tzinfo=UTC)
-    made = Series(HOUR, [], [Bucket(start + timedelta(hours=n), totals(n + 1)) for n in range(6)])
-    requests = draw(made, zone)[0]
-    titles = re.findall(r"<title>(2026-10-25 [^:]+:\d\d \w+): ", str(requests.svg))
-    assert len(titles) == len(set(titles)) == 6
+def test_the_table_has_the_same_newest_first():
+    rows = list(home_charts(busy(), PERIOD, ZoneInfo("Asia/Ho_Chi_Minh"))[1].rows())
+    assert rows[0] == ("2026-11-23 02:00 +07", ["$0.000615", "$0.000085"])
+    assert rows[1] == ("2026-11-23 01:00 +07", ["$0.00", "$0.00"])
 
 
 @pytest.mark.parametrize(
-    ("size", "step", "label"),
-    [
-        (HOUR, timedelta(hours=1), "17:00"),
-        (DAY, timedelta(days=1), "11-22"),
-        (MONTH, timedelta(days=31), "2026-11"),
-    ],
-)
-def test_the_axis_says_as_much_as_it_needs_to(size, step, label):
-    whole = (totals(1), {})
-    assert f">{label}</text>" in str(draw(series(whole, whole, size=size, step=step), UTC)[0].svg)
+    ("size", "step", "label", "tick"),
+    [(HOUR, timedelta(hours=1), "2026-11-22 17:00 UTC", "17:00"),
+     (HOUR, timedelta(hours=20), "2026-11-22 17:00 UTC", "11-22 17:00"),
+     (DAY, timedelta(days=1), "2026-11-22", "11-22"),
+     (MONTH, timedelta(days=30), "November 2026", "2026-11")],
+)  # fmt: skip
+def test_buckets_are_called_by_their_size(size, step, label, tick):
+    found = series(*[(totals(1), {})] * 4, size=size, step=step)
+    chart = metric_chart(METRICS["requests"], found, PERIOD, UTC)
+    assert chart.labels[0] == label
+    assert chart.ticks[0] == tick
+    assert [line.name for line in chart.lines] == ["all"]
+
+
+def test_what_does_not_add_up_has_no_others():
+    chart = metric_chart(METRICS["latency"], busy(), PERIOD, UTC)
+    assert [line.name for line in chart.lines] == ["gpt-5"]
+    assert chart.lines[0].values[1] is None
+
+
+def test_a_name_has_the_same_colour_everywhere():
+    alone = colours(["gpt-5"])
+    for others in (["claude"], ["claude", "gemini", "o3"], []):
+        assert colours(["gpt-5", *others])["gpt-5"] == alone["gpt-5"]
+    assert colours(["failed", "ok"])["failed"] == colours(["failed"])["failed"] != colours(["ok"])["ok"]
+
+
+def test_no_two_of_a_chart_share_a_colour_while_there_are_some_left():
+    names = [f"model-{number}" for number in range(10)]
+    assert len(set(colours(names).values())) == 10
+    assert len(colours([*names, "one-more"])) == 11

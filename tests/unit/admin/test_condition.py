@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 
 from app.admin.condition import findings
-from app.core.stats import Totals
+from app.pricing.ledger_findings import Finding
+from app.statistics.figures import Totals
 
 WELL = {
-    "lostRecords": 0, "deadLetters": 0, "unkeptRecords": 0, "journalFull": 0, "journalBytes": 10,
+    "lostRecords": 0, "deadLetters": 0, "memoryOnlyRecords": 0, "journalFull": 0, "journalBytes": 10,
     "journalMaxBytes": 1000, "storeUp": 1, "oldestUnsentSeconds": 0.2,
 }  # fmt: skip
 
@@ -31,11 +32,16 @@ def test_nothing_is_said_of_a_healthy_proxy():
     [
         ({"lostRecords": 3}, True, "3 records are lost"),
         ({"deadLetters": 1}, True, "refused by the database"),
-        ({"unkeptRecords": 2}, True, "in memory only"),
+        ({"memoryOnlyRecords": 2}, True, "in memory only"),
         ({"journalFull": 1}, True, "journal is full"),
         ({"journalBytes": 900}, False, "90\N{NO-BREAK SPACE}% full"),
         ({"storeUp": 0}, True, "does not answer"),
         ({"oldestUnsentSeconds": 31}, False, "wait for 31 s"),
+        ({"upstreamHosts": [False, True]}, False, "1 upstream host is left alone by a worker at least: 0 of"),
+        ({"upstreamHosts": [False, False]}, True, "2 upstream hosts are left alone"),
+        ({"upstreamHosts": [True, True], "unpricedRequests": 1}, False, "1 request has used"),
+        ({"reloadRefused": {"at": "12:00", "reason": "bad"}}, False, "reload of 12:00 was refused: bad."),
+        ({"unpricedRequests": 2}, False, "2 requests have used what has no price"),
     ],
 )
 def test_what_is_wrong_with_records_is_said(health, grave, words):
@@ -69,3 +75,9 @@ def test_failures_of_the_last_hour_are_said_but_not_what_the_proxy_refused():
 def test_the_grave_things_come_first():
     found = said({"journalBytes": 900, "lostRecords": 1}, hour=Totals(requests=100))
     assert [grave for grave, _ in found] == [True, False, False]
+
+
+def test_what_the_upstream_charges_too_much_is_said() -> None:
+    ledger = [Finding("margin:gpt", "gpt costs more than it brings.", "Its price is too low.")]
+    (advice,) = findings({}, [], None, None, ledger)[-1:]
+    assert (advice.what, advice.advice, advice.grave) == (ledger[0].text, ledger[0].advice, False)

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Undefined
 
 from app.admin import formats
 
@@ -79,3 +80,37 @@ def test_whatever_a_record_holds_can_be_written(value):
         assert isinstance(write(value), str)
     assert isinstance(formats.moment(value, UTC), str)
     assert isinstance(formats.distance(value, NOW), str)
+
+
+@pytest.mark.parametrize(
+    ("nano", "digits", "written"),
+    [
+        (20_310_000_000, 4, ("$20.31", "00")),
+        (155_000, 6, ("$0.00", "0155")),
+        (-1_234_567_890_000, 2, ("-$1,234.57", "")),
+        (0, 4, ("$0.00", "00")),
+    ],
+)
+def test_money_of_a_column_has_the_same_decimals(nano, digits, written):
+    assert formats.usd_fixed(nano, digits) == written
+
+
+@pytest.mark.parametrize(
+    ("amounts", "digits"),
+    [([], 2), ([None, 0], 2), ([20_310_000_000, 1_120_000_000], 2), ([20_310_000_000, 200_400_000], 2),
+     ([20_310_000_000, 4_000_000], 4), ([155], 6)],
+)  # fmt: skip
+def test_a_column_has_as_many_decimals_as_its_smallest_amount_needs(amounts, digits):
+    assert formats.money_digits(amounts) == digits
+
+
+def test_a_small_line_goes_from_the_left_to_the_right_and_from_0_to_its_largest():
+    assert formats.spark_path([0, 2, 1]) == "M0.0 19.0L50.0 1.0L100.0 10.0"
+    assert formats.spark_path([]) == ""
+    assert formats.spark_path([0]) == "M0.0 19.0"
+
+
+@pytest.mark.parametrize("stored", [None, Undefined(), "much", True, float("nan"), 10**400])
+def test_what_is_no_amount_is_shown_as_nothing(stored):
+    assert formats.usd(stored) == formats.usd_exact(stored) == formats.usd(None)
+    assert formats.money_digits([stored, 10**9]) == formats.money_digits([10**9])

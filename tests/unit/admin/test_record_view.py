@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.admin.formats import number
 from app.admin.reasons import reason_of
 from app.admin.record_view import booked_nano, cost_view, position, timeline
-from app.core.pricing import ModelTable
-from app.core.records import Outcome
+from app.pricing.model_table import ModelTable
+from app.records.records import Outcome
 
 TABLE = ModelTable.from_toml(
     '[[models]]\nid = "m"\ninput = 1.25\noutput = 10\n'
@@ -48,7 +49,7 @@ def test_a_cost_is_told_by_kind_and_adds_up_to_what_was_booked():
     counts = {"inputTokens": 200, "cacheHitTokens": 1000, "cacheWriteTokens": 30, "cacheWrite1hTokens": 10,
               "outputTokens": 24}  # fmt: skip
     view = cost_view(record(**counts, costNanoUsd=685_000), TABLE.resolve)
-    assert [(line.kind, line.tokens, line.usd) for line in view.lines] == [
+    assert [(line.kind, line.quantity, line.usd) for line in view.lines] == [
         ("fresh input", 200, Decimal("0.00025")),
         ("cache hits", 1000, Decimal("0.000125")),
         ("cache writes, 5 minutes", 20, Decimal("0.00004")),
@@ -59,6 +60,22 @@ def test_a_cost_is_told_by_kind_and_adds_up_to_what_was_booked():
     assert view.agrees is True
     assert cost_view(record(**counts, costNanoUsd=1), TABLE.resolve).agrees is False
     assert cost_view(record(**counts, model="gone"), TABLE.resolve).agrees is None
+
+
+def test_a_record_that_tells_what_was_charged_is_shown_as_that():
+    items = [
+        {"unit": "input", "quantity": 200, "nanoUsd": 250_000},
+        {"unit": "web_search", "quantity": 2, "nanoUsd": 20_000_000, "model": "other"},
+        {"unit": "second", "quantity": 12.5, "nanoUsd": 1_250_000},
+    ]
+    view = cost_view(record(inputTokens=200, costItems=items, costNanoUsd=21_500_000), TABLE.resolve)
+    assert [(line.kind, line.quantity, line.usd) for line in view.lines] == [
+        ("input", 200, Decimal("0.00025")),
+        ("web search (other)", 2, Decimal("0.02")),
+        ("second", 12.5, Decimal("0.00125")),
+    ]
+    assert view.is_charged
+    assert (number(12.5), number(2), number(1234)) == ("12.5", "2", "1,234")
 
 
 def test_earlier_software_booked_in_usd():
@@ -76,7 +93,14 @@ FIELDS = [
 ]
 
 
-@given(st.dictionaries(st.sampled_from([*FIELDS, "model"]), FOREIGN))
+ITEM = st.dictionaries(st.sampled_from(["unit", "quantity", "nanoUsd", "model"]), FOREIGN)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*FIELDS, "model", "costItems"]), FOREIGN | st.lists(ITEM | FOREIGN, max_size=3)
+    )
+)
 def test_whatever_a_record_holds_its_cost_can_be_shown(members):
     view = cost_view(members, TABLE.resolve)
     assert isinstance(view.booked_nano, int)

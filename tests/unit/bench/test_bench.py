@@ -1,6 +1,9 @@
 """The benchmark's own parts: load client and upstream agree on every chunk, and reports say what was lost."""
 
 import os
+import shutil
+import subprocess
+import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +23,8 @@ ANY_CORE = None
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("this machine has no C compiler: apt install gcc libc6-dev")
     return compile_programs(tmp_path_factory.mktemp("programs"))
 
 
@@ -177,3 +182,23 @@ def test_parts_of_a_run_make_one() -> None:
     both = report.merged(earlier, later)
     assert both["ratios"] == {"plain: weir/litellm": 10.0, "burst: weir/nginx": 0.5}
     assert both["books"]["weir"] == {"sent": 20, "records": 19, "lost": 1}
+
+
+def test_the_proxy_without_its_log_starts(tmp_path: Path) -> None:
+    """It puts stand-ins into the middle of the product: a change there must not leave it behind unnoticed."""
+    environ = {
+        "PATH": os.defpath,
+        "DATA_DIR": str(tmp_path),
+        "MONGODB_URI": "mongodb://127.0.0.1:9/",
+        "OHMYGPT_API_KEYS": "sk-upstream-of-the-benchmark",
+        "PROXY_API_KEY": "sk-bench-Yh7q0vJ2mXw9",
+    }
+    code = "import bench.off; print(type(bench.off._gateway.sink).__name__)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environ,
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.stdout.strip(), ran.returncode) == ("_NoSink", 0), ran.stderr

@@ -11,8 +11,8 @@ import promql_parser
 import pytest
 import yaml
 
-from app.core import metric_names as names
-from app.core.metric_names import METRICS, MetricSpec
+from app.metrics import metric_names as names
+from app.metrics.metric_names import METRICS, MetricSpec
 from app.settings import ROOT
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "weir.json").read_text(encoding="utf-8"))

@@ -8,30 +8,25 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.core.journal_format import OpenRequest
-from app.core.key_choice import NoKey, Shortage
-from app.core.ports import (
-    ClientGone,
-    CreditExhausted,
-    Lease,
-    Passed,
-    ProviderKey,
-    RateDecision,
-    Reservation,
-    StoreUnavailable,
-    UpstreamFailure,
-    UpstreamRequest,
-)
-from app.core.pricing import ModelTable
-from app.core.principal import Balance, Principal
-from app.core.records import ExchangeRecord
-from app.core.request_body import Endpoint
-from app.core.upstream_outcome import Finding, KeyOutcome
-from app.core.wire_format import WireFormat
+from app.accounts.funds import Balance, Spending
+from app.accounts.principal import Principal
+from app.accounts.rate_window import RateDecision
+from app.common.errors import StoreUnavailable
+from app.credit.budgets import Claim
+from app.credit.reservation import CreditExhausted, Reservation
 from app.exchange.admission import Admission
 from app.exchange.attempts import AttemptLoop
-from app.exchange.exchange import Answer, ClientCall
+from app.exchange.exchange import Answer, ClientCall, KeepAlive
 from app.exchange.handler import Gateway
+from app.journal.journal_format import OpenRequest
+from app.keys.key_choice import NO_WISH, KeyWish, NoKey, Shortage
+from app.keys.lease import Lease, OnlyKey
+from app.keys.upstream_outcome import Finding, KeyOutcome
+from app.pricing.model_table import ModelTable
+from app.records.records import ExchangeRecord
+from app.upstream.transport import ClientGone, Passed, ProviderKey, UpstreamFailure, UpstreamRequest
+from app.wires.endpoints import CHAT, Endpoint
+from app.wires.wire_format import WireFormat
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 MODELS = ModelTable.from_toml(
@@ -49,6 +44,15 @@ MODELS = ModelTable.from_toml(
     name = "Other"
     input = 1
     output = 10
+    units = { web_search = 0.01 }
+    service_tiers.priority.factor = 2
+    service_tiers.flex.factor = 0.5
+
+    [groups.friends]
+    price_factor = 0.75
+
+    [groups.everybody]
+    price_factor = 1
     """
 )
 
@@ -86,7 +90,7 @@ class FakeSink:
     def __init__(self) -> None:
         self.records: list[ExchangeRecord] = []
         self.opened: list[OpenRequest] = []
-        self.foreseen: list[ExchangeRecord] = []
+        self.checkpointed: list[ExchangeRecord] = []
         self.is_full = False
 
     def put(self, record: ExchangeRecord) -> bool:
@@ -100,8 +104,8 @@ class FakeSink:
         self.opened.append(request)
         return True
 
-    def foresee(self, record: ExchangeRecord) -> bool:
-        self.foreseen.append(replace(record))  # as it is now: its ending is still to come
+    def checkpoint(self, record: ExchangeRecord) -> bool:
+        self.checkpointed.append(replace(record))  # as it is now: its ending is still to come
         return True
 
 
@@ -110,6 +114,7 @@ class FakeDirectory:
     principals: dict[str, Principal]
     balances: dict[str, Balance | None] = field(default_factory=dict)
     charges: list[tuple[str, int]] = field(default_factory=list)
+    spent: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     is_down: bool = False
     balance_is_down: bool = False
     is_broken: bool = False
@@ -126,6 +131,13 @@ class FakeDirectory:
             raise StoreUnavailable
         return self.balances.get(user_id)
 
+    def caller(self, user_id: str, user_key_id: str) -> Principal:
+        known = (found for found in self.principals.values() if found.user_key_id == user_key_id)
+        return next(known, Principal(user_id, user_key_id))
+
+    def spending(self, user_id: str) -> Spending:
+        return Spending(self.spent.get(user_id, {}))
+
     def note_charge(self, user_id: str, nano_usd: int) -> None:
         self.charges.append((user_id, nano_usd))
 
@@ -136,15 +148,26 @@ class FakeCredit:
     def __init__(self, directory: FakeDirectory) -> None:
         self._directory = directory
         self.hold_nano = 0
+        self.claims: list[tuple[Claim, ...]] = []
         self.reserved: list[tuple[str, str, int]] = []
         self.released: list[Reservation] = []
 
-    def reserve(self, user_id: str, request_id: str, estimate_nano: int) -> Reservation:
+    def reserve(
+        self,
+        user_id: str,
+        request_id: str,
+        most_nano: int,
+        usual_nano: int | None = None,
+        least_nano: int = 1,
+        claims: tuple[Claim, ...] = (),
+    ) -> Reservation:
+        self.claims.append(claims)
         balance = self._directory.balance(user_id)
-        if balance is not None and balance.nano_usd <= 0:
+        if balance is not None and balance.nano_usd < least_nano:
             raise CreditExhausted(balance.nano_usd)
-        self.reserved.append((user_id, request_id, estimate_nano))
-        return Reservation(user_id, request_id, estimate_nano, self.hold_nano)
+        self.reserved.append((user_id, request_id, most_nano))
+        granted = most_nano if balance is None else min(most_nano, balance.nano_usd)
+        return Reservation(user_id, request_id, granted, self.hold_nano)
 
     def release(self, reservation: Reservation) -> None:
         self.released.append(reservation)
@@ -163,6 +186,10 @@ class FakeRateLimiter:
         return RateDecision(not self.is_over, limit, 0 if self.is_over else limit - 1, 1234, 17)
 
 
+def _may_be(key: ProviderKey, only: OnlyKey | None) -> bool:
+    return only is None or key.stored_as == only.store_id
+
+
 class FakeKeys:
     """Keys in the order given, in any number of hands; `obstacle` takes the place of them all."""
 
@@ -170,25 +197,54 @@ class FakeKeys:
         self.keys = [ProviderKey(key_id, f"secret-of-{key_id}") for key_id in key_ids]
         self.obstacle: NoKey | None = None
         self.reports: list[tuple[str, KeyOutcome, str]] = []
+        self.blamed: list[tuple[str, KeyOutcome]] = []
+        self.asked: set[tuple[str, str]] = set()
+        self.wishes: list[KeyWish] = []
         self.open: list[Lease] = []
 
-    def acquire(self, excluding: frozenset[str]) -> Lease | NoKey:
-        if (shortage := self.shortage(excluding)) is not None:
+    @property
+    def has_choice(self) -> bool:
+        return len(self.keys) > 1
+
+    def acquire(
+        self,
+        excluding: frozenset[str],
+        client: str = "",
+        model: str = "",
+        wish: KeyWish = NO_WISH,
+        only: OnlyKey | None = None,
+    ) -> Lease | NoKey:
+        self.wishes.append(wish)
+        self.asked.add((client, model))
+        if (shortage := self.shortage(excluding, only=only)) is not None:
             return shortage
-        lease = Lease(next(key for key in self.keys if key.key_id not in excluding), NOW)
+        key = next(key for key in self.keys if key.key_id not in excluding and _may_be(key, only))
+        lease = Lease(key, NOW, client=client, model=model)
         self.open.append(lease)
         return lease
 
-    def shortage(self, excluding: frozenset[str]) -> NoKey | None:
+    def shortage(
+        self,
+        excluding: frozenset[str],
+        client: str = "",
+        model: str = "",
+        only: OnlyKey | None = None,
+    ) -> NoKey | None:
         if self.obstacle is not None:
             return self.obstacle
-        if any(key.key_id not in excluding for key in self.keys):
+        keys = [key for key in self.keys if _may_be(key, only)]
+        if any(key.key_id not in excluding for key in keys):
             return None
+        if only is not None and not keys:
+            return NoKey(Shortage.NO_KEYS, {}, None)
         return NoKey(Shortage.ALL_TRIED if self.keys else Shortage.NO_KEYS, {}, None)
 
     def report(self, lease: Lease, finding: Finding, request_id: str) -> None:
-        assert lease in self.open
         assert request_id == "request-1"
+        if finding.is_keys_own:
+            self.blamed.append((lease.key.key_id, finding.outcome))
+            return
+        assert lease in self.open
         self.reports.append((lease.key.key_id, finding.outcome, finding.reason))
 
     def release(self, lease: Lease) -> None:
@@ -205,10 +261,20 @@ class FakeWatch:
     def __init__(self) -> None:
         self.departed = False
         self.grace: list[float] = []
+        self.ends: list[float] = []
         self.is_waiting = False
         self.stops = 0
         self.waits = 0
         self.resets = 0
+        self.silences: list[float] = []
+        self.heard_at: Callable[[], float] = float
+
+    def tell_silence(self, after_s: float, heard_at: Callable[[], float]) -> None:
+        self.silences.append(after_s)
+        self.heard_at = heard_at
+
+    def tell_no_silence(self) -> None:
+        pass
 
     def waiting(self) -> None:
         self.is_waiting = True
@@ -219,6 +285,9 @@ class FakeWatch:
 
     def give(self, grace_s: float) -> None:
         self.grace.append(grace_s)
+
+    def end_within(self, seconds: float) -> None:
+        self.ends.append(seconds)
 
     def depart(self) -> None:
         self.departed = True
@@ -262,6 +331,8 @@ class FakeReply:
         self.status = status
         self.headers = headers
         self.proxy_id: str | None = None
+        self.host: int | None = None
+        self.is_of_host = False
         self._steps = list(steps)
         self.reads = 0
         self.closes = 0
@@ -293,9 +364,13 @@ class FakeUpstream:
     def __init__(self) -> None:
         self.script: list[FakeReply | BaseException] = []
         self.sent: list[tuple[UpstreamRequest, str]] = []
+        self.avoided: list[frozenset[int]] = []
 
-    def send(self, request: UpstreamRequest, key: ProviderKey) -> FakeReply:
+    def send(
+        self, request: UpstreamRequest, key: ProviderKey, avoiding: frozenset[int] = frozenset()
+    ) -> FakeReply:
         self.sent.append((request, key.key_id))
+        self.avoided.append(avoiding)
         answer = self.script.pop(0)
         if isinstance(answer, BaseException):
             raise answer
@@ -311,6 +386,7 @@ class FakeObserver:
         self.refusals: Counter[str] = Counter()
         self.settled_records: list[ExchangeRecord] = []
         self.in_flight = 0
+        self.refused_options = 0
 
     def opened(self) -> None:
         self.in_flight += 1
@@ -322,11 +398,21 @@ class FakeObserver:
     def refused(self, reason: str) -> None:
         self.refusals[reason] += 1
 
+    def usage_option_refused(self) -> None:
+        self.refused_options += 1
+
 
 class World:
     """Everything around one gateway."""
 
-    def __init__(self, *, keys: Iterable[str] = ("k1", "k2", "k3", "k4"), max_attempts: int = 3) -> None:
+    def __init__(
+        self,
+        *,
+        keys: Iterable[str] = ("k1", "k2", "k3", "k4"),
+        max_attempts: int = 3,
+        follows_conversations: bool = True,
+        keep_alive: KeepAlive | None = None,
+    ) -> None:
         self.clock = FakeClock()
         self.sink = FakeSink()
         self.directory = FakeDirectory({"sk-ann": Principal("ann", "wk_ann")})
@@ -349,7 +435,11 @@ class World:
                 max_body_bytes=1024 * 1024,
             ),
             attempts=AttemptLoop(
-                keys=self.keys, upstream=self.upstream, max_attempts=max_attempts, max_total_s=300.0
+                keys=self.keys,
+                upstream=self.upstream,
+                max_attempts=max_attempts,
+                max_total_s=300.0,
+                follows_conversations=follows_conversations,
             ),
             directory=self.directory,
             credit=self.credit,
@@ -359,6 +449,7 @@ class World:
             abort_drain_s=20.0,
             default_anthropic_version="2023-06-01",
             observer=self.observer,
+            keep_alive=keep_alive,
         )
 
     @property
@@ -381,7 +472,7 @@ class World:
             query="beta=true",
             wire_format=wire_format,
             headers=sent,
-            read_body=lambda limit: body[: limit + 1],
+            read_body=lambda limit, took: body[: limit + 1],
             watch=self.watch,
             ends_by_close=self.ends_by_close,
             stream=self.stream,
@@ -390,7 +481,7 @@ class World:
     def forward(
         self,
         *script: FakeReply | BaseException,
-        endpoint: Endpoint = Endpoint.CHAT,
+        endpoint: Endpoint = CHAT,
         headers: Mapping[str, str] | None = None,
         raw: bytes | None = None,
         **body: Any,
@@ -450,4 +541,4 @@ def gone() -> ClientGone:
 
 
 def gzipped(data: bytes) -> bytes:
-    return gzip.compress(data)
+    return gzip.compress(data, mtime=0)  # the same bytes, whatever the time

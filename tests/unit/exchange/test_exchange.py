@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from exchange_world import NOW, World
 
-from app.core.principal import Principal
-from app.core.records import AttemptRecord, Outcome, UsageSource
-from app.core.usage import Usage
+from app.accounts.principal import Principal
 from app.exchange.exchange import Exchange, Metered
+from app.records.records import AttemptRecord, Outcome, UsageSource
+from app.wires.endpoints import CHAT
+from app.wires.usage import Usage
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def exchange(world: World) -> Exchange:
         directory=world.directory,
         credit=world.credit,
         clock=world.clock,
-        endpoint="chat",
+        endpoint=CHAT,
     )
 
 
@@ -74,15 +75,15 @@ def test_a_record_is_the_same_whether_it_was_foreseen_or_not(
     exchange.forwarded_at = world.clock.monotonic()
     exchange.attempts.append(AttemptRecord("env-1", 200, 7))
     unforeseen = replace(exchange)
-    exchange.foresee(200, at_hand, is_whole=True)
+    exchange.checkpoint(200, at_hand, is_whole=True)
     for ended in (exchange, unforeseen):
         world.clock.now += 0.25
         ended.bytes_out = 321
         ended.settle(outcome, 499, metered=replace(known, **changes), error_type="x", ended_at=1000.5)
-    foreseen, record = world.sink.records
-    assert foreseen == record
+    checkpointed, record = world.sink.records
+    assert checkpointed == record
     assert (record.outcome, record.bytes_out, record.latency_ms) == (outcome, 321, 500)
-    assert world.sink.foreseen[0].outcome is Outcome.INTERRUPTED
+    assert world.sink.checkpointed[0].outcome is Outcome.INTERRUPTED
 
 
 def test_a_charge_that_cannot_be_noted_does_not_cost_the_record(world: World, exchange: Exchange) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,11 +22,13 @@ from exchange_world import (
     stream_reply,
 )
 
-from app.core import errors
-from app.core.errors import Refusal
-from app.core.records import Outcome, UsageSource
-from app.core.request_body import Endpoint
-from app.core.wire_format import WireFormat
+from app.accounts.principal import Principal
+from app.exchange.handler import STILL_KNOWN_S
+from app.records.records import Outcome, UsageSource
+from app.wires import errors
+from app.wires.endpoints import CHAT, COUNT_TOKENS, FORWARDED, LIST_MODELS, MESSAGES, Body, Endpoint
+from app.wires.errors import Refusal
+from app.wires.wire_format import WireFormat
 
 NOT_FOUND = Refusal(errors.UNKNOWN_PATH, "There is no GET /v1/x here.")
 BAD_OPTION = "Unrecognized request argument supplied: stream_options"
@@ -47,7 +50,7 @@ def usage_options(world: World) -> list[Any]:
         ({"x-api-key": "sk-unknown"}, "invalid_api_key"),
     ],
 )
-@pytest.mark.parametrize("endpoint", list(Endpoint))
+@pytest.mark.parametrize("endpoint", FORWARDED)
 def test_an_unauthenticated_request_leaves_no_record_but_is_counted(
     world: World, headers: dict[str, str], code: str, endpoint: Endpoint
 ) -> None:
@@ -79,7 +82,7 @@ def test_a_bug_in_the_directory_is_a_native_500_and_counted(
 ) -> None:
     world.directory.is_broken = True
     with caplog.at_level(logging.CRITICAL):
-        answer = world.forward(endpoint=Endpoint.MESSAGES)
+        answer = world.forward(endpoint=MESSAGES)
     assert answer.status == 500
     assert error_of(answer)["type"] == "api_error"
     assert world.sink.records == []
@@ -101,8 +104,41 @@ def some_answer(world: World, ending: str) -> Any:
     if ending == "bug":
         return world.forward(KeyError("bug"))
     if ending == "local":
-        return world.gateway.answer_locally(world.call(), "models", lambda: b"[]")
+        return world.gateway.answer_locally(world.call(), LIST_MODELS, lambda _: b"[]")
     return world.gateway.refuse_unrouted(world.call(), NOT_FOUND)
+
+
+@pytest.mark.parametrize("endpoint", [row for row in FORWARDED if row.body is Body.JSON])
+@pytest.mark.parametrize("late_s", [2 * STILL_KNOWN_S, 3600.0])
+def test_a_key_that_was_revoked_while_the_body_came_is_refused(
+    world: World, endpoint: Endpoint, late_s: float
+) -> None:
+    is_batch = endpoint.body is Body.BATCH
+
+    def body(_limit: int, _took: object) -> bytes:
+        world.clock.now += late_s
+        del world.directory.principals["sk-ann"]
+        one = b'{"model": "gpt", "max_tokens": 5, "messages": []}'
+        return b'{"requests": [{"custom_id": "a", "params": %b}]}' % one if is_batch else one
+
+    answer = world.gateway.forward(
+        replace(world.call(wire_format=endpoint.wire_format), read_body=body), endpoint
+    )
+    assert answer.status == 401
+    assert world.upstream.sent == []
+    assert (world.record.outcome, world.record.status_code) == (Outcome.REJECTED, 401)
+    assert world.observer.refusals == {}
+    assert len(world.credit.reserved) == len(world.credit.released)
+
+
+def test_a_key_is_looked_up_once_for_a_request_that_came_at_once(world: World) -> None:
+    def body(_limit: int, _took: object) -> bytes:
+        world.clock.now += STILL_KNOWN_S / 2
+        world.directory.is_broken = True
+        return b'{"model": "gpt", "messages": []}'
+
+    world.upstream.script.append(json_reply(ANSWER))
+    assert consume(world.gateway.forward(replace(world.call(), read_body=body), CHAT)) == ANSWER
 
 
 @pytest.mark.parametrize("ending", ["answer", "stream", "refusal", "failure", "bug", "local", "unrouted"])
@@ -116,7 +152,8 @@ def test_every_answer_carries_its_id_and_the_rate(world: World, ending: str) -> 
     assert header(answer, "content-type")
     assert world.record.bytes_out == len(body)
     assert world.record.status_code == answer.status
-    assert world.limiter.hits == [("wk_ann", 100)]
+    counted = "free:wk_ann" if ending in ("local", "unrouted") else "wk_ann"
+    assert world.limiter.hits == [(counted, 100)]
 
 
 @pytest.mark.parametrize("ending", ["refusal", "failure", "bug", "unrouted"])
@@ -133,7 +170,7 @@ def test_a_record_says_who_asked_for_what(world: World) -> None:
     )
     world.clock.now += 0.02
     world.upstream.script = [error_reply(400)]
-    consume(world.gateway.forward(call, Endpoint.MESSAGES))
+    consume(world.gateway.forward(call, MESSAGES))
     record = world.record
     assert (record.user_id, record.user_key_id, record.api_format) == ("ann", "wk_ann", "anthropic")
     assert (record.endpoint, record.stream, record.client_retry_count) == ("messages", True, 2)
@@ -149,7 +186,7 @@ def test_a_retry_count_that_is_none_is_left_out(world: World, count: str) -> Non
 
 def test_a_request_goes_upstream_with_path_query_and_without_the_clients_credentials(world: World) -> None:
     headers = {"x-api-key": "sk-ann", "anthropic-beta": "b", "cookie": "c"}
-    consume(world.forward(json_reply(ANSWER), endpoint=Endpoint.MESSAGES, headers=headers))
+    consume(world.forward(json_reply(ANSWER), endpoint=MESSAGES, headers=headers))
     request, _ = world.upstream.sent[0]
     assert (request.method, request.path, request.query) == ("POST", "/v1/messages", "beta=true")
     assert request.headers["anthropic-version"] == "2023-06-01"
@@ -160,7 +197,7 @@ def test_a_request_goes_upstream_with_path_query_and_without_the_clients_credent
 @pytest.mark.wire(40)
 def test_counting_tokens_is_recorded_and_costs_nothing(world: World) -> None:
     body = b'{"input_tokens":42}'
-    answer = world.forward(json_reply(body), endpoint=Endpoint.COUNT_TOKENS)
+    answer = world.forward(json_reply(body), endpoint=COUNT_TOKENS)
     assert consume(answer) == body
     record = world.record
     assert (record.outcome, record.endpoint, record.cost_nano_usd) == (Outcome.OK, "count_tokens", 0)
@@ -181,7 +218,7 @@ def test_a_bug_after_the_credential_leaves_a_record(world: World, caplog: pytest
 
 
 def test_a_local_answer_leaves_a_record(world: World) -> None:
-    answer = world.gateway.answer_locally(world.call(), "models", lambda: b'{"data":[]}')
+    answer = world.gateway.answer_locally(world.call(), LIST_MODELS, lambda _: b'{"data":[]}')
     assert (answer.status, consume(answer)) == (200, b'{"data":[]}')
     assert (world.record.outcome, world.record.endpoint) == (Outcome.OK, "models")
     assert world.record.latency_ms == 0
@@ -189,16 +226,16 @@ def test_a_local_answer_leaves_a_record(world: World) -> None:
 
 
 def test_a_local_refusal_leaves_a_record(world: World) -> None:
-    def make() -> bytes:
+    def make(_caller: Principal) -> bytes:
         raise Refusal(errors.UNKNOWN_MODEL, "no such model")
 
-    assert world.gateway.answer_locally(world.call(), "models", make).status == 404
+    assert world.gateway.answer_locally(world.call(), LIST_MODELS, make).status == 404
     assert world.record.outcome is Outcome.REJECTED
 
 
 def test_a_local_answer_counts_against_the_rate(world: World) -> None:
     world.limiter.is_over = True
-    assert world.gateway.answer_locally(world.call(), "models", lambda: b"").status == 429
+    assert world.gateway.answer_locally(world.call(), LIST_MODELS, lambda _: b"").status == 429
 
 
 def test_an_unknown_path_of_a_known_caller_leaves_a_record(world: World) -> None:
@@ -225,21 +262,60 @@ def test_an_unknown_path_of_an_unknown_caller_is_a_404_without_a_record_and_coun
 # Upstreams that refuse to be asked for usage
 
 
+def refused_once(world: World, **body: Any) -> None:
+    consume(world.forward(error_reply(400, BAD_OPTION), stream_reply(CHUNK, DONE), stream=True, **body))
+
+
+def asked_then(world: World, **body: Any) -> bool:
+    """Whether the next request is asked for its usage, which is told."""
+    consume(world.forward(stream_reply(CHUNK, USAGE, DONE), stream=True, **body))
+    return usage_options(world)[-1] == {"include_usage": True}
+
+
 @pytest.mark.wire(45)
-def test_a_model_that_refuses_the_usage_option_is_asked_without_it_from_then_on(world: World) -> None:
+def test_a_refused_usage_option_is_left_out_for_a_while(world: World) -> None:
     answer = world.forward(error_reply(400, BAD_OPTION), stream_reply(CHUNK, DONE), stream=True)
     assert consume(answer) == CHUNK + DONE
     assert usage_options(world) == [{"include_usage": True}, None]
     record = world.record
-    assert (record.outcome, record.usage_source) == (Outcome.OK, UsageSource.NONE)
+    assert (record.outcome, record.usage_source) == (Outcome.OK, UsageSource.ESTIMATE)
     assert [attempt.status_code for attempt in record.attempts] == [400, 200]
+    assert world.observer.refused_options == 1
 
-    consume(world.forward(stream_reply(CHUNK, USAGE, DONE), stream=True))
-    assert usage_options(world)[-1] is None
+    assert not asked_then(world)
     assert world.sink.records[-1].cost_nano_usd == COST
+    world.clock.now += 1.5
+    assert asked_then(world)
+    assert asked_then(world)
 
-    consume(world.forward(stream_reply(DONE), stream=True, model="other"))
-    assert usage_options(world)[-1] == {"include_usage": True}
+
+@pytest.mark.wire(45)
+@pytest.mark.parametrize("other", [{"model": "other"}, {"data_sources": []}, {"tools": []}])
+def test_requests_of_another_kind_are_asked_all_the_same(world: World, other: dict[str, Any]) -> None:
+    refused_once(world)
+    assert asked_then(world, **other)
+    assert not asked_then(world)
+
+
+@pytest.mark.wire(45)
+@pytest.mark.parametrize("status", [400, 404, 422, 500, 501])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": BAD_OPTION}},
+        {"detail": [{"type": "extra_forbidden", "loc": ["body", "stream_options"], "msg": "Not permitted"}]},
+        {"message": {"detail": [{"loc": ["body", "stream_options", "include_usage"]}]}},
+        [{"error": {"code": 400, "message": 'Unknown name "streamOptions": no such field'}}],
+        {"error": {"message": "no", "param": "stream_options.include_usage"}},
+        {"detail": "#/stream_options is not allowed"},
+    ],
+    ids=["words", "FastAPI", "Mistral", "Google", "param", "Azure"],
+)
+def test_refusals_are_known_in_every_vendors_words(status: int, body: Any) -> None:
+    world = World(max_attempts=1)
+    reply = json_reply(json.dumps(body).encode(), status=status)
+    assert consume(world.forward(reply, stream_reply(CHUNK, DONE), stream=True)) == CHUNK + DONE
+    assert world.record.outcome is Outcome.OK
 
 
 def test_usage_that_comes_unasked_from_such_a_model_is_left_in(world: World) -> None:
@@ -257,12 +333,12 @@ def test_a_clients_own_mistake_does_not_turn_off_the_metering_of_a_model(world: 
 
 
 @pytest.mark.parametrize(
-    "refusal", [error_reply(400, "max_tokens is too large"), error_reply(422, BAD_OPTION)]
+    "refusal", [error_reply(400, "max_tokens is too large"), error_reply(413, BAD_OPTION)]
 )
 def test_another_refusal_is_not_taken_for_that_one(refusal: FakeReply) -> None:
     world = World()
     answer = world.forward(refusal, stream_reply(DONE), stream=True)
-    assert answer.status in (400, 422)
+    assert answer.status in (400, 413)
     assert len(world.upstream.sent) == 1
 
 

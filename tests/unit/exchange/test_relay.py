@@ -1,9 +1,11 @@
 """Every way in which an answer under way can end: settled once, with the truth about it."""
 
+import json
 import logging
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from math import ceil
 from typing import Any
 
 import pytest
@@ -28,12 +30,14 @@ from exchange_world import (
 )
 from gevent import GreenletExit
 
-from app.core.ports import Passed, UpstreamFailure
-from app.core.records import Outcome, UsageSource
-from app.core.request_body import Endpoint
-from app.core.upstream_outcome import KeyOutcome
 from app.exchange.exchange import Answer
-from app.exchange.relay import LINGER_S, AnswerCut
+from app.exchange.ports import NoPace
+from app.exchange.relay import LINGER_S, MOST_METERED, AnswerCut, AnswerPath
+from app.keys.key_mask import KeyMask
+from app.keys.upstream_outcome import KeyOutcome
+from app.records.records import Outcome, UsageSource
+from app.upstream.transport import Passed, UpstreamFailure
+from app.wires.endpoints import CHAT, COUNT_TOKENS, MESSAGES, Endpoint
 
 WANTED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 ERROR_EVENT = b'data: {"error":{"message":"boom","type":"overloaded"}}\n\n'
@@ -91,7 +95,7 @@ def test_a_whole_answer_is_relayed_and_booked(world: World) -> None:
     settled(world, Outcome.OK, source=UsageSource.UPSTREAM, bytes_out=len(ANSWER))
     assert world.record.upstream_model == "up-model"
     assert world.record.ttft_ms is None
-    assert world.keys.reports == [("k1", KeyOutcome.OK, "ok")]
+    assert world.keys.reports == [("k1", KeyOutcome.OK, "ok")] * 2  # its beginning and its end
     assert world.keys.leased == 0
     assert reply.closes == 1
 
@@ -217,7 +221,7 @@ def test_an_error_event_of_the_other_format_is_booked_with_what_was_seen(world: 
         b'"usage":{"input_tokens":9,"output_tokens":2}}}\n\n'
     )
     error = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"x"}}\n\n'
-    answer = world.forward(stream_reply(start, error), endpoint=Endpoint.MESSAGES, stream=True)
+    answer = world.forward(stream_reply(start, error), endpoint=MESSAGES, stream=True)
     assert consume(answer) == start + error
     settled(world, Outcome.STREAM_ERROR, source=UsageSource.PARTIAL)
     assert world.record.error_type == "overloaded_error"
@@ -301,6 +305,76 @@ def test_a_client_seen_to_leave_right_after_the_terminator_succeeded(world: Worl
     settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
 
 
+MESSAGE = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","model":"x",'
+    b'"usage":{"input_tokens":9,"output_tokens":1}}}\n\n'
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},'
+    b'"usage":{"output_tokens":2}}\n\n'
+)
+STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+LATE = b": still here\n\n"
+
+
+@pytest.mark.parametrize(("whole", "endpoint"), [(CHUNK + USAGE + DONE, CHAT), (MESSAGE + STOP, MESSAGES)])
+@pytest.mark.parametrize("pause_s", [0.0, 0.4, LINGER_S])
+def test_an_upstream_that_goes_on_after_the_terminator_is_left(
+    world: World, whole: bytes, endpoint: Endpoint, pause_s: float
+) -> None:
+    """What came in time is passed on; then the answer ends as it should, however the upstream goes on."""
+
+    def trickles() -> bytes:
+        world.clock.now += max(pause_s, 0.1)
+        return LATE
+
+    reply = stream_reply(whole, *[trickles] * 100)
+    answer = world.forward(reply, endpoint=endpoint, **(WANTED if endpoint is CHAT else {"stream": True}))
+    body = consume(answer)
+
+    late = ceil(LINGER_S / max(pause_s, 0.1) - 1e-9)
+    assert body == whole + LATE * late
+    assert world.watch.ends == [LINGER_S]
+    assert reply.closes == 1
+    record = world.record
+    assert (record.outcome, record.usage_source, record.bytes_out) == (
+        Outcome.OK,
+        UsageSource.UPSTREAM,
+        len(body),
+    )
+    assert (record.input_tokens, record.output_tokens) == (9, 2)
+    assert world.keys.reports == [("k1", KeyOutcome.OK, "ok")] * 2
+    assert world.watch.resets == 0
+
+
+def test_an_upstream_that_is_silent_after_the_terminator_is_left(world: World) -> None:
+    """The watch breaks the wait off with the failure of a silent upstream."""
+    answer = world.forward(stream_reply(CHUNK, USAGE + DONE, failure("timeout")), **WANTED)
+    assert consume(answer) == CHUNK + USAGE + DONE
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM, bytes_out=len(CHUNK + USAGE + DONE))
+
+
+def test_an_error_and_the_terminator_end_an_answer_cleanly(world: World) -> None:
+    answer = world.forward(stream_reply(ERROR_EVENT, DONE, failure("timeout")), **WANTED)
+    assert consume(answer) == ERROR_EVENT + DONE
+    settled(world, Outcome.STREAM_ERROR)
+
+
+def test_no_end_is_set_for_an_answer_that_ends_by_its_length(world: World) -> None:
+    assert consume(world.forward(json_reply(ANSWER, content_length=str(len(ANSWER))))) == ANSWER
+    assert world.watch.ends == []
+
+
+def test_no_end_is_set_before_the_terminator_has_gone_to_the_client(world: World) -> None:
+    def is_unlimited() -> bytes:
+        assert world.watch.ends == []
+        return USAGE + DONE
+
+    def is_limited() -> bytes:
+        assert world.watch.ends == [LINGER_S]
+        return b""
+
+    assert consume(world.forward(stream_reply(CHUNK, is_unlimited, is_limited), **WANTED))
+
+
 def test_a_client_seen_to_leave_before_the_upstream_broke_off_is_what_is_booked(world: World) -> None:
     def leaves() -> bytes:
         world.watch.departed = True
@@ -364,7 +438,7 @@ def test_closing_twice_settles_once(world: World) -> None:
     answer = world.forward(reply, **WANTED)
     for _ in range(3):
         close(answer)
-    settled(world, Outcome.CLIENT_ABORT, status=499)
+    settled(world, Outcome.CLIENT_ABORT, status=499, source=UsageSource.ESTIMATE, events=1)
     assert reply.closes == 1
 
 
@@ -373,7 +447,7 @@ def test_asking_on_after_the_end_settles_once(world: World) -> None:
     consume(answer)
     with pytest.raises(StopIteration):
         next(iter(answer.body))
-    settled(world, Outcome.OK)
+    settled(world, Outcome.OK, source=UsageSource.ESTIMATE, events=1)
     assert world.keys.leased == 0
 
 
@@ -489,6 +563,42 @@ def test_an_answer_that_cannot_be_read_is_never_relayed(world: World, reply: Cal
     assert len(world.upstream.sent) == 1
 
 
+ECHO = CHUNK.replace(b"hi", b"secret-of-k1")
+
+
+@pytest.mark.parametrize("rest", [[gzipped(ECHO), gzipped(DONE)], [gzipped(ECHO + USAGE + DONE)]])
+def test_a_coded_answer_that_repeats_the_key_is_cut_before_it(world: World, rest: list[bytes]) -> None:
+    """Also where the same read brings the stream's end: the client does not get it."""
+    answer = world.forward(stream_reply(gzipped(CHUNK), *rest, content_encoding="gzip"), **WANTED)
+    assert cut(answer) == gzipped(CHUNK)
+    assert world.record.outcome is Outcome.UPSTREAM_ERROR
+    assert "key_echoed" in world.record.usage_flags
+    assert world.keys.leased == 0
+
+
+def test_coded_bytes_wait_until_they_show_to_be_no_key(world: World) -> None:
+    first, second = gzipped(b"data: {}\n\n: secret-of-"), gzipped(b"nobody\n\n" + CHUNK + USAGE + DONE)
+    body = world.forward(stream_reply(first, second, content_encoding="gzip"), **WANTED).body
+    assert list(body) == [first + second]
+    assert world.record.outcome is Outcome.OK
+
+
+def test_coded_bytes_do_not_wait_for_ever(world: World) -> None:
+    empty = [gzipped(b"") * 1000] * 10
+    reply = stream_reply(gzipped(CHUNK + b": secret-"), *empty, content_encoding="gzip")
+    cut(world.forward(reply, **WANTED))
+    assert world.record.outcome is Outcome.UPSTREAM_ERROR
+
+
+@pytest.mark.parametrize("end", [b"", failure("truncated"), failure("timeout")])
+def test_what_looked_like_a_key_is_sent_when_the_answer_ends(world: World, end: Any) -> None:
+    whole = CHUNK + USAGE + DONE
+    with suppress(AnswerCut):
+        body = world.forward(stream_reply(whole, b": secret-of", end), **WANTED).body
+        assert b"".join(body) == whole + b": secret-of"
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+
+
 def test_an_answer_that_turns_to_garbage_is_cut(world: World) -> None:
     first, _ = deflated_events(CHUNK, USAGE)
     answer = world.forward(stream_reply(first, b"garbage" * 10, DONE, content_encoding="gzip"), **WANTED)
@@ -544,7 +654,7 @@ def test_a_json_answer_to_a_stream_request_is_left_alone(world: World) -> None:
 
 
 def test_a_user_may_have_his_own_policy(world: World) -> None:
-    from app.core.principal import Principal
+    from app.accounts.principal import Principal
 
     world.directory.principals["sk-ann"] = Principal("ann", "wk_ann", on_client_abort="cancel")
     consume(world.forward(stream_reply(DONE), **WANTED))
@@ -554,12 +664,11 @@ def test_a_user_may_have_his_own_policy(world: World) -> None:
     other.gateway.on_client_abort = "cancel"
     other.directory.principals["sk-ann"] = Principal("ann", "wk_ann", on_client_abort="drain")
     consume(other.forward(FakeReply(200, STREAM, DONE), **WANTED))
-    # Once the client has all of it, the upstream need not be waited for that long.
-    assert other.watch.grace == [20.0, LINGER_S]
+    assert other.watch.grace == [20.0]
 
 
 def test_a_caller_without_a_balance_is_not_charged(world: World) -> None:
-    from app.core.principal import Principal
+    from app.accounts.principal import Principal
 
     world.directory.principals["sk-ann"] = Principal("env", "env", is_metered=False)
     consume(world.forward(stream_reply(CHUNK, USAGE, DONE), **WANTED))
@@ -573,36 +682,36 @@ def test_a_caller_without_a_balance_is_not_charged(world: World) -> None:
 def test_a_stream_is_foreseen_at_its_first_chunk_and_before_its_last(world: World) -> None:
     answer = world.forward(stream_reply(CHUNK, CHUNK, USAGE, DONE), **WANTED)
     assert [request.request_id for request in world.sink.opened] == ["request-1"]
-    assert world.sink.foreseen == []
+    assert world.sink.checkpointed == []
     take(answer, 1)
-    (begun,) = world.sink.foreseen
+    (begun,) = world.sink.checkpointed
     assert (begun.outcome, begun.usage_source, begun.factory_key_id) == (
         Outcome.INTERRUPTED,
         UsageSource.NONE,
         "k1",
     )
     take(answer, 2)
-    assert len(world.sink.foreseen) == 1
+    assert len(world.sink.checkpointed) == 1
     take(answer, 1)
-    whole = world.sink.foreseen[1]
+    whole = world.sink.checkpointed[1]
     assert (whole.usage_source, whole.cost_nano_usd, whole.status_code) == (UsageSource.UPSTREAM, COST, 200)
     consume(answer)
-    assert len(world.sink.foreseen) == 2
+    assert len(world.sink.checkpointed) == 2
     settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
 
 
 def test_a_stream_that_arrives_in_one_piece_is_foreseen_once_and_whole(world: World) -> None:
     answer = world.forward(stream_reply(CHUNK + USAGE + DONE), **WANTED)
     take(answer, 1)
-    assert [record.cost_nano_usd for record in world.sink.foreseen] == [COST]
+    assert [record.cost_nano_usd for record in world.sink.checkpointed] == [COST]
 
 
 def test_a_plain_answer_is_foreseen_before_its_last_byte_leaves(world: World) -> None:
     answer = world.forward(json_reply(ANSWER[:20], ANSWER[20:], content_length=str(len(ANSWER))))
     take(answer, 1)
-    assert world.sink.foreseen == []
+    assert world.sink.checkpointed == []
     take(answer, 1)
-    assert [record.cost_nano_usd for record in world.sink.foreseen] == [COST]
+    assert [record.cost_nano_usd for record in world.sink.checkpointed] == [COST]
     consume(answer)
     settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
 
@@ -713,14 +822,140 @@ def test_an_answer_that_is_no_stream_is_none_though_one_was_asked_for(headers: d
     settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
 
 
-def test_json_that_is_a_stream_is_not_looked_into(world: World) -> None:
-    assert consume(world.forward(json_reply(CHUNK + USAGE + DONE), **WANTED)) == CHUNK + USAGE + DONE
-    settled(world, Outcome.UPSTREAM_ERROR)
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", ""])
+@pytest.mark.parametrize("asked", [WANTED, {}], ids=["asked", "not asked"])
+def test_a_stream_is_known_by_its_bytes(world: World, content_type: str, asked: dict[str, Any]) -> None:
+    """Whatever it is called, and whether or not it was asked for."""
+    reply = FakeReply(200, {"content-type": content_type}, CHUNK, USAGE, DONE)
+    assert consume(world.forward(reply, **asked)) == CHUNK + USAGE + DONE
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
 
 
-def test_a_stream_nobody_asked_for_is_not_looked_for(world: World) -> None:
-    consume(world.forward(FakeReply(200, {}, CHUNK + USAGE + DONE)))
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream", ""])
+@pytest.mark.parametrize("asked", [WANTED, {}], ids=["asked", "not asked"])
+def test_a_cut_is_a_cut_under_every_label(world: World, content_type: str, asked: dict[str, Any]) -> None:
+    reply = FakeReply(200, {"content-type": content_type}, CHUNK, USAGE)
+    assert cut(world.forward(reply, **asked)) == CHUNK + USAGE
+    settled(world, Outcome.UPSTREAM_TRUNCATED, source=UsageSource.PARTIAL)
+
+
+@pytest.mark.parametrize("behind", [b"", b"\n", b"\n\n"])
+def test_json_under_an_event_streams_label_is_json(world: World, behind: bytes) -> None:
+    assert consume(world.forward(stream_reply(ANSWER + behind), **WANTED)) == ANSWER + behind
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"error":{"message":"no"}}\n\n', b'{"detail":"no"}', b"{}", b'{"choices":null}']
+)
+@pytest.mark.parametrize("make", [stream_reply, json_reply])
+def test_a_body_without_an_answer_is_an_error_and_its_keys_failure(
+    world: World, make: Callable[..., FakeReply], body: bytes
+) -> None:
+    assert consume(world.forward(make(body), **WANTED)) == body
     settled(world, Outcome.UPSTREAM_ERROR)
+    assert world.keys.reports[-1] == ("k1", KeyOutcome.FAILED, "told_error")
+
+
+def test_an_error_about_the_request_is_not_its_keys_failure(world: World) -> None:
+    body = b'{"error":{"message":"no","type":"invalid_request_error"}}'
+    consume(world.forward(json_reply(body)))
+    settled(world, Outcome.UPSTREAM_ERROR)
+    assert [outcome for _, outcome, _ in world.keys.reports] == [KeyOutcome.OK, KeyOutcome.CLIENT_FAULT]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ({"type": "invalid_request_error", "code": "invalid_api_key"}, KeyOutcome.SUSPECT),
+        ({"code": 401, "message": "x"}, KeyOutcome.SUSPECT),
+        ({"type": "authentication_error"}, KeyOutcome.SUSPECT),
+        ({"code": "insufficient_quota"}, KeyOutcome.EXHAUSTED),
+        ({"code": 402}, KeyOutcome.EXHAUSTED),
+        ({"code": "account_deactivated"}, KeyOutcome.BANNED),
+        ({"code": 403}, KeyOutcome.CLIENT_FAULT),
+        ({"code": "content_filter"}, KeyOutcome.CLIENT_FAULT),
+        ({"code": 429}, KeyOutcome.MODEL_LIMITED),
+        ({"type": "rate_limit_error"}, KeyOutcome.MODEL_LIMITED),
+        ({"type": "overloaded_error"}, KeyOutcome.FAILED),
+        ({"message": "Your account is banned: invalid_api_key, insufficient_quota"}, KeyOutcome.FAILED),
+    ],
+)
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_an_error_under_status_200_says_of_its_key_what_its_codes_say(
+    world: World, error: dict[str, object], told: KeyOutcome, is_stream: bool
+) -> None:
+    body = json.dumps({"error": error}).encode()
+    reply = stream_reply(b"data: " + body + b"\n\n") if is_stream else json_reply(body)
+    consume(world.forward(reply, **(WANTED if is_stream else {})))
+    assert [outcome for _, outcome, _ in world.keys.reports] == [KeyOutcome.OK, told]
+
+
+def test_fewer_choices_than_asked_for_are_not_the_keys_failure(world: World) -> None:
+    finish = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    consume(world.forward(stream_reply(CHUNK, finish, USAGE, DONE), **WANTED, n=2))
+    settled(world, Outcome.STREAM_ERROR, source=UsageSource.PARTIAL)
+    assert [outcome for _, outcome, _ in world.keys.reports] == [KeyOutcome.OK, KeyOutcome.CLIENT_FAULT]
+
+
+def test_usage_after_an_error_is_not_that_of_a_whole_answer(world: World) -> None:
+    error = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"error"}]}\n\n'
+    consume(world.forward(stream_reply(CHUNK, error, USAGE, DONE), **WANTED))
+    settled(world, Outcome.STREAM_ERROR, source=UsageSource.PARTIAL)
+    assert world.keys.reports[-1] == ("k1", KeyOutcome.FAILED, "told_error")
+
+
+def test_a_client_that_leaves_after_an_error_and_its_end_was_told_the_error(world: World) -> None:
+    error = b'data: {"error":{"message":"no"}}\n\n'
+    answer = world.forward(stream_reply(error + DONE, b": late\n\n"), **WANTED)
+    body = iter(answer.body)
+    next(body)
+    next(body)
+    close(answer)
+    settled(world, Outcome.STREAM_ERROR)
+
+
+@pytest.mark.parametrize("body", [[CHUNK, DONE], [FINISHED, DONE], [FINISHED], [FINISHED, USAGE]])
+def test_fewer_choices_than_were_asked_for_are_no_success(world: World, body: list[bytes]) -> None:
+    with suppress(ConnectionResetError):
+        consume(world.forward(stream_reply(*body), **WANTED, n=2))
+    assert world.record.outcome in (Outcome.STREAM_ERROR, Outcome.UPSTREAM_TRUNCATED)
+
+
+def test_as_many_choices_as_were_asked_for_are_a_success(world: World) -> None:
+    other = FINISHED.replace(b'"index":0', b'"index":1')
+    assert consume(world.forward(stream_reply(FINISHED, other, USAGE, DONE), **WANTED, n=2))
+    settled(world, Outcome.OK, source=UsageSource.UPSTREAM)
+
+
+# Whole answers that do not tell what they used
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 0, "completion_tokens": 0}])
+def test_a_whole_answer_without_usage_is_charged_by_estimate(world: World, usage: Any) -> None:
+    body = {"choices": [{"message": {"content": "word " * 80}, "finish_reason": "stop"}], "usage": usage}
+    consume(world.forward(json_reply(json.dumps(body).encode())))
+    settled(world, Outcome.OK, source=UsageSource.ESTIMATE, events=100)
+    assert {"input_missing", "output_missing"} <= set(world.record.usage_flags)
+
+
+def test_a_stream_of_large_events_is_estimated_by_its_size(world: World) -> None:
+    large = CHUNK.replace(b'"hi"', b'"' + b"word " * 800 + b'"')
+    consume(world.forward(stream_reply(large, large, FINISHED, DONE), **WANTED))
+    assert world.record.usage_source is UsageSource.ESTIMATE
+    assert world.record.output_tokens > 1500
+
+
+def test_usage_that_is_older_than_the_content_is_not_final(world: World) -> None:
+    early = CHUNK.replace(b'"usage":null', b'"usage":{"prompt_tokens":9,"completion_tokens":1}')
+    consume(world.forward(stream_reply(early, *[CHUNK] * 20, FINISHED, DONE), **WANTED))
+    assert (world.record.usage_source, world.record.input_tokens) == (UsageSource.ESTIMATE, 9)
+    assert world.record.output_tokens >= 21
+
+
+def test_a_count_of_tokens_that_is_none_is_not_estimated(world: World) -> None:
+    consume(world.forward(json_reply(b'{"input_tokens":"x"}'), endpoint=COUNT_TOKENS))
+    settled(world, Outcome.OK)
 
 
 # Answers that come to nothing before they are relayed
@@ -750,10 +985,10 @@ def test_a_bug_before_the_relay_begins_leaves_nothing_open(
     error: BaseException,
     kind: str,
 ) -> None:
-    def give(grace_s: float) -> None:
+    def fail(*_args: object, **_terms: object) -> None:
         raise error
 
-    monkeypatch.setattr(world.watch, "give", give)
+    monkeypatch.setattr("app.exchange.handler.RelayStream", fail)
     reply = stream_reply(CHUNK)
     with caplog.at_level(logging.CRITICAL):
         if kind == "internal_error":
@@ -774,7 +1009,7 @@ def test_a_length_of_too_many_digits_is_none(world: World) -> None:
 
 
 class TestPassing:
-    """Chunks of mere text that go to the client past the server's loop."""
+    """Chunks of text alone that go to the client past the server's loop."""
 
     def passing(self, world: World, *steps: Any, client: FakeStream, **body: Any) -> Answer:
         world.stream = client
@@ -856,3 +1091,34 @@ def consume_all(answer: Answer) -> None:
     """Take everything, whole or cut."""
     with suppress(AnswerCut):
         consume(answer)
+
+
+@pytest.mark.parametrize("event", [b":\n\n", CHUNK, b"data: " + b"x" * 20_000 + b"\n\n", b"\r\n"])
+def test_much_at_once_passes_the_meter_in_pieces_and_as_it_was(event: bytes) -> None:
+    class Pieces:
+        """A meter that notes what it is fed."""
+
+        def __init__(self) -> None:
+            self.sizes: list[int] = []
+
+        def feed(self, data: bytes) -> bytes:
+            self.sizes.append(len(data))
+            return data
+
+    class Counted(NoPace):
+        rests = queued = 0
+
+        def rest(self) -> None:
+            self.rests += 1
+
+        def queue(self) -> None:
+            self.queued += 1
+
+    meter, pace = Pieces(), Counted()
+    data = event * (64 * 1024 // len(event))
+    path = AnswerPath(meter, KeyMask("sk-upstream-0123456789"), pace=pace)  # type: ignore[arg-type]
+    assert path.feed(data) + path.mask.flush() == data
+    assert max(meter.sizes) <= MOST_METERED + 64
+    assert event != b":\n\n" or max(meter.sizes) <= 1024 + 64
+    assert pace.queued == 1
+    assert pace.rests == len(meter.sizes)

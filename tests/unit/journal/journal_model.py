@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from app.adapters.journal.journal import Journal
-from app.adapters.journal.journaled_queue import JournaledQueue
-from app.adapters.journal.segment_log import JournalPolicy
-from app.adapters.journal.slots import open_slot
-from app.core.ports import StoreUnavailable
-from app.core.records import SequencedRecord
+from app.common.errors import StoreUnavailable
+from app.journal.journal import Journal
+from app.journal.journaled_queue import JournaledQueue
+from app.journal.segment_log import JournalPolicy
+from app.journal.slots import open_slot
+from app.records.records import SequencedRecord
 
 ROOT = "/data/journal"
 SLOT = f"{ROOT}/0000"
@@ -209,10 +209,12 @@ class ModelClock:
 
 @dataclass
 class Note:
-    """Stands in for an `ExchangeRecord`: the queue asks for no more."""
+    """Stands in for an `ExchangeRecord` of a request that went upstream: the queue asks for no more."""
 
     request_id: str
     kept: object = None
+    attempts: tuple[str, ...] = ("an attempt",)
+    count: int = 1
 
     def facts(self) -> dict[str, object]:
         return {"_id": self.request_id, "costNanoUsd": 0}
@@ -222,7 +224,7 @@ class Note:
 
 
 class ModelBooks:
-    """Books as `Settlement` keeps them: inserts are idempotent, a number counts once per writer."""
+    """Books as `Booking` keeps them: inserts are idempotent, a number counts once per writer."""
 
     def __init__(self) -> None:
         self.outcomes: dict[str, str] = {}
@@ -273,7 +275,7 @@ class Process:
             pause=lambda: None,
             wall_clock=clock,
         )
-        self.queue = JournaledQueue(memory, clock=clock)
+        self.queue = JournaledQueue(memory, clock=clock, wall_clock=clock)
         self.queue.attach(self.journal)
         self.last_taken = 0
 

@@ -13,7 +13,7 @@ from random import Random
 import pytest
 from journal_model import ModelBooks, ModelClock, ModelDisk, Note, Process, segment_paths
 
-from app.core.journal_format import OpenRequest
+from app.journal.journal_format import OpenRequest
 
 HISTORIES = int(os.environ.get("WEIR_JOURNAL_HISTORIES", "10000"))  # noqa: TID251  how many, not what
 LONG_AGO = datetime(2023, 11, 1, tzinfo=UTC)

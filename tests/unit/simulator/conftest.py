@@ -20,7 +20,7 @@ class Client:
         self.simulator = simulator
 
     def open(self) -> socket.socket:
-        return socket.create_connection((self.simulator.host, self.simulator.port), timeout=10)
+        return socket.create_connection((self.simulator.host, self.simulator.port), timeout=90)
 
     def request(
         self, path: str, body: Any = None, *, method: str = "POST", headers: dict[str, str] | None = None

@@ -136,6 +136,49 @@ def test_echo_returns_the_last_text(client: Any) -> None:
     )
 
 
+def test_the_text_may_be_given(client: Any) -> None:
+    streamed = client.stream("gpt-sim:text=one%2C%20two,chunks=2")
+    assert [chunk["choices"][0]["delta"].get("content") for chunk in streamed.chunks[1:3]] == ["one,", " two"]
+
+
+LOOP = "call=look:%7B%22at%22%3A1%7D,echo"
+
+
+def test_a_tool_is_called_until_its_result_is_there_which_is_then_the_text(client: Any) -> None:
+    tools = [
+        {"type": "function", "function": {"name": "other"}},
+        {"type": "function", "function": {"name": "look"}},
+    ]
+    asked = {"role": "user", "content": "look!"}
+    first = client.chat(f"gpt-sim:{LOOP}", messages=[asked], tools=tools).json["choices"][0]
+    assert first["finish_reason"] == "tool_calls"
+    (call,) = first["message"]["tool_calls"]
+    assert call["function"] == {"name": "look", "arguments": '{"at":1}'}
+
+    result = {"role": "tool", "tool_call_id": call["id"], "content": "a heron"}
+    reminder = {"role": "user", "content": "Be brief."}
+    last = client.chat(f"gpt-sim:{LOOP}", messages=[asked, first["message"], result, reminder], tools=tools)
+    assert last.json["choices"][0]["message"]["content"] == "a heron"
+    assert (
+        client.chat(f"gpt-sim:{LOOP}", messages=[asked]).json["choices"][0]["message"]["content"] == "look!"
+    )
+
+
+def test_a_tool_is_called_in_a_message_too(client: Any) -> None:
+    tools = [{"name": "look", "input_schema": {"type": "object"}}]
+    asked = {"role": "user", "content": "look!"}
+    first = client.message(f"claude-sim:{LOOP}", messages=[asked], tools=tools).json
+    (use,) = first["content"]
+    assert (use["name"], use["input"], first["stop_reason"]) == ("look", {"at": 1}, "tool_use")
+
+    parts = [
+        {"type": "tool_result", "tool_use_id": use["id"], "content": [{"type": "text", "text": "a heron"}]}
+    ]
+    messages = [asked, {"role": "assistant", "content": first["content"]}, {"role": "user", "content": parts}]
+    last = client.message(f"claude-sim:{LOOP}", messages=messages, tools=tools)
+    assert last.json["content"] == [{"type": "text", "text": "a heron"}]
+
+
 def test_options_may_stand_in_the_user_field_and_in_rules(simulator: Simulator, client: Any) -> None:
     simulator.behave("gpt-5.6", "fault=503", times=1)
 

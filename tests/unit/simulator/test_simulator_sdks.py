@@ -122,3 +122,41 @@ def test_sdk_retries_are_seen_with_their_counts(simulator: Simulator) -> None:
     entries = simulator.tally.wait_ended(2)
     assert [entry.status for entry in entries] == [503, 200]
     assert [entry.headers["x-stainless-retry-count"] for entry in entries] == ["0", "1"]
+
+
+def test_openai_responses_plain_streamed_and_with_tools(openai_client: openai.OpenAI) -> None:
+    create: Any = openai_client.responses.create
+    model = "gpt-sim:prompt=100,cached=60,write=20,write_1h=5,out=9,reasoning=3,chunks=4,searches=2,images=1"
+    plain = create(model=model, input="hi")
+    assert (plain.status, plain.usage.input_tokens_details.cached_tokens) == ("completed", 60)
+    assert plain.tool_usage.web_search.num_requests == 2
+    tool = {"type": "function", "name": "look", "parameters": {"type": "object"}}
+    with openai_client.responses.stream(
+        model=model,
+        input=[{"role": "user", "content": "hi"}],
+        tools=[tool],
+        tool_choice="required",  # type: ignore[list-item]
+    ) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+    assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
+    assert [item.type for item in final.output][-2:] == ["function_call", "message"]
+    assert create(model="gpt-sim:finish=content_filter", input="x").status == "incomplete"
+    assert create(model="gpt-sim:finish=failed", input="x").error.code == "server_error"
+    assert openai_client.responses.input_tokens.count(model="gpt-sim:prompt=7", input="x").input_tokens == 7
+    compacted = openai_client.responses.compact(model="gpt-sim:prompt=150,out=200", input="x")  # type: ignore[arg-type]
+    assert compacted.usage.output_tokens == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"messages": MESSAGES, "input": "x"}, {"input": "x", "max_output_tokens": 3}],
+)
+def test_openai_responses_refuses_what_the_api_refuses(
+    openai_client: openai.OpenAI, body: dict[str, Any]
+) -> None:
+    with pytest.raises(openai.BadRequestError):
+        openai_client.responses.create(model="m", extra_body=body)
+    options: Any = {"include_usage": True}
+    with pytest.raises(openai.BadRequestError):
+        openai_client.responses.create(model="m", input="x", stream=True, stream_options=options)

@@ -9,10 +9,10 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from app.adapters.mongo.record_writes import DeadLetter
-from app.adapters.mongo.settlement import BookedBatch
-from app.core.ports import StoreUnavailable
-from app.core.records import ExchangeRecord, Outcome, SequencedRecord
+from app.common.errors import StoreUnavailable
+from app.persistence.booking import BookedBatch
+from app.persistence.record_writes import DeadLetter
+from app.records.records import ExchangeRecord, Outcome, SequencedRecord
 from tests.support.plain_queue import LogQueue
 from workers import lifecycle
 from workers.log_writer import Backoff, BatchPolicy, LogWriter
@@ -149,7 +149,7 @@ def test_hooks_are_told_after_booking_and_their_failure_is_theirs(caplog):
         told.append(dict(charges))
         raise RuntimeError("hook")
 
-    writer = writer_of(Books(down()), "a", "b", "c", on_booked=failing_hook, on_settled=told.append)
+    writer = writer_of(Books(down()), "a", "b", "c", on_booked=failing_hook, on_booked_up_to=told.append)
     writer.poll(0.0)
     assert told == []
     writer.poll(1.0)
@@ -162,7 +162,7 @@ def test_a_record_that_breaks_the_code_is_found_and_put_aside(caplog):
     books = Books()
     books.poison = {"c"}
     told = []
-    writer = writer_of(books, *"abcdefg", policy=BatchPolicy(size=7), on_settled=told.append)
+    writer = writer_of(books, *"abcdefg", policy=BatchPolicy(size=7), on_booked_up_to=told.append)
     writer.poll(0.0)
 
     assert list(chain(*books.booked)) == list("abdefg")
@@ -223,7 +223,7 @@ def test_records_are_booked_by_age_without_any_end():
     booked = Event()
     queue = LogQueue(10)
     policy = BatchPolicy(size=100, max_age_s=0.001)
-    writer = LogWriter(queue, books, policy=policy, on_settled=lambda seq: booked.set())
+    writer = LogWriter(queue, books, policy=policy, on_booked_up_to=lambda seq: booked.set())
     writer.start()
     gevent.sleep(0)
     queue.put(record("a"))
@@ -252,7 +252,7 @@ def test_what_is_left_at_the_end_of_the_time_is_counted_and_logged(caplog):
     for name in "abcdefgh":
         queue.put(record(name))
     assert writer.join(0.01) == 8
-    assert (writer.lost, writer.unsent, writer.counts.abandoned) == (8, 0, 8)
+    assert (writer.lost, writer.unsent) == (8, 0)
     assert "8 records were not booked in time and are lost: a, b, c, d, e" in caplog.text
     assert writer.terminate() == 0
     assert not queue.put(record("late"))
@@ -337,7 +337,7 @@ class Keeping(LogQueue):
     strays = 0
 
     @property
-    def unkept(self):
+    def memory_only(self):
         return self.strays
 
     def abandon(self, in_hand):

@@ -1,0 +1,97 @@
+"""Pages of users in several orders, by keyset, and what may be seen of their documents."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pymongo.database import Database
+
+from app.common.cursor import PageCursor
+from app.store.paging import BRIEF_MS, beginning_with
+
+Document = dict[str, Any]
+
+_NUMBERS = {"spend": "creditsUsed", "credits": "credits"}
+_DATES = {"created": "createdAt", "activity": "lastUsedAt"}
+BY_NAME = "name"
+ORDERS = (BY_NAME, *_NUMBERS, *_DATES)
+"""By name from the first, by everything else from the most or the newest."""
+
+VISIBLE = (
+    *("_id", "role", "isActive", "createdAt", "lastLoginAt", "lastUsedAt", "apiKey", "apiKeyCreatedAt"),
+    *("credits", "creditsUsed", "refCredits", "creditsNew", "creditsNewUsed", "overdraftNanoUsd"),
+    *("tokensUserNew", "totalInputTokens", "totalOutputTokens", "purchasedAt", "expiresAt"),
+    *("purchasedAtNew", "expiresAtNew", "referralCode", "referredBy", "referralBonusAwarded", "discordId"),
+    *("migration", "rpm", "tpm", "maxParallel", "models", "budgets", "onClientAbort"),
+    *("priceFactor", "group"),
+)
+"""Fields that may leave the store; passwords, holds and the writers' marks are none of anybody's business."""
+
+
+class UserPages:
+    """Reads users as documents."""
+
+    def __init__(self, db: Database[Document]) -> None:
+        self._users = db["usersNew"]
+
+    def counts(self) -> tuple[int, int]:
+        """Count all users, and the active ones."""
+        return self._users.estimated_document_count(), self._users.count_documents(
+            {"isActive": {"$ne": False}}
+        )
+
+    def get(self, username: str) -> Document | None:
+        """Return the visible fields of one user, and whether there is a password; None: no such user."""
+        return self._users.find_one({"_id": username}, _PROJECTION)
+
+    def beginning(self, text: str, limit: int) -> list[str]:
+        """Return the first names that begin with a text."""
+        found = self._users.find({"$or": beginning_with("_id", text)}, {"_id": 1}).sort("_id", 1)
+        return [str(user["_id"]) for user in found.limit(limit).max_time_ms(BRIEF_MS)]
+
+    def all(self) -> Iterator[Document]:
+        """Read all users, by name."""
+        yield from self._users.find({}, _PROJECTION).sort("_id", 1)
+
+    def page(
+        self, *, search: str | None, order: str, limit: int, cursor: PageCursor | None
+    ) -> tuple[list[Document], str | None]:
+        """Read a page, and the cursor of the next; `cursor` is one of this order."""
+        pipeline: list[Document] = []
+        if search:
+            pipeline.append({"$match": {"_id": {"$regex": re.escape(search), "$options": "i"}}})
+        pipeline.append({"$addFields": {"_key": _key(order)}})
+        if cursor is not None:
+            beyond: list[Document] = [{"_key": cursor.key, "_id": {"$gt": cursor.entry_id}}]
+            if order != BY_NAME:
+                beyond.append({"_key": {"$lt": cursor.key}})
+            pipeline.append({"$match": {"$or": beyond}})
+        pipeline += [
+            {"$sort": {"_key": -1, "_id": 1}},
+            {"$limit": limit + 1},
+            {"$project": {**_PROJECTION, "_key": True}},
+        ]
+        found = list(self._users.aggregate(pipeline))
+        next_cursor = None
+        if len(found) > limit:
+            last = found[limit - 1]
+            next_cursor = PageCursor(last["_key"], str(last["_id"]), order=order).encode()
+        for user in found:
+            del user["_key"]
+        return found[:limit], next_cursor
+
+
+_PROJECTION: Document = {
+    **dict.fromkeys(VISIBLE, True),
+    "hasPassword": {"$gt": [{"$ifNull": ["$passwordHash", ""]}, ""]},
+}
+
+
+def _key(order: str) -> Any:
+    if order in _NUMBERS:
+        field = f"${_NUMBERS[order]}"
+        return {"$cond": [{"$isNumber": field}, {"$toDouble": field}, 0.0]}
+    if order in _DATES:
+        field = f"${_DATES[order]}"
+        return {"$cond": [{"$eq": [{"$type": field}, "date"]}, {"$toDouble": {"$toLong": field}}, 0.0]}
+    return {"$literal": 0.0}

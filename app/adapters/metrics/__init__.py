@@ -1,4 +1,0 @@
-"""Metrics: counted in each worker (`recorder`, `vitals`), shown by any of them for all (`worker_metrics`).
-
-gunicorn's master imports `directory` and `status` only, so that nothing else is loaded before the fork.
-"""

@@ -1,4 +1,0 @@
-"""Moving a database of earlier software over, in steps that can be looked at first and repeated.
-
-`flask migrate` is the way in; docs/migrating.md says what the steps change and why.
-"""

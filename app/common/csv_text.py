@@ -1,0 +1,36 @@
+"""CSV that a spreadsheet can be trusted with."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+
+_END = "\r\n"
+
+# A spreadsheet would take text that begins so for a formula, and some of the text was sent by strangers. The
+# apostrophe itself is among them, so that taking one away gives back any text.
+_GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+
+
+def csv_lines(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Iterator[str]:
+    """Write a heading, then one line per row (RFC 4180 quoting; the caller ends the lines).
+
+    Text that begins like a formula has an apostrophe before it; what is no text is written as it is.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator=_END)  # of which it looks for the characters when quoting
+    writer.writerow(columns)
+    yield _taken(buffer)
+    for row in rows:
+        writer.writerow(_guarded(cell) if isinstance(cell, str) else cell for cell in row)
+        yield _taken(buffer)
+
+
+def _taken(buffer: io.StringIO) -> str:
+    line = buffer.getvalue().removesuffix(_END)
+    buffer.seek(0)
+    buffer.truncate()
+    return line
+
+
+def _guarded(text: str) -> str:
+    return f"'{text}" if text.startswith(_GUARDED) else text

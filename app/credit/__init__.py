@@ -1,0 +1,1 @@
+"""Credit: what a request may cost, what is held for it, the ledger of grants."""

@@ -1,0 +1,1 @@
+"""What OhMyGPT says of itself: which models it offers, and how the account behind the keys stands."""

@@ -1,0 +1,1 @@
+"""Booking records into MongoDB, each exactly once."""

@@ -1,0 +1,1 @@
+"""The model table and what a request costs."""

@@ -1,0 +1,1 @@
+"""The record of a request: its fields, its readers, its exports."""

@@ -1,0 +1,1 @@
+"""Statistics: hourly sums of records, summaries of them, and what any period adds up to."""

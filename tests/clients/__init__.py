@@ -1,0 +1,1 @@
+"""Real clients against a running Weir: `make clients`. See docs/clients.md."""

@@ -1,0 +1,195 @@
+"""Budgets over two gunicorns on one MongoDB while a day ends and workers are killed: nothing lost or twice.
+
+The day ends when the test wants it to: it makes a time zone of its own, in which midnight is soon.
+"""
+
+import itertools
+import os
+import signal
+import struct
+import time
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from app.store.embedded_mongo import EmbeddedMongo
+from simulator.launcher import wait_until
+from tests.e2e.test_two_hosts import ask_api
+from tests.support.lab import CHAT, Lab
+from tests.support.metrics_page import ADMIN_TOKEN, ask_json, scrape
+from tests.support.raw_http import RawConnection
+from tests.support.upstream_process import UpstreamProcess
+from tests.support.users import User, add_user
+from tests.support.weir_process import WeirProcess
+
+NANO = 10**9
+BUDGET = NANO // 20
+WORKERS = 4
+AT_ONCE = 50
+MIDNIGHT_IN_S = 40
+QUICKER = timedelta(seconds=10)
+PLAY = "longest,chunks=3,prompt=100,delay_ms=20"
+DAY_S = 86_400
+
+Hosts = tuple[WeirProcess, WeirProcess]
+
+
+def write_zone(directory: Path, midnight: int) -> None:
+    """Make the zone `Weir/Soon`, whose days begin at this epoch second, and every 24 hours from it."""
+    offset = -midnight % DAY_S
+    if offset >= DAY_S // 2:
+        offset -= DAY_S
+    counts = struct.pack(">6l", 0, 0, 0, 0, 1, 4)
+    place = directory / "Weir" / "Soon"
+    place.parent.mkdir()
+    place.write_bytes(b"TZif" + bytes(16) + counts + struct.pack(">lbb", offset, 0, 0) + b"WST\0")
+
+
+@pytest.fixture(scope="module")
+def midnight() -> int:
+    return int(time.time()) + MIDNIGHT_IN_S
+
+
+@pytest.fixture(scope="module")
+def hosts(
+    upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFactory, midnight: int
+) -> Iterator[Hosts]:
+    zones = tmp_path_factory.mktemp("zones")
+    write_zone(zones, midnight)
+    server = EmbeddedMongo(tmp_path_factory.mktemp("mongo"))
+    server.start()
+    shared = {
+        "MONGODB_URI": server.uri,
+        "SECRET_KEY": "one-secret-of-both-hosts",
+        "ADMIN_TOKEN": ADMIN_TOKEN,
+        "WEB_CONCURRENCY": "2",
+        "STATS_TIMEZONE": "Weir/Soon",
+        "PYTHONTZPATH": f"{zones}:/usr/share/zoneinfo",
+    }
+    try:
+        with (
+            WeirProcess(tmp_path_factory.mktemp("a"), upstream.url, **shared) as first,
+            WeirProcess(tmp_path_factory.mktemp("b"), upstream.url, **shared) as second,
+        ):
+            yield first, second
+    finally:
+        server.stop()
+
+
+def kill_a_worker(hosts: Hosts, random: Random) -> int:
+    """Kill one of the workers (SIGKILL); return how many that were."""
+    pids = random.choice(hosts).worker_pids()
+    if not pids:
+        return 0
+    try:
+        os.kill(random.choice(pids), signal.SIGKILL)
+    except ProcessLookupError:
+        return 0
+    return 1
+
+
+def ask(host: WeirProcess, user: User, body: bytes) -> str | None:
+    """Make a request; return its id, None where a killed worker left none."""
+    try:
+        with RawConnection(host.url) as connection:
+            connection.request("POST", CHAT, {"Authorization": f"Bearer {user.key}"}, body)
+            return connection.read_response().request_id
+    except (OSError, AssertionError, KeyError, ValueError):
+        return None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_day_ends_under_load_and_kills(hosts: Hosts, upstream: UpstreamProcess, midnight: int) -> None:
+    user, random = add_user(hosts[0], credits="1000"), Random(11)
+    place = f"/api/admin/users/{user.name}"
+    assert ask_api(hosts[0], "PATCH", place, ADMIN_TOKEN, {"budgets": [{"usd": "0.05", "per": "day"}]})
+    given = datetime.now(UTC)
+    sent = Lab(hosts[0], upstream).stream_body(CHAT, PLAY)
+    logs, users = hosts[0].database["request_logs"], hosts[0].database["usersNew"]
+    turns, answered, kills = itertools.cycle(hosts), set[str](), 0
+
+    def used_up() -> set[bool]:
+        """On which side of midnight the budget was refused for being used up (True: after)."""
+        refused = logs.find({"userId": user.name, "errorType": "budget_exceeded"}, {"createdAt": 1})
+        return {record["createdAt"].timestamp() >= midnight for record in refused}
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+
+        def wave() -> bool:
+            nonlocal kills
+            asked = [pool.submit(ask, next(turns), user, sent) for _ in range(AT_ONCE)]
+            if random.random() < 0.5:
+                kills += kill_a_worker(hosts, random)
+            answered.update(found for request in asked if (found := request.result()) is not None)
+            return time.time() > midnight and True in used_up()
+
+        wait_until(wave, 300, what="the budget of the new day to be used up")
+    for host in hosts:
+        wait_until(lambda host=host: ask_json(host, "/api/admin/health")["_status"] == 200, what="a worker")
+    wait_until(lambda: is_settled(hosts, user, answered), 120, what="everything to be booked")
+    records = list(logs.find({"userId": user.name}))
+    assert kills
+    # 0 lost: whoever was answered has a record; 0 double: a record each, and each cost counted once.
+    assert answered <= {record["_id"] for record in records}
+    costs = Counter[int]()
+    for record in records:
+        for budget in record.get("budgets", ()):
+            began = budget["from"]
+            assert began == midnight - DAY_S * (record["createdAt"].timestamp() < midnight)
+            costs[began] += record["costNanoUsd"]
+    document = users.find_one({"_id": user.name})
+    stored = {int(name[1:]): nano for name, nano in document["budgetSpent"]["day"].items() if nano}
+    assert stored == {began: nano for began, nano in costs.items() if nano}
+    assert round(document["creditsUsed"] * NANO) == sum(record["costNanoUsd"] for record in records)
+    # Not passed by more than docs/limits.md says; each killed worker has been one more process.
+    is_slow = any(scrape(host)["weir_credit_reservations_total"].get(("unverified",)) for host in hosts)
+    processes = WORKERS + kills
+    bound = BUDGET + processes * BUDGET // 100 + 100 * 3000 + is_slow * processes * BUDGET
+    assert all(nano <= bound for nano in costs.values()), costs
+    assert no_refusal_was_wrong(records, midnight)
+    assert given.timestamp() < midnight or len(costs) == 1
+
+
+def is_settled(hosts: Hosts, user: User, answered: set[str]) -> bool:
+    """Whether all answered requests are recorded, and budgets and hourly sums have every record's cost."""
+    database = hosts[0].database
+    records = list(database["request_logs"].find({"userId": user.name}))
+    spent = sum(record["costNanoUsd"] for record in records)
+    summed = sum(
+        found.get("costNanoUsd", 0) for found in database["request_rollups"].find({"userId": user.name})
+    )
+    document = database["usersNew"].find_one({"_id": user.name}) or {}
+    booked = sum(document.get("budgetSpent", {}).get("day", {}).values())
+    return answered <= {record["_id"] for record in records} and spent == summed == booked
+
+
+def no_refusal_was_wrong(records: list[dict[str, Any]], midnight: int) -> bool:
+    """Whether at each refusal half of its own day's budget, at least, was spent or set aside.
+
+    Others that were accepted a moment later may have been quicker. Of those that were interrupted the hold is
+    not known.
+    """
+    most = max(record.get("holdNanoUsd", 0) for record in records)
+
+    def taken(record: dict[str, Any]) -> int:
+        hold = most if record["outcome"] == "interrupted" else record.get("holdNanoUsd", 0)
+        return max(int(record["costNanoUsd"]), int(hold))
+
+    for is_new in (False, True):
+        day = [record for record in records if (record["createdAt"].timestamp() >= midnight) is is_new]
+        day.sort(key=lambda record: record["createdAt"])
+        begun = [record["createdAt"] for record in day]
+        so_far = [0, *itertools.accumulate(map(taken, day))]
+        for record in day:
+            until = bisect_right(begun, record["createdAt"] + QUICKER)
+            if record.get("errorType") == "budget_exceeded" and so_far[until] < BUDGET // 2:
+                return False
+    return True

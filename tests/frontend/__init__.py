@@ -1,0 +1,1 @@
+"""Checks of the dashboard's scripts: their types, and what they compute."""

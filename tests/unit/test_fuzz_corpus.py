@@ -1,0 +1,44 @@
+"""Everything the fuzzers found worth keeping is played again, on any Python and without atheris."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.corpus_file import MAX_BYTES, keep, kept
+from tests.fuzz.target import Material, cut
+from tests.fuzz.targets import TARGETS
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_kept_input_and_every_seed_passes(name: str) -> None:
+    target = TARGETS[name]
+    inputs = kept(name)
+    assert inputs
+    for data in (*inputs, *target.seeds()):
+        assert len(data) <= target.max_bytes + 4
+        target.check(data)
+
+
+def test_a_corpus_is_kept_as_it_is_and_the_shortest_of_what_is_too_much(tmp_path: Path) -> None:
+    inputs = {bytes(range(256)), b"", b"\n", "é\u2028".encode()}
+    assert keep("some", inputs, tmp_path) == 4
+    assert set(kept("some", tmp_path)) == inputs
+
+    many = {random.Random(number).randbytes(number) for number in range(1000)}
+    count = keep("many", many, tmp_path)
+    assert 0 < count < 1000
+    assert (tmp_path / "many.jsonl").stat().st_size <= MAX_BYTES
+    assert set(kept("many", tmp_path)) == set(sorted(many, key=len)[:count])
+
+
+def test_material_is_never_short_and_pieces_are_the_whole() -> None:
+    material = Material(b"\x05\x01rest")
+    assert (material.one_of("abc"), material.byte(), material.rest()) == ("c", 1, b"rest")
+    assert Material(b"").one_of("abc") == "a"
+    data = random.Random(1).randbytes(300)
+    for seed in range(256):
+        pieces = cut(data, seed)
+        assert b"".join(pieces) == data
+        assert len(pieces) > 1
+        assert all(pieces)

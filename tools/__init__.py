@@ -1,0 +1,1 @@
+"""What developers and the Makefile run: making environments, and testing on every supported Python."""
