@@ -1,21 +1,33 @@
 """`weir keys …`: the pool of OhMyGPT keys."""
 
-from typing import IO
+from typing import IO, Any
 
 import click
 
 from app.cli.base import Group, current_settings, json_option, shell_actor
+from app.cli.limit_options import NONE
 from app.cli.output import print_json, print_table
 from app.cli.secret_input import read_secret, read_text
 from app.cli.store import open_administration
 from app.common.display import counted
 from app.keys.provider_keys import StoredProviderKey
+from app.management.upstream_keys import LEAST, MAX_NUMBER
 from app.management.views.keys import (
     key_event_view,
     upstream_account_view,
     upstream_key_view,
     upstream_keys_view,
 )
+
+
+class _Limit(click.IntRange):
+    """A whole number, or the word that takes a limit away."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__(least, MAX_NUMBER)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == NONE else super().convert(value, param, ctx)
 
 
 @click.group("keys", cls=Group)
@@ -123,6 +135,32 @@ def reset_key(key_id: str, as_json: bool) -> None:
         click.echo(f"{key_id} is {key.status}.")
 
 
+@command.command("limit")
+@click.argument("key_id", metavar="ID")
+@click.option("--weight", type=_Limit(LEAST["weight"]), help="Its share of the load; none: 1.")
+@click.option("--rpm", type=_Limit(LEAST["rpm"]), help="Requests in any 60 seconds; none: no limit.")
+@click.option(
+    "--max-in-flight", "maxInFlight", type=_Limit(LEAST["maxInFlight"]), help="At a time; 0: it pauses."
+)
+@json_option
+def limit_key(key_id: str, as_json: bool, **options: int | str | None) -> None:
+    """Change weight and limits of key ID; what is not given stays. Without options, show them."""
+    changes = {
+        name: None if value == NONE else int(value) for name, value in options.items() if value is not None
+    }
+    with open_administration(current_settings()) as administration:
+        keys = administration.keys
+        key = keys.limit(shell_actor(), key_id, changes) if changes else keys.get(key_id)
+    if as_json:
+        print_json(upstream_key_view(key))
+        return
+    limits = key.limits
+    click.echo(
+        f"{key_id}: weight {limits.weight}, {_or_any(limits.rpm)} requests a minute, "
+        f"{_or_any(limits.max_in_flight)} at a time"
+    )
+
+
 @command.command("events")
 @click.argument("key_id", metavar="[ID]", required=False)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many.")
@@ -159,6 +197,10 @@ def _shown_fees(key: StoredProviderKey) -> str | None:
         return None
     used = "?" if account.used_fee is None else f"{account.used_fee:f}"
     return f"{used} of {'any' if account.max_fee is None else f'{account.max_fee:f}'}"
+
+
+def _or_any(limit: int | None) -> str:
+    return "any" if limit is None else str(limit)
 
 
 def _shown_status(key: StoredProviderKey) -> str:

@@ -1,7 +1,7 @@
 """The OhMyGPT keys (`ohmygpt_keys`), encrypted at rest, and the reading of key files."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -129,6 +129,18 @@ class ProviderKeyStore:
         if not self._states.put(key_id, key_id, state, is_env=False):
             return None
         self._states.add_events([KeyEvent.of(key_id, event)])
+        return self.get(key_id)
+
+    def limit(self, key_id: str, changes: Mapping[str, int | None]) -> StoredProviderKey | None:
+        """Change limits by their stored names, None takes one away; return None when there is no such key."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        update: Document = {}
+        if given:
+            update["$set"] = given
+        if taken := changes.keys() - given.keys():
+            update["$unset"] = dict.fromkeys(taken, "")
+        if update and not self._keys.update_one({"_id": key_id}, update).matched_count:
+            return None
         return self.get(key_id)
 
     def delete(self, key_id: str) -> bool:

@@ -163,6 +163,7 @@ _CLASSIFIED: Final = {
         PATCH /api/admin/ohmygpt/bindings/<proxy_id>/<key_id>
         DELETE /api/admin/ohmygpt/bindings/<proxy_id>/<key_id>
         POST /api/admin/ohmygpt/keys
+        PATCH /api/admin/ohmygpt/keys/<key_id>
         DELETE /api/admin/ohmygpt/keys/<key_id>
         POST /api/admin/ohmygpt/keys/<key_id>/reset
         POST /api/admin/ohmygpt/keys/import

@@ -1,12 +1,13 @@
 """The pool of OhMyGPT keys: those in the database, and those of `OHMYGPT_API_KEYS`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from pymongo.database import Database
 
+from app.accounts.limits import MAX_NUMBER
 from app.common.clock import now_ms
 from app.common.cursor import PageCursor
 from app.keys.key_rotation import KeyRotation
@@ -20,7 +21,10 @@ from app.ohmygpt.live_account import READING
 from app.ohmygpt.readings import Readings, accounts_of, balance_of
 from app.store.key_cipher import KeyCipher
 
-__all__ = ["StoredProviderKey", "UpstreamKeyAdmin", "is_configured"]
+__all__ = ["LEAST", "MAX_NUMBER", "StoredProviderKey", "UpstreamKeyAdmin", "is_configured"]
+
+LEAST: Final[Mapping[str, int]] = {"weight": 1, "rpm": 0, "maxInFlight": 0}
+"""The limits of a key, by their stored names, with the least that each may be; 0: it gets no requests."""
 
 Document = dict[str, Any]
 KeyList = list[StoredProviderKey]
@@ -113,6 +117,18 @@ class UpstreamKeyAdmin:
             if key is None:
                 raise _unknown(key_id)
             self._rotation.allow()
+        self._changed()
+        return key
+
+    @asks_store
+    def limit(self, actor: Actor, key_id: str, changes: Mapping[str, int | None]) -> StoredProviderKey:
+        """Change some of `LEAST`; None takes a limit away, and what is not named stays."""
+        with self._audit.action(actor, "keys.limit", _target(key_id), changes):
+            for name, value in changes.items():
+                if value is not None and not LEAST[name] <= value <= MAX_NUMBER:
+                    raise Unusable(name, f"takes a whole number from {LEAST[name]} to {MAX_NUMBER:,}")
+            if is_configured(key_id) or (key := self._store.limit(key_id, changes)) is None:
+                raise _unknown(key_id)
         self._changed()
         return key
 

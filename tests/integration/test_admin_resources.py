@@ -317,6 +317,8 @@ def test_the_last_admin_stays_one(admin, database, method, path, body):
         ("GET", "/ohmygpt/keys/none", None),
         ("DELETE", "/ohmygpt/keys/none", None),
         ("DELETE", "/ohmygpt/keys/env-1", None),
+        ("PATCH", "/ohmygpt/keys/none", {"rpm": 5}),
+        ("PATCH", "/ohmygpt/keys/env-1", {"rpm": 5}),
         ("POST", "/ohmygpt/keys/none/reset", None),
         ("POST", "/ohmygpt/keys/env-2/reset", None),
         ("DELETE", "/ohmygpt/backup-keys/none", None),

@@ -270,6 +270,19 @@ def test_a_key_is_reset_and_deleted(run: Run, database) -> None:
     assert database.ohmygpt_keys.count_documents({}) == 0
 
 
+def test_a_keys_limits_are_changed_one_by_one_and_taken_away(run: Run, database) -> None:
+    ok(run("keys", "import", "-", stdin=f"k1|{UPSTREAM_KEY}"))
+    said = ok(run("keys", "limit", "k1", "--weight", "3", "--rpm", "60", "--max-in-flight", "5"))
+    assert said.strip() == "k1: weight 3, 60 requests a minute, 5 at a time"
+    ok(run("keys", "limit", "k1", "--rpm", "none", "--weight", "none"))
+    assert ok(run("keys", "limit", "k1")).strip() == "k1: weight 1, any requests a minute, 5 at a time"
+    stored = database.ohmygpt_keys.find_one()
+    assert (stored["maxInFlight"], "rpm" in stored, "weight" in stored) == (5, False, False)
+    assert run("keys", "limit", "k1", "--weight", "0").exit_code == 2
+    assert "there is no key k2" in failed(run("keys", "limit", "k2", "--rpm", "5"))
+    assert "OHMYGPT_API_KEYS" in failed(run("keys", "limit", "env-1", "--rpm", "5"))
+
+
 def test_keys_of_the_configuration_are_listed_too(config: dict[str, object]) -> None:
     rows = ok_json(commands(**config, ohmygpt_api_keys=UPSTREAM_KEY)("keys", "list", "--json"))["keys"]
     assert [(row["id"], row["apiKey"]) for row in rows] == [("env-1", "sk-upstr...6789")]

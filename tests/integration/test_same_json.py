@@ -65,6 +65,10 @@ def test_upstream_keys_and_what_happened_to_them(run, admin, database):
         admin("POST", "/ohmygpt/backup-keys", {"id": f"s{number}", "apiKey": KEY})
     database.ohmygpt_keys.update_one({"_id": "k1"}, {"$set": {"status": "error", "suspectedBy": "ann"}})
     assert run("keys list") == admin.get("/ohmygpt/keys")
+    assert run("keys limit k2 --rpm 5") == admin.get("/ohmygpt/keys/k2")
+    limited = admin("PATCH", "/ohmygpt/keys/k2", {"rpm": None, "weight": 2}).json
+    assert (limited["rpm"], limited["weight"]) == (None, 2)
+    assert limited == admin.get("/ohmygpt/keys/k2")
     assert run("keys reset k1") == admin.get("/ohmygpt/keys/k1")
     events = admin.get("/ohmygpt/events")["events"]
     assert run("keys events")["events"] == events != []

@@ -70,6 +70,7 @@ WRITES = {
     "client-keys revoke": "KEY_ID",
     "keys add": "k9 --api-key-stdin",
     "keys import": "-",
+    "keys limit": "k1 --rpm 3",
     "keys reset": "k1",
     "backup-keys add": "b9 --api-key-stdin",
     "backup-keys import": "-",

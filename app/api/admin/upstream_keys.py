@@ -13,7 +13,7 @@ from app.api.parameters import AdminPeriod, Cursor, Limit, PeriodQuery, Text
 from app.common.clock import now_ms
 from app.common.cursor import PageCursor
 from app.management.upstream_books import UpstreamBooks
-from app.management.upstream_keys import UpstreamKeyAdmin
+from app.management.upstream_keys import LEAST, MAX_NUMBER, UpstreamKeyAdmin
 from app.management.views.keys import (
     KeyEventView,
     UpstreamAccountView,
@@ -53,6 +53,16 @@ class NewUpstreamKeyBody(Body):
 
     id: KeyId
     apiKey: Secret
+
+
+class UpstreamKeyLimitsBody(Body):
+    """Limits to change; what is left out stays, null takes one away. 0 gives the key no requests."""
+
+    weight: int | None = Field(None, ge=LEAST["weight"], le=MAX_NUMBER, description="Share of the load.")
+    rpm: int | None = Field(None, ge=LEAST["rpm"], le=MAX_NUMBER, description="Requests in any 60 seconds.")
+    maxInFlight: int | None = Field(
+        None, ge=LEAST["maxInFlight"], le=MAX_NUMBER, description="Requests at a time."
+    )
 
 
 class PoolCountsView(TypedDict):
@@ -120,6 +130,13 @@ def add_upstream_key_routes(routes: Blueprint, keys: UpstreamKeyAdmin, books: Up
     @describe("One key of the pool", answers=UpstreamKeyView, errors=_NO_KEY)
     def get_upstream_key(key_id: str) -> Response:
         return jsonify(upstream_key_view(keys.get(key_id)))
+
+    @routes.patch("/ohmygpt/keys/<key_id>")
+    @describe("Change the limits of a key", answers=UpstreamKeyView, errors=_NO_KEY)
+    def limit_upstream_key(key_id: str, body: UpstreamKeyLimitsBody) -> Response:
+        """Change weight and limits; workers follow within seconds. Keys of OHMYGPT_API_KEYS have none."""
+        changes = {name: getattr(body, name) for name in body.model_fields_set}
+        return jsonify(upstream_key_view(keys.limit(current_actor(), key_id, changes)))
 
     @routes.delete("/ohmygpt/keys/<key_id>")
     @describe("Remove a key from the pool", answers=DoneView, errors=_NO_KEY)
