@@ -144,7 +144,8 @@ def test_a_conversation_goes_on_without_its_key_and_returns_and_outlives_a_worke
     assert second != first
     assert key_of_a_turn() == second, "all workers and attempts agree on the next one"
     upstream.key(first, "ok")
-    # Workers read each other's states of the keys once a second: one may send it on while the other uses it again.
+    # Workers read each other's states of the keys once a second: one may send it on while the other uses it
+    # again.
     wait_until(lambda: all_go_to(first), what="its first key to come back")
     killed, _ = workers = weir.worker_pids()
     os.kill(killed, signal.SIGKILL)
