@@ -78,12 +78,12 @@ class PeriodSources:
         )
 
     def month(self) -> Range | None:
-        """Return the month, or part of one, that all is that is counted by the hour; None: there is more."""
+        """Return the month, or part of one, that all is that is read from summaries; None: there is more."""
         ranges = self.ranges()
-        if len(ranges) != 1 or (ranges[0].start, ranges[0].end) != (self.first, self.last):
+        if len(ranges) != 1 or ranges[0].level not in (Level.MONTH, Level.RUNNING):
             return None
         is_one = ranges[0].end <= following(Level.MONTH, ranges[0].start, self.state.tz)
-        return ranges[0] if is_one and ranges[0].level in (Level.MONTH, Level.RUNNING) else None
+        return ranges[0] if is_one else None
 
     def summed(
         self,

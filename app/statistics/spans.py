@@ -19,9 +19,9 @@ _DAY = timedelta(days=1)
 
 
 class Level(StrEnum):
-    """How long a span is. Each is made of whole ones of the level before it; `RUNNING` of days, too.
+    """How long a span is. Each is made of whole ones of the level before it; `RUNNING` of days and hours.
 
-    It is that part of a month whose days are over. Earlier versions had days and months of UTC, under the
+    It is that part of a month whose hours are over. Earlier versions had days and months of UTC, under the
     names `day` and `month`.
     """
 
@@ -32,6 +32,7 @@ class Level(StrEnum):
 
 
 FINER = {Level.DAY: Level.HOUR, Level.MONTH: Level.DAY, Level.RUNNING: Level.DAY}
+"""What a span is made of, as far as it goes."""
 
 
 def begin(level: Level, moment: datetime, tz: tzinfo) -> datetime:
@@ -112,7 +113,7 @@ def cover(
 ) -> list[Range]:
     """Return ranges of spans that fill these intervals, in order.
 
-    `reached` is up to where the days of the month that is still running may be taken together.
+    `reached` is up to where the month that is still running may be taken in one.
     """
     found: list[Range] = []
     for start, end in intervals:

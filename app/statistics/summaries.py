@@ -7,8 +7,8 @@ month. They are made in the background from hours that have ended, cost the writ
 dropped at any time: what is not summed up is read from the hourly sums.
 
 Days and months are those of `STATS_TIMEZONE`, so that the periods people ask for are made of few spans. A
-month that is running has its days up to the last midnight together, too: such a summary is named by its end
-as well, and each midnight makes others. So a month, over or not, is one document per user.
+month that is running has its hours up to the newest one together, too: such a summary is named by its end
+as well, and each hour makes others. So a month, over or not, is one document per user.
 
 One document, the state, says what they can be used for: every span that ended before `reached`, except those
 with an hour in `late`, an hour into which something was booked after it had ended. Whoever books such a
@@ -34,7 +34,7 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from app.statistics import rollups
-from app.statistics.spans import Level, Range, begin, following, full_hour
+from app.statistics.spans import Level, Range, begin, cover, following, full_hour
 from app.store.driver import DUPLICATE_KEY, yielding
 
 Document = dict[str, Any]
@@ -85,8 +85,8 @@ _Place = tuple[str, str | None]
 class State:
     """What has been summed up, in days and months of `tz`. `up_to` None: nothing yet.
 
-    `month_reached` is the midnight up to which the days of the month that is running are summed up together;
-    None: they are not. `version` changes with every change.
+    `month_reached` is up to when the month that is running is summed up in one; None: it is not. `version`
+    changes with every change.
     """
 
     up_to: datetime | None
@@ -206,7 +206,7 @@ class SummaryMaker:
             self._make_hours(hour, hour + _HOUR, up_to, state.tz)
         for start in _begun_in(Level.MONTH, hours[0], hours[-1] + _HOUR, state.tz):
             if (month_or_part := state.of_month(start)) is not None:
-                self._make_month(month_or_part)
+                self._make_month(month_or_part, state.tz)
         return self._publish(state, up_to, state.month_reached, hours)
 
     def _go_on(self, state: State, up_to: datetime, end: datetime) -> bool:
@@ -218,15 +218,16 @@ class SummaryMaker:
         self._make_hours(up_to, reached, reached, tz)
         late = [hour for hour in state.late if hour < reached]
         month = begin(Level.MONTH, day, tz)
-        is_over = following(Level.MONTH, month, tz) == midnight
-        # A month that is running is summed up to the last midnight only, not to each on the way there.
-        is_last = following(Level.DAY, midnight, tz) > end
-        if reached < midnight or not (is_over or is_last):
+        month_end = following(Level.MONTH, month, tz)
+        # A month that is running is summed up to the newest hour only, not to each on the way there.
+        if reached < month_end and reached < end:
             return self._publish(state, reached, before, late)
-        self._make_month(Range(Level.MONTH if is_over else Level.RUNNING, month, midnight), before)
-        if not self._publish(state, reached, None if is_over else midnight, late):
+        is_over = month_end <= reached
+        whole = Range(Level.MONTH, month, month_end)
+        self._make_month(whole if is_over else Range(Level.RUNNING, month, reached), tz, before)
+        if not self._publish(state, reached, None if is_over else reached, late):
             return False
-        # What is read by who saw the state before this one stays until the next midnight.
+        # What is read by who saw the state before this one stays until the next hour.
         self._forget(begin(Level.MONTH, month - _HOUR, tz), month)
         if before is not None:
             self._forget(month, before)
@@ -265,24 +266,25 @@ class SummaryMaker:
                 found = self._found(Range(Level.HOUR, day, over))
                 self._sum(Level.DAY, found, lambda _: day)  # noqa: B023 -- used before it changes
 
-    def _make_month(self, month: Range, before: datetime | None = None) -> None:
-        """Sum up the days of a month, or of the part of it that is over.
+    def _make_month(self, month: Range, tz: tzinfo, before: datetime | None = None) -> None:
+        """Sum up the days and hours of a month, or of the part of it that is over.
 
         `before`: up to there they are summed up together, and are still the same.
         """
         first, parts = month.start, []
         if before is not None and month.start < before < month.end:
-            first, parts = before, [self._found(Range(Level.RUNNING, month.start, before))]
-        days = self._found(Range(Level.DAY, first, month.end))
+            first, parts = before, [Range(Level.RUNNING, month.start, before)]
+        parts += cover([(first, month.end)], tz, Level.DAY)
         end = month.end if month.level is Level.RUNNING else None
-        self._sum(month.level, chain(*parts, days), lambda _: month.start, end)
+        found = chain.from_iterable(self._found(part) for part in parts)
+        self._sum(month.level, found, lambda _: month.start, end)
 
     def _found(self, spans: Range) -> Iterable[Document]:
         found: Iterable[Document] = self._summaries.find(selection([spans], *FIELDS), batch_size=_BATCH)
         return found
 
     def _forget(self, month: datetime, end: datetime) -> None:
-        """Delete what was made of a month when it was running, up to a midnight before `end`."""
+        """Delete what was made of a month when it was running, up to a moment before `end`."""
         place = {"_id.by": {"$in": [by or ALL_TOGETHER for by in FIELDS]}, "_id.level": str(Level.RUNNING)}
         self._summaries.delete_many({**place, "_id.start": month, "_id.end": {"$lt": end}})
 

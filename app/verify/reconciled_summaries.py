@@ -1,6 +1,7 @@
 """Summaries against what they are made of.
 
-Hours are compared with the hourly sums, days with their hours, months with their days.
+Hours are compared with the hourly sums, days with their hours, months with their days (and the hours of the
+day that is running).
 """
 
 from collections import defaultdict
@@ -13,7 +14,7 @@ from pymongo.database import Database
 from app.accounts.credentials import shown_key_id
 from app.common.display import iso_utc
 from app.statistics import rollups, summaries
-from app.statistics.spans import FINER, Level, Range, begin, following
+from app.statistics.spans import FINER, Level, Range, begin, cover, following
 from app.store.driver import yielding
 from app.verify.reconcile import CheckResult, Difference, Look, Sums, differing
 
@@ -42,7 +43,7 @@ class SummaryPairs:
             result.notes.append("none have been made yet")
             return
         for level, start, end in self._spans(state, state.up_to):
-            derived, source = self._derived(level, start, end), self._source(level, start, end)
+            derived, source = self._derived(level, start, end, state), self._source(level, start, end, state)
             places = derived.keys() | source.keys()
             result.compared += len(places)
             yield {
@@ -90,11 +91,13 @@ class SummaryPairs:
                 end = state.month_reached or start
             else:
                 end = following(level, start, state.tz)
-            sums = read(level, start, end)
+            sums = read(level, start, end, state)
             found.update((place, sums[place]) for place in chosen if place in sums)
         return found
 
-    def _derived(self, level: Level, start: datetime, end: datetime) -> dict[Place, Sums]:
+    def _derived(
+        self, level: Level, start: datetime, end: datetime, _state: summaries.State
+    ) -> dict[Place, Sums]:
         match = summaries.selection([Range(level, start, end)], *summaries.FIELDS)
         found = self._summaries.find(match, dict.fromkeys(summaries.COUNTS, 1), batch_size=500)
         return {
@@ -103,24 +106,27 @@ class SummaryPairs:
             if (place := document["_id"])
         }
 
-    def _source(self, level: Level, start: datetime, end: datetime) -> dict[Place, Sums]:
+    def _source(
+        self, level: Level, start: datetime, end: datetime, state: summaries.State
+    ) -> dict[Place, Sums]:
         found: dict[Place, Sums] = {}
         for by in summaries.FIELDS:
-            for group, document in self._added_up(level, start, end, by):
+            for group, document in self._added_up(level, start, end, by, state):
                 found[level, group["start"], by or summaries.ALL_TOGETHER, group.get("key")] = _numbers(
                     document
                 )
         return found
 
     def _added_up(
-        self, level: Level, start: datetime, end: datetime, by: str | None
+        self, level: Level, start: datetime, end: datetime, by: str | None, state: summaries.State
     ) -> Iterable[tuple[Document, Document]]:
         if level is Level.HOUR:
             match: Document = {"hour": {"$gte": start, "$lt": end}}
             group: Document = {"start": "$hour", "key": None if by is None else {"$ifNull": [f"${by}", None]}}
             collection = self._rollups
         else:
-            match = summaries.selection([Range(FINER[level], start, end)], by)
+            parts = cover([(start, end)], state.tz, FINER[level])
+            match = summaries.selection(parts, by)
             group = {"start": {"$literal": start}, "key": {"$ifNull": ["$_id.key", None]}}
             collection = self._summaries
         pipeline: list[Document] = [{"$match": match}, {"$group": {"_id": group, **_SUMS}}]

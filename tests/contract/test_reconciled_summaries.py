@@ -51,6 +51,17 @@ def test_a_nano_dollar_in_any_summary_is_found(world, level, nano):
     assert nano in (found[0].found - before["costNanoUsd"], found[0].expected - before["costNanoUsd"])
 
 
+@pytest.mark.parametrize("nano", [0, 1, -1])
+def test_a_nano_dollar_in_a_month_that_is_running_is_found(database, nano):
+    db = World.build(database).db
+    maker = SummaryMaker(db)
+    while maker.step(NOON + timedelta(hours=5, minutes=15)):
+        pass
+    chosen = {"_id.level": "running_month", "_id.by": "userId", "_id.key": "ann"}
+    assert db.request_summaries.update_one(chosen, {"$inc": {"costNanoUsd": nano}}).matched_count == 1
+    assert differing(verify(db)) == ({"summaries"} if nano else set())
+
+
 def test_a_summary_that_is_missing_is_found(world):
     world.db.request_summaries.delete_one({"_id.level": "local_month", "_id.by": "all"})
     results = verify(world.db)

@@ -75,6 +75,9 @@ def test_a_month_is_one_span_also_while_it_runs(tz):
     now = day + 5 * HOUR
     parts = cover([(begins, now)], tz, reached=day)
     assert [(part.level, part.end) for part in parts] == [(Level.RUNNING, day), (Level.HOUR, now)]
+    hour = day + 3 * HOUR
+    parts = cover([(begins, now)], tz, reached=hour)
+    assert [(part.level, part.end) for part in parts] == [(Level.RUNNING, hour), (Level.HOUR, now)]
     # Only where the time asked for goes as far, and from its beginning on.
     assert {part.level for part in cover([(begins, day - HOUR)], tz, reached=day)} == {Level.DAY, Level.HOUR}
     assert Level.RUNNING not in {part.level for part in cover([(begins + HOUR, now)], tz, reached=day)}
