@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from drill.attacks import KINDS
+
 
 @dataclass(frozen=True, slots=True)
 class Level:
@@ -9,6 +11,8 @@ class Level:
 
     `byte_step` is the distance between the bytes at which a stream is cut (1: at every one), `billed` the
     number of requests that are billed. Of `year_users` users each asks `year_requests` times a month.
+    `histories` are played on a model of a disk that loses power; `attack_kinds` are played each by itself,
+    before all at once.
     """
 
     name: str
@@ -31,6 +35,8 @@ class Level:
     elections: int
     election_s: float
     attack_s: float
+    attack_kinds: tuple[str, ...]
+    histories: int
 
 
 SHORT = Level(
@@ -54,6 +60,8 @@ SHORT = Level(
     elections=1,
     election_s=2,
     attack_s=10,
+    attack_kinds=(),
+    histories=2000,
 )
 DEFAULT = Level(
     name="default",
@@ -76,13 +84,15 @@ DEFAULT = Level(
     elections=5,
     election_s=4,
     attack_s=60,
+    attack_kinds=tuple(KINDS),
+    histories=20_000,
 )
 FULL = replace(
     DEFAULT,
     name="full",
     worker_kills=1000,
     least_requests=200_000,
-    tree_kills=100,
+    tree_kills=200,
     billed=100_000,
     year_requests=60,
     outage_s=3600,
@@ -91,5 +101,6 @@ FULL = replace(
     chaos_s=60,
     elections=20,
     election_s=10,
+    histories=1_000_000,
 )
 LEVELS = {level.name: level for level in (SHORT, DEFAULT, FULL)}

@@ -15,6 +15,7 @@ from drill.scenarios.key_limits import key_limits
 from drill.scenarios.kills import sync_modes, tree_kills, worker_kills
 from drill.scenarios.limits import journal_limit
 from drill.scenarios.outages import cold_start, outage, poison, slow_store
+from drill.scenarios.power_loss import power_loss
 from drill.scenarios.signals import reloads, signals
 from drill.scenarios.spare_keys import spare_keys
 from drill.scenarios.year import year
@@ -23,6 +24,7 @@ from drill.stage import Drill
 Scenario = Callable[[Drill], Findings]
 
 SCENARIOS: dict[str, Scenario] = {
+    "power-loss": power_loss,
     "worker-kills": worker_kills,
     "tree-kills": tree_kills,
     "sync-modes": sync_modes,
@@ -49,6 +51,7 @@ SCENARIOS: dict[str, Scenario] = {
 """By the names that `--only` takes, in the order in which they run."""
 
 IN_SHORT = (
+    "power-loss",
     "worker-kills",
     "tree-kills",
     "outage",

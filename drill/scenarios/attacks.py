@@ -53,8 +53,7 @@ def attacks(drill: Drill) -> Findings:
         calm = _calm(stage, drill.level.calm_s)
         findings.figures["honest before: p50, p99 (ms)"] = (calm.p50, calm.p99)
         hauls: list[Haul] = []
-        rounds = [] if drill.level.name == "short" else [(name,) for name in KINDS]
-        for names in (*rounds, tuple(KINDS)):
+        for names in (*((name,) for name in drill.level.attack_kinds), tuple(KINDS)):
             played, felt = _play(drill, stage, cast, names, findings)
             hauls += played
             label = names[0] if len(names) == 1 else "all at once"

@@ -50,6 +50,7 @@ def outage(drill: Drill) -> Findings:
         # On a busy machine the load, not the product, may be what falls behind.
         findings.figures["requests per second"] = round(len(stage.load) / (marks[-1] - marks[0]), 1)
         findings.figures["requests left out"] = stage.load.overrun
+        findings.figures["outage, seconds"] = round(level.outage_s)
         _expect_all_whole(stage, findings)
         stage.close_books(findings)
     return findings
@@ -181,6 +182,8 @@ def _compare_latencies(stage: Stage, findings: Findings, marks: list[float]) -> 
         return
     # The quieter of the two times with a database: a noisy one would excuse anything.
     usual = min(measured["before"], measured["between"], key=lambda latency: latency.p99)
+    away = max(measured[name].p99 for name in ("while stopped", "while killed"))
+    findings.figures["p99 without the database, of that with it"] = round(away / usual.p99, 3)
     most = max(usual.p99 * P99_FACTOR, usual.p99 + max(P99_FLOOR_MS, usual.p99_spread))
     for name in ("while stopped", "while killed"):
         found = measured[name].p99

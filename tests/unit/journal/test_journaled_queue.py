@@ -12,13 +12,13 @@ from gevent.event import Event
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from journal_model import ModelBooks, ModelClock, ModelDisk, Note, Process, segment_paths
 
 from app.journal.group_commit import GroupCommit
 from app.journal.journal_format import FrameKind, OpenRequest, encode_entry
 from app.journal.journaled_queue import JournaledQueue
 from app.journal.segment_log import JournalPolicy, SyncMode
 from app.records.records import AttemptRecord, Attribution, ExchangeRecord, Outcome, UsageSource
+from tests.support.journal_model import ModelBooks, ModelClock, ModelDisk, Note, Process, segment_paths
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
 _WITH_ZONE: "CodecOptions[dict[str, Any]]" = CodecOptions(tz_aware=True, tzinfo=UTC)

@@ -6,12 +6,12 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from journal_model import ModelClock, ModelDisk, Process
 
 from app.journal.journal_format import OpenRequest
 from app.journal.journaled_queue import REFUSALS_PER_MINUTE, JournaledQueue
 from app.journal.segment_log import JournalPolicy
 from app.records.records import AttemptRecord, ExchangeRecord, Outcome
+from tests.support.journal_model import ModelClock, ModelDisk, Process
 
 MAX_BYTES = 256 * 1024
 POLICY = JournalPolicy(max_bytes=MAX_BYTES, segment_bytes=MAX_BYTES // 8)
