@@ -57,7 +57,7 @@ matrix: setup ## set-up, unit and contract tests, demo on every CPython 3.11-3.1
 check: setup lint types arch test ## what CI runs: lint, types, architecture, tests, a short drill
 	@$(MAKE) --no-print-directory drill DRILL=short
 
-drill: runtime ## kill -9, outages and full disks under load, all books compared (DRILL=short|default|full)
+drill: runtime ## kill -9, outages and full disks under load, all books compared (DRILL=short|default|full; full goes on where it was)
 	@$(BIN)/python -m drill --level $(DRILL) $(ARGS)
 
 fuzz: ## an hour of coverage-guided fuzzing of all readers (ARGS="--minutes 5 sse"; CPython 3.11 to 3.13)
