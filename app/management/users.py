@@ -128,23 +128,31 @@ class UserAdmin:
         self._changed = changed
         self._derive = derive
 
-    @asks_store
     def add(self, actor: Actor, new: NewUser) -> tuple[User, NewClientKey]:
         """Make a user and its first client key, whose secret is in the answer and nowhere else."""
         made: list[NewClientKey] = []
-        user = self._add(actor, new, lambda now: made.append(self._keys.add(new.username, now=now)))
+        password = self._hashed(new)
+        user = self._add(actor, new, password, lambda now: made.append(self._keys.add(new.username, now=now)))
         self._changed(new.username, user.is_active)
         return user, made[0]
 
-    @asks_store
     def add_owner(self, actor: Actor, username: str, password: str) -> User:
         """Make an owner without a client key."""
-        return self._add(actor, NewUser(username, role=OWNER, password=password), lambda _now: None)
+        owner = NewUser(username, role=OWNER, password=password)
+        return self._add(actor, owner, self._hashed(owner), lambda _now: None)
 
-    def _add(self, actor: Actor, new: NewUser, then: Callable[[datetime], object]) -> User:
+    def _hashed(self, new: NewUser) -> PasswordHash | None:
+        # Slow on purpose, so it is done before the time begins that the database has.
         check_username(new.username)
-        if new.password is not None:
-            check_password(new.username, new.password)
+        if new.password is None:
+            return None
+        check_password(new.username, new.password)
+        return self._derive(new.password)
+
+    @asks_store
+    def _add(
+        self, actor: Actor, new: NewUser, password: PasswordHash | None, then: Callable[[datetime], object]
+    ) -> User:
         limits = stored_limits({name: new.limits[name] for name in USER_FIELDS if name in new.limits})
         limits |= _stored_prices(new.limits)
         details = {"credits": str(new.credits), "role": new.role, "rpm": new.rpm, **_shown(limits)}
@@ -162,7 +170,7 @@ class UserAdmin:
                 credits_usd=new.credits,
                 role=new.role,
                 rpm=new.rpm,
-                password=self._derive(new.password) if new.password is not None else None,
+                password=password,
                 more={**more, PENDING: opening} if opening else more,
             )
             self._ledger.settle(new.username)
@@ -240,14 +248,17 @@ class UserAdmin:
         self._changed(username, user.is_active)
         return user
 
-    @asks_store
     def set_password(self, actor: Actor, username: str, password: str) -> None:
         """Replace the password."""
         check_password(username, password)
+        self._set_password(actor, username, self._derive(password))
+
+    @asks_store
+    def _set_password(self, actor: Actor, username: str, password: PasswordHash) -> None:
         with self._audit.action(actor, "users.password", f"user:{username}"):
             if self._users.get(username) is None:
                 raise _unknown(username)
-            self._users.set_password(username, self._derive(password))
+            self._users.set_password(username, password)
 
     @asks_store
     def repair_holds(self, actor: Actor) -> int:

@@ -1,8 +1,11 @@
 """The link that makes the first owner: offered once, used once, whoever else is at it."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+import pymongo
 import pytest
 
 from app.accounts.setup_link import GOOD_FOR, SetupLink
@@ -10,7 +13,7 @@ from app.accounts.users import PasswordHash, UserStore
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Conflict, Unusable
 from app.management.first_owner import FirstOwner
-from app.management.users import UserAdmin
+from app.management.users import NewUser, UserAdmin
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ACTOR = Actor("setup-link", "dashboard")
@@ -111,3 +114,26 @@ def test_it_ends_when_an_owner_logs_in(first):
     assert not first.is_open(secret, NOW)
     with pytest.raises(Conflict):
         first.make(ACTOR, secret, "root", "correct horse battery", NOW)
+
+
+def test_hashing_a_password_does_not_take_of_the_databases_time(database, monkeypatch):
+    """It is slow on purpose, and slower on a busy machine: then the owner could not be made."""
+    bounded: list[float | None] = []
+    hashed_within: list[list[float | None]] = []
+
+    @contextmanager
+    def timeout(seconds: float | None) -> Iterator[None]:
+        bounded.append(seconds)
+        yield
+        bounded.pop()
+
+    def derive(_password: str) -> PasswordHash:
+        hashed_within.append(bounded.copy())
+        return HASHED
+
+    monkeypatch.setattr(pymongo, "timeout", timeout)
+    users = UserAdmin(database, AuditLog(database), derive=derive)
+    users.add_owner(ACTOR, "ann", "correct horse battery")
+    users.add(ACTOR, NewUser("bob", password="staple horse battery"))
+    users.set_password(ACTOR, "bob", "better horse battery")
+    assert hashed_within == [[], [], []]
