@@ -8,8 +8,8 @@ Where the records of such a part of an hour have expired, the hour counts in the
 periods that follow each other still add up to the time they fill.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,6 +23,7 @@ from app.statistics.spans import (
     Interval,
     Level,
     Range,
+    begin,
     between,
     cover,
     cut,
@@ -42,6 +43,7 @@ class PeriodSources:
     """Everything from `start` (None: ever) to `end`, exclusive (None: no end).
 
     What is counted by the hour is taken from `first` on, and up to `last`, which may be before it.
+    `by_pairs`: of summaries there are months only.
     """
 
     db: Database[Any]
@@ -50,6 +52,7 @@ class PeriodSources:
     state: summaries.State
     first: datetime
     last: datetime | None
+    by_pairs: bool = False
 
     @classmethod
     def of(cls, db: Database[Any], period: Period, *, from_summaries: bool = True) -> "PeriodSources":
@@ -74,7 +77,7 @@ class PeriodSources:
             _at_buckets(self._summed_up(), timeline),
             self.state.tz,
             _coarsest(timeline),
-            reached=self.state.month_reached,
+            reached=self.state.pairs_reached if self.by_pairs else self.state.month_reached,
         )
 
     def month(self) -> Range | None:
@@ -99,6 +102,22 @@ class PeriodSources:
         match = summaries.selection(ranges, by, keys=keys)
         collection = self.db[summaries.COLLECTION]
         return [Source(collection, match, "_id.start", key="_id.key")]
+
+    def of_pairs(self) -> "PeriodSources":
+        """Return the same for sums by two fields, one of `summaries.PAIRS`."""
+        return replace(self, by_pairs=True)
+
+    def summed_by_pair(
+        self, pair: summaries.Pair, chosen: Mapping[str, Sequence[str | None]]
+    ) -> list[Source]:
+        """Select the summaries by two fields, of all their values or some."""
+        ranges = self.ranges()
+        if not ranges:
+            return []
+        paths = zip(("_id.key", "_id.second"), pair, strict=True)
+        some = {path: {"$in": chosen[name]} for path, name in paths if name in chosen}
+        match = {**some, **summaries.selection(ranges, summaries.named(pair))}
+        return [Source(self.db[summaries.COLLECTION], match, "_id.start", key="_id.key", second=pair[1])]
 
     def total(self, by: str | None = None, whose: str | None = None) -> Totals:
         """Sum up everything, or what is one value's of a field."""
@@ -133,9 +152,20 @@ class PeriodSources:
         up_to = self.state.up_to
         if up_to is None:
             return []
-        return list(
-            without(self.first, up_to if self.last is None else min(up_to, self.last), self.state.late)
-        )
+        found = without(self.first, up_to if self.last is None else min(up_to, self.last), self.state.late)
+        return [*self._whole_months(found)] if self.by_pairs else [*found]
+
+    def _whole_months(self, intervals: Iterable[Interval]) -> Iterator[Interval]:
+        """Yield the whole months in these times, and the part of the running one that is summed up."""
+        tz, reached = self.state.tz, self.state.pairs_reached
+        for start, end in intervals:
+            first, last = begin(Level.MONTH, start, tz), begin(Level.MONTH, end, tz)
+            if first < start:
+                first = following(Level.MONTH, first, tz)
+            if reached is not None and last < reached <= end and begin(Level.MONTH, reached, tz) == last:
+                last = reached
+            if first < last:
+                yield first, last
 
     def _records(self, selection: Document, start: datetime | None, end: datetime | None) -> Source:
         times: Document = {}

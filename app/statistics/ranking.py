@@ -59,9 +59,11 @@ class Ranking:
             total = _totals(found["whole"][0]) if found["whole"] else Totals()
             count = _count(found["whole"])
         else:
-            month = self._parts.month() if self._is_by_one_summary() else None
+            summed = self._summed_by()
+            parts = self._parts.of_pairs() if len(summed) > 1 else self._parts
+            month = parts.month() if summed else None
             if month is not None:
-                keys, count = self._in_order(self._parts, month, limit, shown)
+                keys, count = self._in_order(parts, month, summed, limit, shown)
             else:
                 stages = [{"$facet": {"rows": rows, "whole": [{"$count": "count"}]}}]
                 (found,) = self._aggregate(stages, self._sources(), _RANKED)
@@ -101,40 +103,55 @@ class Ranking:
         found = list(self._aggregate([whole], self._sources()))
         return _totals(found[0]) if found else Totals()
 
-    def _is_by_one_summary(self) -> bool:
+    def _summed_by(self) -> tuple[str, ...]:
+        """Return the field, or the pair of them, that there are summaries by; empty: there are none."""
         fields = self._by.fields
-        return len(self._by.words) == len(fields) == 1 and fields[0] in FIELDS and not self._selection
+        if self._selection or len(self._by.words) != len(fields) or self._parts is None:
+            return ()
+        known = ({(field,) for field in FIELDS if field} | self._parts.state.pairs) & {fields, fields[::-1]}
+        return next(iter(known), ())
 
-    def _in_order(self, parts: PeriodSources, month: Range, limit: int, shown: int) -> tuple[list[Key], int]:
+    def _in_order(
+        self, parts: PeriodSources, month: Range, summed: tuple[str, ...], limit: int, shown: int
+    ) -> tuple[list[Key], int]:
         """Return the keys of a page, and how many there are, of a period that is this month.
 
         An index has the month in its order. Only what is in no sums, if there is anything, is to be added up
         and put in between.
         """
-        (field,) = self._by.fields
-        rest: dict[str | None, tuple[int, int]] = {}
+        is_turned = summed != self._by.fields
+
+        def key_of(place: Document) -> Key:
+            key = (place["key"], place["second"]) if len(summed) > 1 else (place["key"],)
+            return key[::-1] if is_turned else key
+
+        rest: dict[Key, tuple[int, int]] = {}
         for row in self._aggregate([], parts.unsummed({}), _RANKED):
-            (key,) = self._key(row)
-            rest[key] = int(row["costNanoUsd"]), int(row["requests"])
+            rest[self._key(row)] = int(row["costNanoUsd"]), int(row["requests"])
         collection = self._db[summaries.COLLECTION]
-        place, wanted = summaries.of_month(month, field), {"_id.key": 1, **dict.fromkeys(_RANKED, 1)}
+        place, wanted = summaries.of_month(month, summed), dict.fromkeys(_RANKED, 1)
         count = int(collection.count_documents(place)) + len(rest)
-        for found in collection.find({**place, "_id.key": {"$in": list(rest)}}, wanted) if rest else ():
-            key = found["_id"]["key"]
-            cost, requests = rest[key]
-            rest[key] = cost + int(found.get("costNanoUsd", 0)), requests + int(found.get("requests", 0))
-            count -= 1
-        ordered = collection.find(place, wanted).sort(summaries.IN_ORDER)
+        ids = [summaries.id_of(month, summed, key[::-1] if is_turned else key) for key in rest]
+        for at in range(0, len(ids), _BATCH):
+            for found in collection.find({"_id": {"$in": ids[at : at + _BATCH]}}, wanted):
+                key = key_of(found["_id"])
+                cost, requests = rest[key]
+                rest[key] = cost + int(found.get("costNanoUsd", 0)), requests + int(found.get("requests", 0))
+                count -= 1
+        order = list(summaries.IN_ORDER)
+        if is_turned:
+            order[-2:] = order[:-3:-1]
+        ordered = collection.find(place, wanted).sort(order)
         # Those of `rest` are met here, too, and left out.
         ordered = ordered.limit(shown + limit + len(rest)) if rest else ordered.skip(shown).limit(limit)
         alone = (
-            _rank(found["_id"]["key"], int(found.get("costNanoUsd", 0)), int(found.get("requests", 0)))
+            _rank(key, int(found.get("costNanoUsd", 0)), int(found.get("requests", 0)))
             for found in ordered
-            if found["_id"]["key"] not in rest
+            if (key := key_of(found["_id"])) not in rest
         )
         merged = merge(alone, sorted(_rank(key, *sums) for key, sums in rest.items()))
         page = islice(merged, shown if rest else 0, shown + limit if rest else limit)
-        return [(name if is_named else None,) for _, _, is_named, name in page], count
+        return [tuple(name if is_named else None for is_named, name in key) for _, _, key in page], count
 
     def _aggregate(self, stages: list[Document], sources: Sequence[Source], only: Sequence[str] = ()) -> Any:
         first, *others = sources
@@ -161,6 +178,11 @@ class Ranking:
                 if name != ENDPOINT:
                     chosen[name] = list({key[place] for key in keys})
         selection: Document = {name: {"$in": values} for name, values in chosen.items()} | self._selection
+        summed_by = self._summed_by()
+        if len(summed_by) > 1:
+            parts = self._parts.of_pairs()
+            pair = summed_by[0], summed_by[1]
+            return [*parts.unsummed(selection), *parts.summed_by_pair(pair, chosen)]
         if len(fields) > 1 or field not in FIELDS or self._selection:
             return self._parts.unsummed(selection, timeline=self._timeline, is_summed_up=False)
         summed = self._parts.summed(field, keys=chosen.get(field or ""), timeline=self._timeline)
@@ -193,9 +215,9 @@ def _count(found: Sequence[Document]) -> int:
     return int(found[0]["count"]) if found else 0
 
 
-def _rank(key: str | None, cost_nano: int, requests: int) -> tuple[int, int, bool, str]:
+def _rank(key: Key, cost_nano: int, requests: int) -> tuple[int, int, tuple[tuple[bool, str], ...]]:
     """Return what sorts as `Ranking` does: null comes first where all else is the same."""
-    return -cost_nano, -requests, key is not None, key or ""
+    return -cost_nano, -requests, tuple((name is not None, name or "") for name in key)
 
 
 def _totals(row: Document) -> Totals:

@@ -39,7 +39,7 @@ class Source:
     """Some documents of one collection that count as they are, each request in exactly one source.
 
     `time` is the field that says when; `key` the one that says whose, where that is not the field sums are
-    made by.
+    made by; of sums by two, `second` is the field whose value is in `_id.second`.
     """
 
     collection: MongoCollection[Any]
@@ -47,6 +47,7 @@ class Source:
     time: str
     key: str | None = None
     is_records: bool = False
+    second: str | None = None
 
     def add_to(
         self, sums: Sums, by: str | None, timeline: Timeline | None, *, with_latency: bool = False
@@ -67,7 +68,8 @@ class Source:
     def value_of(self, by: str) -> Any:
         """Return the expression for the value of a field, null where there is none."""
         missing = _ENDPOINT_BY_FORMAT if by == ENDPOINT else None
-        return {"$ifNull": [f"${self.key or by}", missing]}
+        path = "_id.second" if by == self.second else self.key or by
+        return {"$ifNull": [f"${path}", missing]}
 
     def label(self, timeline: Timeline) -> Any:
         """Return the expression for the bucket of time, as `Timeline.label_of` names it."""

@@ -16,6 +16,9 @@ record marks the hour right after writing the hourly sums, as part of the same r
 Whatever is made of the hourly sums is published by an update that requires the state to be still the one
 (`version`) that was read before them: a mark set meanwhile wins, and the work is done again.
 
+Months are summed up by some pairs of fields as well (`PAIRS`), a running one up to the last midnight. There
+may be very many pairs, so the server makes these from the hourly sums, and no shorter spans have them.
+
 Earlier versions, which may run on other hosts, know days and months of UTC, and `upTo` in place of `reached`.
 Versions of the state end in a half since then: they read them as whole numbers, so nothing of theirs is ever
 published, and no mark taken away by them.
@@ -28,6 +31,7 @@ from itertools import chain
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pymongo
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -45,7 +49,22 @@ ALL_TOGETHER = "all"
 FIELDS = (None, "model", "userId", "userKeyId", "factoryKeyId")
 """What is summed by; None: all requests together."""
 
-IN_ORDER = (("costNanoUsd", DESCENDING), ("requests", DESCENDING), ("_id.key", ASCENDING))
+Pair = tuple[str, str]
+
+PAIRS: tuple[Pair, ...] = (
+    ("userId", "model"),
+    ("userKeyId", "model"),
+    ("userId", "userKeyId"),
+    ("model", "factoryKeyId"),
+)
+"""What months are summed up by besides."""
+
+IN_ORDER = (
+    ("costNanoUsd", DESCENDING),
+    ("requests", DESCENDING),
+    ("_id.key", ASCENDING),
+    ("_id.second", ASCENDING),
+)
 """Those that cost most first, then those with most requests."""
 
 INDEXES = (
@@ -77,6 +96,9 @@ _READ = dict.fromkeys((*filter(None, FIELDS), "hour", *COUNTS, *_MAPS), 1)
 # Documents read or written at once: some milliseconds, then requests go first.
 _BATCH = 200
 
+_PAIRS_S = 600
+"""How long the server may take for all pairs of a month."""
+
 _Place = tuple[str, str | None]
 """Field, key."""
 
@@ -86,7 +108,8 @@ class State:
     """What has been summed up, in days and months of `tz`. `up_to` None: nothing yet.
 
     `month_reached` is up to when the month that is running is summed up in one; None: it is not. `version`
-    changes with every change.
+    changes with every change. `pairs` are those that months are summed up by, `pairs_reached` is up to when
+    the running one is.
     """
 
     up_to: datetime | None
@@ -94,6 +117,8 @@ class State:
     version: float
     tz: tzinfo
     month_reached: datetime | None
+    pairs: frozenset[Pair] = frozenset()
+    pairs_reached: datetime | None = None
 
     @classmethod
     def read(cls, collection: Collection[Any]) -> "State":
@@ -103,14 +128,16 @@ class State:
         zone = document.get("timezone", "UTC")
         tz = UTC if zone == "UTC" else ZoneInfo(zone)
         reached, version = document.get("reached"), document.get("version", 0)
-        return cls(reached, frozenset(late), version, tz, document.get("monthReached"))
+        pairs = frozenset((first, second) for first, second in document.get("pairs", ()))
+        month_reached, pairs_reached = document.get("monthReached"), document.get("pairsReached")
+        return cls(reached, frozenset(late), version, tz, month_reached, pairs, pairs_reached)
 
-    def of_month(self, start: datetime) -> Range | None:
+    def of_month(self, start: datetime, *, by_pairs: bool = False) -> Range | None:
         """Return what is summed up together of the month that begins then; None: nothing."""
         end = following(Level.MONTH, start, self.tz)
         if self.up_to is not None and end <= self.up_to:
             return Range(Level.MONTH, start, end)
-        reached = self.month_reached
+        reached = self.pairs_reached if by_pairs else self.month_reached
         is_running = reached is not None and start < reached < end
         return Range(Level.RUNNING, start, reached) if is_running and reached else None
 
@@ -134,7 +161,11 @@ def discard(db: Database[Any]) -> None:
     """Throw all summaries away, to be made anew: what the hourly sums are kept by was changed. Repeatable."""
     state: Document = {"_id": _STATE}
     db[COLLECTION].update_one(
-        state, {"$unset": {"reached": "", "monthReached": "", "late": ""}, "$inc": {"version": 1}}
+        state,
+        {
+            "$unset": dict.fromkeys(("reached", "monthReached", "pairsReached", "late"), ""),
+            "$inc": {"version": 1},
+        },
     )
     db[COLLECTION].delete_many({"_id": {"$ne": _STATE}})
 
@@ -150,10 +181,24 @@ def selection(
     return {"$or": [{**chosen, **_spans(part)} for part in ranges]}
 
 
-def of_month(month: Range, by: str) -> Document:
+def named(fields: Sequence[str]) -> str:
+    """Return what summaries by a field, or a pair of them, are called."""
+    return ",".join(fields)
+
+
+def of_month(month: Range, fields: Sequence[str]) -> Document:
     """Return the query for the summaries of one month, or part of one, that are sorted by `IN_ORDER`."""
     end = month.end if month.level is Level.RUNNING else None
-    return {"_id.by": by, "_id.level": str(month.level), "_id.start": month.start, "_id.end": end}
+    place = {"_id.by": named(fields), "_id.level": str(month.level), "_id.start": month.start}
+    return {**place, "_id.end": end}
+
+
+def id_of(month: Range, fields: Sequence[str], keys: Sequence[str | None]) -> Document:
+    """Return the `_id` of a summary of one month, or part of one."""
+    place = {"by": named(fields), "level": str(month.level), "start": month.start, "key": keys[0]}
+    if len(keys) > 1:
+        place["second"] = keys[1]
+    return place if month.level is Level.MONTH else {**place, "end": month.end}
 
 
 def _spans(part: Range) -> Document:
@@ -186,7 +231,8 @@ class SummaryMaker:
         if not self._is_begun:
             # Once: where hosts are told different zones, they would undo each other's work for ever.
             self._is_begun = True
-            if str(state.tz) != str(self._tz) and state.up_to is not None:
+            is_other = str(state.tz) != str(self._tz) or state.pairs != set(PAIRS)
+            if is_other and state.up_to is not None:
                 discard(self._db)
                 return True
         if state.up_to is None:
@@ -207,7 +253,9 @@ class SummaryMaker:
         for start in _begun_in(Level.MONTH, hours[0], hours[-1] + _HOUR, state.tz):
             if (month_or_part := state.of_month(start)) is not None:
                 self._make_month(month_or_part, state.tz)
-        return self._publish(state, up_to, state.month_reached, hours)
+            if (month_or_part := state.of_month(start, by_pairs=True)) is not None:
+                self._make_pairs(month_or_part)
+        return self._publish(state, up_to, state.month_reached, state.pairs_reached, hours)
 
     def _go_on(self, state: State, up_to: datetime, end: datetime) -> bool:
         """Make the hours up to `end` that are of the same day; where it is over, also that, and its month."""
@@ -221,16 +269,28 @@ class SummaryMaker:
         month_end = following(Level.MONTH, month, tz)
         # A month that is running is summed up to the newest hour only, not to each on the way there.
         if reached < month_end and reached < end:
-            return self._publish(state, reached, before, late)
+            return self._publish(state, reached, before, state.pairs_reached, late)
         is_over = month_end <= reached
         whole = Range(Level.MONTH, month, month_end)
         self._make_month(whole if is_over else Range(Level.RUNNING, month, reached), tz, before)
-        if not self._publish(state, reached, None if is_over else reached, late):
+        pairs, last_midnight = state.pairs_reached, begin(Level.DAY, reached, tz)
+        if is_over:
+            self._make_pairs(whole, pairs)
+        elif month < last_midnight != pairs:
+            self._make_pairs(Range(Level.RUNNING, month, last_midnight), pairs)
+            pairs = last_midnight
+        if is_over:
+            published = self._publish(state, reached, None, None, late)
+        else:
+            published = self._publish(state, reached, reached, pairs, late)
+        if not published:
             return False
         # What is read by who saw the state before this one stays until the next hour.
-        self._forget(begin(Level.MONTH, month - _HOUR, tz), month)
+        self._forget((*FIELDS, *PAIRS), begin(Level.MONTH, month - _HOUR, tz), month)
         if before is not None:
-            self._forget(month, before)
+            self._forget(FIELDS, month, before)
+        if state.pairs_reached is not None:
+            self._forget(PAIRS, month, state.pairs_reached)
         return True
 
     def _set_out(self, end: datetime) -> bool:
@@ -240,7 +300,7 @@ class SummaryMaker:
             return False
         start = begin(Level.HOUR, begin(Level.DAY, first["hour"], self._tz), UTC)
         nowhere = {"_id": _STATE, "reached": {"$exists": False}}
-        state = {"reached": start, "timezone": str(self._tz)}
+        state = {"reached": start, "timezone": str(self._tz), "pairs": [list(pair) for pair in PAIRS]}
         try:
             self._summaries.update_one(
                 nowhere,
@@ -283,9 +343,52 @@ class SummaryMaker:
         found: Iterable[Document] = self._summaries.find(selection([spans], *FIELDS), batch_size=_BATCH)
         return found
 
-    def _forget(self, month: datetime, end: datetime) -> None:
+    def _make_pairs(self, month: Range, before: datetime | None = None) -> None:
+        """Sum up a month, or the part of it that is over, by pairs; `before` as in `_make_month`."""
+        with pymongo.timeout(_PAIRS_S):
+            for pair in PAIRS:
+                self._rollups.aggregate(self._pairs_of(month, pair, before), allowDiskUse=True)
+
+    def _pairs_of(self, month: Range, pair: Pair, before: datetime | None) -> list[Document]:
+        """Return the pipeline that makes the summaries by a pair."""
+        sums: Document = {name: {"$sum": f"${name}"} for name in COUNTS}
+        group = {"key": {"$ifNull": [f"${pair[0]}", None]}, "second": {"$ifNull": [f"${pair[1]}", None]}}
+        first, parts = month.start, []
+        if before is not None and month.start < before < month.end:
+            first = before
+            earlier = [
+                {"$match": of_month(Range(Level.RUNNING, month.start, before), pair)},
+                {
+                    "$replaceWith": {
+                        "$mergeObjects": ["$$ROOT", {"_id": {"key": "$_id.key", "second": "$_id.second"}}]
+                    }
+                },
+            ]
+            parts = [
+                {"$unionWith": {"coll": COLLECTION, "pipeline": earlier}},
+                {"$group": {"_id": "$_id", **sums}},
+            ]
+        # None that is 0 is kept: absent is the same to everybody, and takes no room.
+        kept = {name: {"$cond": [{"$eq": [f"${name}", 0]}, "$$REMOVE", f"${name}"]} for name in COUNTS}
+        place = {
+            name: value if name in ("key", "second") else {"$literal": value}
+            for name, value in id_of(month, pair, ("$_id.key", "$_id.second")).items()
+        }
+        # As in `_store`: what was made earlier does not take the place of what was made later.
+        newer = {"$cond": [{"$gt": ["$requests", "$$new.requests"]}, "$$ROOT", "$$new"]}
+        into = {"into": COLLECTION, "whenMatched": [{"$replaceWith": newer}], "whenNotMatched": "insert"}
+        return [
+            {"$match": {"hour": {"$gte": first, "$lt": month.end}}},
+            {"$group": {"_id": group, **sums}},
+            *parts,
+            {"$replaceWith": {"_id": place, **kept}},
+            {"$merge": into},
+        ]
+
+    def _forget(self, fields: Iterable[str | Pair | None], month: datetime, end: datetime) -> None:
         """Delete what was made of a month when it was running, up to a moment before `end`."""
-        place = {"_id.by": {"$in": [by or ALL_TOGETHER for by in FIELDS]}, "_id.level": str(Level.RUNNING)}
+        names = [by if isinstance(by, str) else ALL_TOGETHER if by is None else named(by) for by in fields]
+        place = {"_id.by": {"$in": names}, "_id.level": str(Level.RUNNING)}
         self._summaries.delete_many({**place, "_id.start": month, "_id.end": {"$lt": end}})
 
     def _sum(
@@ -327,11 +430,16 @@ class SummaryMaker:
                     raise
 
     def _publish(
-        self, state: State, up_to: datetime, month_reached: datetime | None, done: Iterable[datetime]
+        self,
+        state: State,
+        up_to: datetime,
+        month_reached: datetime | None,
+        pairs_reached: datetime | None,
+        done: Iterable[datetime],
     ) -> bool:
         unmarked = {f"late.{hour:{_HOUR_FORM}}": "" for hour in done}
         update: Document = {
-            "$set": {"reached": up_to, "monthReached": month_reached},
+            "$set": {"reached": up_to, "monthReached": month_reached, "pairsReached": pairs_reached},
             "$inc": {"version": 1},
         }
         if unmarked:

@@ -1,5 +1,6 @@
 """Summaries against what they are made of.
 
+Months by pairs are compared with the hourly sums, and by the server, since there may be very many of them.
 Hours are compared with the hourly sums, days with their hours, months with their days (and the hours of the
 day that is running).
 """
@@ -19,8 +20,9 @@ from app.store.driver import yielding
 from app.verify.reconcile import CheckResult, Difference, Look, Sums, differing
 
 Document = dict[str, Any]
-Place = tuple[Level, datetime, str, str | None]
-"""A span, the field it is summed by (`all`: none), and the key."""
+Key = str | tuple[str | None, str | None] | None
+Place = tuple[Level, datetime, str, Key]
+"""A span, the field it is summed by (`all`: none), or the pair of them, and the key."""
 
 _DAY_MS = 86_400_000
 _HOUR = timedelta(hours=1)
@@ -52,6 +54,69 @@ class SummaryPairs:
                 if differing(source.get(place, {}), derived.get(place, {}))
             }
 
+        for month in self._months_by_pairs(state):
+            for pair in sorted(state.pairs):
+                match = summaries.of_month(month, pair)
+                result.compared += self._summaries.count_documents(match)
+                places = {
+                    (month.level, month.start, summaries.named(pair), (found["key"], found["second"]))
+                    for found in self._differing_pairs(month, pair)
+                }
+                kept, made_of = self.read_derived(places), self.read_source(places)
+                yield {place: [Look(kept.get(place, {}), made_of.get(place, {}))] for place in places}
+
+    def _months_by_pairs(self, state: summaries.State) -> Iterator[Range]:
+        """Yield the months there are summaries by pairs of."""
+        oldest = self._rollups.find_one({}, {"hour": 1}, sort=[("hour", 1)])
+        start = None if oldest is None else begin(Level.MONTH, oldest["hour"], state.tz)
+        while start is not None and (month := state.of_month(start, by_pairs=True)) is not None:
+            yield month
+            start = None if month.level is Level.RUNNING else month.end
+
+    def _differing_pairs(self, month: Range, pair: summaries.Pair) -> Iterator[Document]:
+        """Yield the pairs whose sums, of which those of summaries are taken away, do not come to nothing."""
+        negative = {name: {"$multiply": [-1, {"$ifNull": [f"${name}", 0]}]} for name in summaries.COUNTS}
+        place = {"key": "$_id.key", "second": "$_id.second"}
+        stored: list[Document] = [
+            {"$match": summaries.of_month(month, pair)},
+            {"$replaceWith": {"_id": place, **negative}},
+        ]
+        pipeline: list[Document] = [
+            {"$match": {"hour": {"$gte": month.start, "$lt": month.end}}},
+            {"$group": {"_id": _pair_group(pair), **_SUMS}},
+            {"$unionWith": {"coll": self._summaries.name, "pipeline": stored}},
+            {"$group": {"_id": "$_id", **_SUMS}},
+            {"$match": {"$or": [{name: {"$ne": 0}} for name in summaries.COUNTS]}},
+            {"$project": {"_id": 1}},
+        ]
+        for found in yielding(self._rollups.aggregate(pipeline, allowDiskUse=True)):
+            yield found["_id"]
+
+    def _pair_sums(
+        self,
+        level: Level,
+        start: datetime,
+        end: datetime,
+        pair: summaries.Pair,
+        keys: set[Key],
+        *,
+        stored: bool,
+    ) -> dict[Place, Sums]:
+        """Return the sums of these pairs, as they are stored or as the hourly sums have them."""
+        firsts = [key[0] for key in keys if isinstance(key, tuple)]
+        if stored:
+            match = {**summaries.of_month(Range(level, start, end), pair), "_id.key": {"$in": firsts}}
+            found: Iterable[Document] = self._summaries.find(match)
+        else:
+            hours: Document = {"hour": {"$gte": start, "$lt": end}, pair[0]: {"$in": firsts}}
+            group = {"$group": {"_id": _pair_group(pair), **_SUMS}}
+            found = self._rollups.aggregate([{"$match": hours}, group], allowDiskUse=True)
+        return {
+            (level, start, summaries.named(pair), key): _numbers(document)
+            for document in yielding(found)
+            if (key := (document["_id"]["key"], document["_id"]["second"])) in keys
+        }
+
     def _spans(self, state: summaries.State, up_to: datetime) -> Iterator[tuple[Level, datetime, datetime]]:
         """Yield the days whose hours are to be looked at, then the days themselves, then the months."""
         by_day = {"$subtract": ["$hour", {"$mod": [{"$toLong": "$hour"}, _DAY_MS]}]}
@@ -74,24 +139,28 @@ class SummaryPairs:
 
     def read_source(self, places: Collection[Place]) -> Mapping[Place, Sums]:
         """Read what these spans are made of, now."""
-        return self._read(places, self._source)
+        return self._read(places, stored=False)
 
     def read_derived(self, places: Collection[Place]) -> Mapping[Place, Sums]:
         """Read the summaries of these spans, now."""
-        return self._read(places, self._derived)
+        return self._read(places, stored=True)
 
-    def _read(self, places: Collection[Place], read: Any) -> dict[Place, Sums]:
+    def _read(self, places: Collection[Place], *, stored: bool) -> dict[Place, Sums]:
         state = summaries.State.read(self._summaries)
-        wanted: dict[tuple[Level, datetime], set[Place]] = defaultdict(set)
+        wanted: dict[tuple[Level, datetime, summaries.Pair | None], set[Place]] = defaultdict(set)
+        pairs = {summaries.named(pair): pair for pair in state.pairs}
         for place in places:
-            wanted[place[0], place[1]].add(place)
+            wanted[place[0], place[1], pairs.get(place[2])].add(place)
         found: dict[Place, Sums] = {}
-        for (level, start), chosen in wanted.items():
+        for (level, start, pair), chosen in wanted.items():
             if level is Level.RUNNING:
-                end = state.month_reached or start
+                end = (state.month_reached if pair is None else state.pairs_reached) or start
             else:
                 end = following(level, start, state.tz)
-            sums = read(level, start, end, state)
+            if pair is not None:
+                found |= self._pair_sums(level, start, end, pair, {key for *_, key in chosen}, stored=stored)
+                continue
+            sums = (self._derived if stored else self._source)(level, start, end, state)
             found.update((place, sums[place]) for place in chosen if place in sums)
         return found
 
@@ -145,7 +214,10 @@ class SummaryPairs:
         """Describe in words what does not agree."""
         level, start, by, key = place
         derived = look.before if look.after is None else look.after
-        shown = shown_key_id(key) if by == "userKeyId" and key is not None else key
+        shown = ", ".join(
+            shown_key_id(value) if name == "userKeyId" and value is not None else str(value)
+            for name, value in zip(by.split(","), key if isinstance(key, tuple) else (key,), strict=True)
+        )
         where = f"{level} from {iso_utc(start.astimezone(UTC))}, " + (
             "all requests" if by == summaries.ALL_TOGETHER else f"{by} {shown}"
         )
@@ -155,6 +227,12 @@ class SummaryPairs:
             )
             for name in differing(look.source, derived)
         ]
+
+
+def _pair_group(pair: summaries.Pair) -> Document:
+    return {
+        name: {"$ifNull": [f"${field}", None]} for name, field in zip(("key", "second"), pair, strict=True)
+    }
 
 
 def _numbers(document: Document) -> dict[str, float]:

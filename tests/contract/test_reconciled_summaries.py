@@ -51,6 +51,23 @@ def test_a_nano_dollar_in_any_summary_is_found(world, level, nano):
     assert nano in (found[0].found - before["costNanoUsd"], found[0].expected - before["costNanoUsd"])
 
 
+@pytest.mark.parametrize("level", ["local_month", "running_month"])
+@pytest.mark.parametrize("nano", [0, 1, -1])
+def test_a_nano_dollar_in_a_month_by_pairs_is_found(database, level, nano):
+    db = World.build(database).db
+    maker = SummaryMaker(db)
+    while maker.step(LATER if level == "local_month" else NOON + timedelta(hours=15)):
+        pass
+    chosen = {"_id.level": level, "_id.by": "userId,userKeyId", "_id.key": "ann"}
+    before = db.request_summaries.find_one_and_update(chosen, {"$inc": {"costNanoUsd": nano}})
+    results = verify(db)
+    assert differing(results) == ({"summaries"} if nano else set())
+    for found in results["summaries"].differences:
+        assert found.where.startswith(f"{level} from ")
+        assert "userId,userKeyId ann, " in found.where
+        assert (found.expected, found.found) == (before["costNanoUsd"], before["costNanoUsd"] + nano)
+
+
 @pytest.mark.parametrize("nano", [0, 1, -1])
 def test_a_nano_dollar_in_a_month_that_is_running_is_found(database, nano):
     db = World.build(database).db

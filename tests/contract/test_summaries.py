@@ -16,7 +16,7 @@ from app.statistics.period_sources import PeriodSources
 from app.statistics.periods import Period
 from app.statistics.spans import Level, begin, following
 from app.statistics.stats_store import StatsStore
-from app.statistics.summaries import ALL_TOGETHER, FIELDS, State, SummaryMaker
+from app.statistics.summaries import ALL_TOGETHER, COUNTS, FIELDS, PAIRS, State, SummaryMaker
 from app.statistics.usage import Grouping
 
 NOW = datetime(2026, 11, 23, 12, 20, 30, tzinfo=UTC)
@@ -61,6 +61,14 @@ def recounted(db, state):
                     place = (by or ALL_TOGETHER, str(level), start, key)
                     place += (end,) if level is Level.RUNNING else ()
                     add(expected.setdefault(place, defaultdict(int)), document)
+        for pair in PAIRS:
+            month = begin(Level.MONTH, document["hour"], state.tz)
+            part = state.of_month(month, by_pairs=True)
+            if part is not None and document["hour"] < part.end:
+                place = (",".join(pair), str(part.level), month, *(document[name] for name in pair))
+                place += (part.end,) if part.level is Level.RUNNING else ()
+                counts = {name: number for name, number in document.items() if name in COUNTS}
+                add(expected.setdefault(place, defaultdict(int)), counts)
     return expected
 
 
@@ -78,15 +86,16 @@ def assert_right(db):
     found = {}
     for document in db["request_summaries"].find({"_id.by": {"$exists": True}}):
         place = tuple(document.pop("_id").values())
-        if is_of_earlier_hour(*place, state=state):
+        if is_of_earlier_hour(place, state=state):
             continue
         add(found.setdefault(place, defaultdict(int)), document)
     assert found == recounted(db, state)
 
 
-def is_of_earlier_hour(_by, level, _start, _key, end=None, *, state):
-    """Whether it is of a running month up to the hour before the newest one, which some may still read."""
-    return level == str(Level.RUNNING) and end < state.up_to
+def is_of_earlier_hour(place, *, state):
+    """Whether it is of a running month up to a time before the newest one, which some may still read."""
+    reached = state.pairs_reached if "," in place[0] else state.up_to
+    return place[1] == str(Level.RUNNING) and (reached is None or place[-1] < reached)
 
 
 def answers(db):
@@ -112,12 +121,21 @@ def answers(db):
     yield stats.total(Period.asked_for(None, "20d", None, NOW, UTC), user="ann")
 
 
+def answers_by_two(db):
+    """What usage says by two words, of which only whole months are summed up."""
+    for period in ("1h", "24h", "30d", "all", "month", "last_month", "2026-11-07"):
+        for by in ("user,model", "model,user", "factoryKey,model", "key,user", "endpoint,user"):
+            of = Period.of(period, NOW, UTC)
+            yield StatsStore(db).usage(Grouping.parse(by), of, limit=2, shown=1).to_json()
+
+
 def test_statistics_say_the_same_with_summaries_and_without(database):
     book(database, spread(700, 100), now=NOW - timedelta(days=50))
-    before = list(answers(database))
+    before, before_by_two = list(answers(database)), list(answers_by_two(database))
     assert make(database) > 90
     assert_right(database)
     assert list(answers(database)) == before
+    assert list(answers_by_two(database)) == before_by_two
 
     # They were read from the summaries: of the hours only the first is looked at, to see when it was.
     oldest = database["request_rollups"].find_one(sort=[("hour", 1)])["hour"]
@@ -168,6 +186,7 @@ def test_a_running_month_is_one_summary_after_each_hour(database, tz):
         assert len(running(database)) <= 2, "what is not read any more is deleted"
     state = State.read(database["request_summaries"])
     assert (state.tz, state.month_reached) == (tz, state.up_to)
+    assert state.pairs_reached == begin(Level.DAY, state.up_to, tz)
     if tz == KOLKATA:
         return
     # And that is what a month is read from that begins on the hour.
@@ -181,25 +200,40 @@ def test_a_running_month_is_one_summary_after_each_hour(database, tz):
 @pytest.mark.parametrize("hours", [24 * 40, 200, 199, 190], ids=["over", "newest", "unsummed", "behind"])
 def test_pages_of_a_month_are_in_order(database, hours):
     """Also where many cost the same, where earlier software has records, and not all hours are summed up."""
+    check_pages(database, Grouping.parse("user"), hours)
+
+
+@pytest.mark.parametrize("by", ["user,model", "model,user", "factoryKey,model"])
+@pytest.mark.parametrize("hours", [24 * 40, 200, 170], ids=["over", "newest", "behind"])
+def test_pages_of_a_month_by_two_words_are_in_order(database, by, hours):
+    check_pages(database, Grouping.parse(by), hours)
+
+
+def check_pages(database, by, hours):
     start = Period.of("2026-10", NOW, SAIGON).start
     now, summed = start + timedelta(hours=200, minutes=20), start + timedelta(hours=hours, minutes=10)
     if summed > now:
         now = summed
     records = [
-        sequenced(n, created_at=start + timedelta(hours=n), user_id=f"u{n % 37}", cost_nano_usd=n % 5)
+        sequenced(
+            n,
+            created_at=start + timedelta(hours=n),
+            user_id=f"u{n % 37}",
+            model=f"m{n % 3}" if n % 7 else None,
+            cost_nano_usd=n % 5,
+        )
         for n in range(1, 200)
     ]
     book(database, records, now=start)
     earlier = {"isSuccess": True, "createdAt": start + timedelta(days=1), "creditsCost": 0.000000003}
     users = ("u5", "before", None)
     database["request_logs"].insert_many({"_id": f"e{user}", "userId": user, **earlier} for user in users)
-    stats, by = StatsStore(database), Grouping.parse("user")
-    month = Period.of("2026-10", now, SAIGON)
+    stats, month = StatsStore(database), Period.of("2026-10", now, SAIGON)
     expected = list(stats.usage_rows(by, month))
-    assert len(expected) == 39
     make(database, summed, SAIGON)
     # What the month is read from is in the order of the index, with what is not summed up yet in between.
-    assert PeriodSources.of(database, month).month() is not None
+    parts = PeriodSources.of(database, month)
+    assert (parts if len(by.words) == 1 else parts.of_pairs()).month() is not None
     for _ in range(2):
         seen = []
         while len(seen) < len(expected):
