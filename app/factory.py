@@ -28,6 +28,7 @@ from app.admin.prices import price_pages
 from app.admin.request_pages import request_pages
 from app.admin.resources import resource_pages
 from app.admin.search import Searched
+from app.admin.upstream import UpstreamSources
 from app.admin.usage_pages import usage_pages
 from app.alerts.alert_store import AlertStore
 from app.api.admin import admin_blueprint
@@ -260,13 +261,16 @@ def _dashboard(settings: Settings, services: Services, admin_token: str, guard: 
         tz=tz,
         new_keys=new_keys,
     )
+    upstream = UpstreamSources(
+        stats=stats, health=services.metrics.health, hosts=settings.ohmygpt_base_url, clock=clock, tz=tz
+    )
     pages = [
         Page("Home", "Home", "home.home", home),
         Page("Usage", "Usage", "usage.usage", usage_pages(stats, csv_download, clock, tz)),
         Page("Requests", "Requests", "requests.table", requests),
         Page("Billing", "Months", "billing.months", billing_pages(billing, clock)),
         Page("Billing", "Prices", "prices.versions", price_pages(services.prices, stats, clock, tz)),
-        *resource_pages(services.administration, logs, tz, new_keys),
+        *resource_pages(services.administration, logs, tz, new_keys, upstream),
         Page("You", "You", "own.usage", own_pages(own)),
     ]
     searched = Searched(

@@ -38,6 +38,7 @@ from app.admin import formats
 from app.admin.access import SESSION_HOURS, SESSIONS, Sessions, session_settings
 from app.admin.asking import LIVE_HEADER, asked_question, store_problem
 from app.admin.forms import attributes
+from app.admin.key_history import key_reason, key_state
 from app.admin.live import LiveFeed, add_live
 from app.admin.login import HOME, THEME_COOKIE, THEMES, home, login_pages
 from app.admin.moved import moved_pages
@@ -270,6 +271,8 @@ def _register_filters(app: Flask, pages: Sequence[Page], clock: Clock, tz: tzinf
         "ms": formats.milliseconds,
         "seconds": formats.seconds,
         "short": formats.short,
+        "key_reason": key_reason,
+        "key_state": key_state,
         "bytes": formats.byte_count,
         "moment": lambda value: formats.moment(value, tz),
         "distance": lambda value: formats.distance(value, clock.utcnow()),

@@ -13,6 +13,7 @@ from flask import Blueprint, Response, current_app, jsonify, make_response, rend
 
 from app.admin import palette
 from app.admin.asking import ask
+from app.admin.key_history import key_state
 from app.management.client_keys import ClientKeyAdmin
 from app.management.reading import KeyView, RequestLogStore
 from app.management.users import UserAdmin
@@ -106,8 +107,8 @@ class Searched:
         wanted = text.lower()
         for key in self.upstream_keys():
             if key.key_id.lower().startswith(wanted) or key.masked == text:
-                url = url_for("upstream.upstream", key=key.key_id, _anchor="events")
-                yield Hit("upstream key", key.key_id, f"{key.masked}, {key.status}", url)
+                url = url_for("upstream.one_key", key_id=key.key_id)
+                yield Hit("upstream key", key.key_id, f"{key.masked}, {key_state(key.status)}", url)
 
     def _users(self, text: str) -> Iterator[Hit]:
         for name in self.users.beginning(text, FOUND):

@@ -230,19 +230,12 @@ class KeyStateStore:
         """Return a page of events, newest first, and the cursor of the next page."""
         query = {} if key_id is None else {"keyId": key_id}
         found, next_cursor = newest_first(self._events, query, "createdAt", limit, cursor)
-        events = [
-            KeyEvent(
-                key_id=str(document.get("keyId")),
-                from_status=_text(document.get("from")),
-                to_status=str(document.get("to")),
-                why=str(document.get("why")),
-                request_id=_text(document.get("requestId")),
-                at=document["createdAt"],
-                event_id=document["_id"],
-            )
-            for document in found
-        ]
-        return events, next_cursor
+        return [_event(document) for document in found], next_cursor
+
+    def events_since(self, start: datetime, limit: int) -> list[KeyEvent]:
+        """Return what has happened to all keys since then, newest first, `limit` of it at most."""
+        found = self._events.find({"createdAt": {"$gte": start}}).sort("createdAt", -1).limit(limit)
+        return [_event(document) for document in found]
 
     def _collection(self, is_env: bool) -> Collection[Document]:
         return self._env if is_env else self._keys
@@ -330,6 +323,18 @@ def _model_limits(value: object) -> ModelLimits:
         if until is not None and since is not None and model is not None and client is not None:
             found.setdefault(model, []).append(Claim(until, since, client))
     return {model: longest(claims) for model, claims in found.items()}
+
+
+def _event(document: Document) -> KeyEvent:
+    return KeyEvent(
+        key_id=str(document.get("keyId")),
+        from_status=_text(document.get("from")),
+        to_status=str(document.get("to")),
+        why=str(document.get("why")),
+        request_id=_text(document.get("requestId")),
+        at=document["createdAt"],
+        event_id=document["_id"],
+    )
 
 
 def _event_document(event: KeyEvent) -> Document:

@@ -216,11 +216,18 @@ def check_key(key_id: str, secret: str) -> None:
         raise ValueError(problem)
 
 
-def _problem(key_id: str, secret: str) -> str | None:
+def id_problem(key_id: str) -> str | None:
+    """Say why this cannot be the id of a stored key; None: it can."""
     if not _ID.fullmatch(key_id):
         return "the id takes 1 to 50 letters, digits and . _ : @ -, a letter or digit first"
     if key_id.startswith(ENV_ID_PREFIX):
         return f"ids that start with {ENV_ID_PREFIX} are kept for OHMYGPT_API_KEYS"
+    return None
+
+
+def _problem(key_id: str, secret: str) -> str | None:
+    if (problem := id_problem(key_id)) is not None:
+        return problem
     if not secret:
         return "the key is missing"
     if not _SECRET.fullmatch(secret):

@@ -70,6 +70,8 @@ _CLASSIFIED: Final = {
         GET /admin/keys
         GET /admin/keys/<key_id>
         GET /admin/upstream
+        GET /admin/upstream/keys/<key_id>
+        GET /admin/upstream/models
         GET /admin/upstream/proxies
         GET /admin/upstream/proxies/<proxy_id>
         GET /admin/settings/audit
@@ -141,6 +143,7 @@ _CLASSIFIED: Final = {
         POST /admin/upstream/<place>/add
         POST /admin/upstream/<place>/import
         POST /admin/upstream/pool/<key_id>/delete
+        POST /admin/upstream/pool/<key_id>/limits
         POST /admin/upstream/pool/<key_id>/reset
         POST /admin/upstream/spares/<key_id>/delete
         POST /admin/upstream/spares/<key_id>/restore

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pymongo.database import Database
@@ -11,9 +11,9 @@ from app.accounts.limits import MAX_NUMBER
 from app.common.clock import now_ms
 from app.common.cursor import PageCursor
 from app.keys.key_rotation import KeyRotation
-from app.keys.key_state_store import KeyEvent, KeyStateStore, StoredState, env_store_id
+from app.keys.key_state_store import EVENTS_KEPT_S, KeyEvent, KeyStateStore, StoredState, env_store_id
 from app.keys.key_states import Policy, reset
-from app.keys.provider_keys import ENV_ID_PREFIX, ProviderKeyStore, StoredProviderKey
+from app.keys.provider_keys import ENV_ID_PREFIX, ProviderKeyStore, StoredProviderKey, id_problem
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Missing, Unusable, asks_store
 from app.ohmygpt.account import Balance
@@ -21,10 +21,21 @@ from app.ohmygpt.live_account import READING
 from app.ohmygpt.readings import Readings, accounts_of, balance_of
 from app.store.key_cipher import KeyCipher
 
-__all__ = ["LEAST", "MAX_NUMBER", "StoredProviderKey", "UpstreamKeyAdmin", "is_configured"]
+__all__ = [
+    "LEAST",
+    "MAX_NUMBER",
+    "StoredProviderKey",
+    "UpstreamKeyAdmin",
+    "id_problem",
+    "is_configured",
+    "stored_id",
+]
 
 LEAST: Final[Mapping[str, int]] = {"weight": 1, "rpm": 0, "maxInFlight": 0}
 """The limits of a key, by their stored names, with the least that each may be; 0: it gets no requests."""
+
+MOST_CHANGES = 5000
+"""How many changes of states are looked through at most; reading them takes some 30 ms."""
 
 Document = dict[str, Any]
 KeyList = list[StoredProviderKey]
@@ -43,6 +54,14 @@ class AccountReading:
     read_at: datetime | None = None
     problem: str | None = None
     unmatched_keys: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened to keys, by their ids, newest first; of the time before `known_from` nothing is known."""
+
+    of_keys: Mapping[str, Events]
+    known_from: datetime
 
 
 class UpstreamKeyAdmin:
@@ -69,7 +88,7 @@ class UpstreamKeyAdmin:
         """Return the pool, configured keys first, with what OhMyGPT says about each."""
         accounts = accounts_of(self._readings.get(READING))
         keys = self._env_keys() + list(self._store.list())
-        return [replace(key, account=accounts.get(_store_id(key))) for key in keys]
+        return [replace(key, account=accounts.get(stored_id(key))) for key in keys]
 
     @asks_store
     def account(self) -> AccountReading:
@@ -147,6 +166,17 @@ class UpstreamKeyAdmin:
         """Return what happened to one key or to all, newest first, and the cursor of the next page."""
         return self._states.event_page(key_id, limit, cursor)
 
+    @asks_store
+    def changes_since(self, start: datetime, now: datetime) -> Changes:
+        """Return what happened to all keys since then, and from when on that is known (at the earliest)."""
+        kept_from = now - timedelta(seconds=EVENTS_KEPT_S)
+        events = self._states.events_since(max(start, kept_from), MOST_CHANGES)
+        known_from = events[-1].at if len(events) == MOST_CHANGES else kept_from
+        found: dict[str, Events] = {}
+        for event in events:
+            found.setdefault(event.key_id, []).append(event)
+        return Changes(found, known_from)
+
     def _known(self, key_id: str) -> StoredProviderKey:
         found: StoredProviderKey | None
         if key_id.startswith(ENV_ID_PREFIX):
@@ -190,7 +220,8 @@ def is_configured(key_id: str) -> bool:
     return key_id.startswith(ENV_ID_PREFIX)
 
 
-def _store_id(key: StoredProviderKey) -> str:
+def stored_id(key: StoredProviderKey) -> str:
+    """Return what a key is stored under: those of the configuration under a digest."""
     return env_store_id(key.secret or "") if is_configured(key.key_id) else key.key_id
 
 

@@ -15,8 +15,10 @@ from app.keys.key_account import KeyAccount
 from app.management.administration import build_administration
 from app.ohmygpt.account import Balance
 from app.ohmygpt.readings import Readings, account_document
+from app.persistence.booking import Booking
 from app.records.request_logs import RequestLogStore
 from app.settings import Settings
+from app.statistics.stats_store import StatsStore
 from app.store.connection import connect
 from app.store.key_cipher import KeyCipher
 from tests.contract.booking_world import sequenced
@@ -26,7 +28,7 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 KEY = "sk-upstream-abcdefghijklmnopqrstuvwxyz"
 ENV_KEY = "sk-env-0123456789-0123456789"
 OLD_KEY = "sk-troll-ABCDEFGHIJKLMNOPQRSTUVWX"
-PAGES = ("/customers", "/keys", "/upstream", "/upstream/proxies", "/settings/audit")
+PAGES = ("/customers", "/keys", "/upstream", "/upstream/models", "/upstream/proxies", "/settings/audit")
 
 
 @pytest.fixture
@@ -34,7 +36,8 @@ def world(database, tmp_path) -> DashboardWorld:
     world = DashboardWorld(database)
     settings = Settings(data_dir=tmp_path, ohmygpt_api_keys=ENV_KEY)
     administration = build_administration(settings, database, KeyCipher("secret"))
-    world.more_pages = resource_pages(administration, RequestLogStore(database), UTC, world.new_keys)
+    logs = RequestLogStore(database)
+    world.more_pages = resource_pages(administration, logs, UTC, world.new_keys, world.upstream)
     return world
 
 
@@ -93,7 +96,9 @@ def test_an_empty_page_says_what_to_do(admin, page):
     assert 'class="empty' in admin.get(page).text
 
 
-@pytest.mark.parametrize("page", [*PAGES, "/customers/alice", "/upstream/proxies/proxy-1"])
+@pytest.mark.parametrize(
+    "page", [*PAGES, "/customers/alice", "/upstream/keys/env-1", "/upstream/proxies/proxy-1"]
+)
 def test_pages_keep_the_policy_and_name_their_fields(admin, page):
     make(admin)
     admin.post("/upstream/proxies", "/upstream/proxies", kind="http", host="h", port="1")
@@ -124,6 +129,7 @@ def test_pages_keep_the_policy_and_name_their_fields(admin, page):
         "/upstream/pool/add",
         "/upstream/spares/import",
         "/upstream/pool/env-1/reset",
+        "/upstream/pool/a/limits",
         "/upstream/pool/a/delete",
         "/upstream/spares/a/restore",
         "/upstream/spares/a/delete",
@@ -148,7 +154,8 @@ def test_while_the_store_is_away_pages_say_so(world, tmp_path, page):
     away = connect("mongodb://127.0.0.1:1/", "none", serverSelectionTimeoutMS=50)
     settings = Settings(data_dir=tmp_path)
     administration = build_administration(settings, away, KeyCipher("secret"))
-    world.more_pages = resource_pages(administration, RequestLogStore(away), UTC, world.new_keys)
+    world.stats, logs = StatsStore(away), RequestLogStore(away)
+    world.more_pages = resource_pages(administration, logs, UTC, world.new_keys, world.upstream)
     answer = world.admin().get(page)
     away.client.close()
     assert answer.status_code == 200
@@ -348,12 +355,14 @@ def test_upstream_keys_are_added_reset_and_deleted(admin, database):
     assert ENV_KEY not in page
     assert "env-1" in page
     assert "k1 is healthy, on all workers and hosts." in send(admin, "/upstream/pool/k1/reset", "/upstream")
-    assert "k1" in said(admin, "/upstream?of=k1")
+    assert "reset by an operator" in said(admin, "/upstream/keys/k1")
     told = account_document(Balance(Decimal("8217.00")), {"k1": KeyAccount(Decimal(7), Decimal(7))}, 0)
     Readings(database).put("account", told, NOW)
     page_says = said(admin, "/upstream")
-    assert "OhMyGPT's balance: 8217.00" in page_says
-    assert "used 7 of 7 capped" in page_says
+    assert "OhMyGPT's balance 8217.00" in page_says
+    assert "capped at OhMyGPT" in page_says
+    assert "7 of 7" in page_says
+    assert "https://host.test/v1" in page_says, "without the login in it"
     assert "k1 is deleted" in send(admin, "/upstream/pool/k1/delete", "/upstream")
     assert "There is no key k1." in send(admin, "/upstream/pool/k1/delete", "/upstream")
     text = send(admin, "/upstream/pool/add", "/upstream", **{"pool-key_id": "env-7", "pool-secret": KEY})
@@ -378,14 +387,65 @@ def test_a_file_or_lines_are_imported_whole_or_not_at_all(admin, database, place
     assert "line 2: is not id|key" in bad.text
     assert KEY not in bad.text
     assert collection.count_documents({}) == 0
-    assert upload(b"\xff\xfe").status_code == 303
-    assert "not UTF-8 text" in said(admin, "/upstream")
+    assert re.search(r'id="\w+-file-error">the file is not UTF-8 text', upload(b"\xff\xfe").text)
     assert upload(f"a|{KEY}\nb|{KEY}2\n".encode()).status_code == 303
     assert "2 keys are in the" in said(admin, "/upstream")
     text = send(admin, f"/upstream/{place}/import", "/upstream", **{f"{place}-lines": f"c|{KEY}3"})
     assert "1 key is in the" in text
     assert "paste lines" in send(admin, f"/upstream/{place}/import", "/upstream", **{f"{place}-lines": " "})
     assert collection.count_documents({}) == 3
+
+
+def test_what_cannot_be_used_of_a_key_is_said_beside_its_field_and_the_name_stays(admin):
+    place = "/upstream/pool/add"
+    refused = admin.post(place, "/upstream", **{"pool-key_id": "berlin", "pool-secret": "a b c d e f"})
+    assert refused.status_code == 400
+    assert 'value="berlin"' in refused.text
+    assert re.search(r'id="pool-secret-error">[^<]*printable ASCII', refused.text)
+    send(admin, place, "/upstream", **{"pool-key_id": "berlin", "pool-secret": KEY})
+    taken = admin.post(place, "/upstream", **{"pool-key_id": "berlin", "pool-secret": KEY})
+    assert re.search(r'id="pool-key_id-error">[^<]*already', taken.text)
+    assert KEY not in taken.text
+    assert admin.post("/upstream/nowhere/add", "/upstream").status_code == 404
+
+
+def test_a_keys_limits_are_filled_in_and_taken_away(admin, database):
+    send(admin, "/upstream/pool/add", "/upstream", **{"pool-key_id": "k1", "pool-secret": KEY})
+    page = "/upstream/keys/k1"
+    text = send(admin, "/upstream/pool/k1/limits", page, weight="3", rpm="60", max_in_flight="0")
+    assert "k1 is changed" in text
+    assert "State paused" in text
+    stored = database.ohmygpt_keys.find_one()
+    assert (stored["weight"], stored["rpm"], stored["maxInFlight"]) == (3, 60, 0)
+    assert last_action(database)["action"] == "keys.limit"
+    refused = admin.post("/upstream/pool/k1/limits", page, weight="0", rpm="many")
+    assert refused.status_code == 400
+    assert re.search(r'id="weight-error">takes 1 or more', refused.text)
+    assert 'value="many"' in refused.text
+    assert "no limit" in send(admin, "/upstream/pool/k1/limits", page)
+    assert database.ohmygpt_keys.find_one().keys().isdisjoint({"weight", "rpm", "maxInFlight"})
+    assert "comes from OHMYGPT_API_KEYS: change it there" in send(
+        admin, "/upstream/pool/env-1/limits", page, rpm="5"
+    )
+    assert admin.get("/upstream/keys/nothing").status_code == 404
+
+
+def test_keys_are_shown_with_what_they_spent_and_the_same_one_twice_is_said(admin, database):
+    for name in ("k1", "k2"):
+        send(admin, "/upstream/pool/add", "/upstream", **{"pool-key_id": name, "pool-secret": KEY})
+    rows = [
+        sequenced(1, factory_key_id="k1", cost_nano_usd=1_500_000_000, created_at=NOW),
+        sequenced(2, factory_key_id="left", cost_nano_usd=500_000_000, created_at=NOW),
+        sequenced(3, factory_key_id=None, outcome="rejected", created_at=NOW),
+    ]
+    Booking(database, "w").apply(rows)
+    text = said(admin, "/upstream?period=24h")
+    assert "$1.50 75.0 %" in text
+    assert "$0.50 25.0 %" in text
+    assert "not in the pool" in text
+    assert "the same key as k1" in text
+    assert "Requests 2 sent upstream" in text
+    assert "$1.50" in said(admin, "/upstream/keys/k1?period=24h")
 
 
 def test_spare_keys_are_restored_and_deleted(admin, database):

@@ -42,7 +42,7 @@ def world(database, tmp_path):
     requests = request_pages(logs, ModelTable(()), export_response, SetClock(), NOON.tzinfo)
     made.more_pages = [
         Page("Requests", "Requests", "requests.table", requests),
-        *resource_pages(administration, logs, made.tz, made.new_keys),
+        *resource_pages(administration, logs, made.tz, made.new_keys, made.upstream),
     ]
     return made
 

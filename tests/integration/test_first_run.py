@@ -18,7 +18,7 @@ def world(database, tmp_path):
     world = DashboardWorld(database)
     administration = build_administration(Settings(data_dir=tmp_path), database, KeyCipher("secret"))
     logs = RequestLogStore(database)
-    world.more_pages = resource_pages(administration, logs, world.tz, world.new_keys)
+    world.more_pages = resource_pages(administration, logs, world.tz, world.new_keys, world.upstream)
     return world
 
 

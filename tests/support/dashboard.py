@@ -21,17 +21,28 @@ from app.admin.home import DashboardSources, home_pages
 from app.admin.live import LiveFeed
 from app.admin.new_keys import NewKeys
 from app.admin.own_pages import OwnSources, own_pages
+from app.admin.prices import price_pages
+from app.admin.request_pages import request_pages
+from app.admin.resources import resource_pages
 from app.admin.search import Searched
+from app.admin.upstream import UpstreamSources
+from app.admin.usage_pages import usage_pages
+from app.api.admin.request_logs import export_response
+from app.api.downloads import csv_download
 from app.billing.statements import Statements
 from app.common.errors import StoreUnavailable
+from app.management.administration import build_administration
 from app.management.audit import AuditLog
 from app.management.client_keys import ClientKeyAdmin
 from app.management.first_owner import FirstOwner
+from app.management.price_history import PriceHistory
 from app.management.reading import Traffic
 from app.management.users import UserAdmin
 from app.pricing.model_table import ModelTable
 from app.records.request_logs import RequestLogStore
+from app.settings import Settings
 from app.statistics.stats_store import StatsStore
+from app.store.key_cipher import KeyCipher
 from tests.support.logins import Inline
 
 TOKEN = "the-admin-tökén-of-the-tests"
@@ -104,6 +115,17 @@ class DashboardWorld:
         self.models = ModelTable.from_toml(MODELS.read_text())
         self.new_keys = NewKeys(ShownOnce(database), self.models, self.clock)
 
+    @property
+    def upstream(self) -> UpstreamSources:
+        """What the pages about the upstream show beside the stored keys."""
+        return UpstreamSources(
+            stats=self.stats,
+            health=lambda: self.health,
+            hosts=["https://user:secret@host.test/v1"],
+            clock=self.clock,
+            tz=self.tz,
+        )
+
     def add_user(self, name: str, role: str = "admin", password: str = PASSWORD) -> None:
         """A user who can log in, or not."""
         self.users.add(name, now=NOON, role=role, password=_quickly(password))
@@ -140,6 +162,8 @@ class DashboardWorld:
             new_keys=self.new_keys,
         )
         pages = [Page("Home", "Home", "home.home", home), *self.more_pages]
+        given = {page.routes.name for page in pages}
+        pages += [page for page in self._usual_pages() if page.routes.name not in given]
         pages.append(Page("You", "You", "own.usage", own_pages(own)))
         more = [self.new_keys.pages(), *self.more_routes]
         searched = Searched(
@@ -158,6 +182,22 @@ class DashboardWorld:
             searched=searched,
             feed=LiveFeed(traffic=lambda: self.traffic),
         )
+
+    def _usual_pages(self) -> list[Page]:
+        """The pages that others lead to."""
+        logs, prices = RequestLogStore(self.database), PriceHistory(self.database, lambda: self.models)
+        settings = Settings(data_dir=Path("/nowhere"))
+        administration = build_administration(settings, self.database, KeyCipher("secret"))
+        requests = request_pages(logs, self.models, export_response, self.clock, self.tz)
+        usage = usage_pages(self.stats, csv_download, self.clock, self.tz)
+        return [
+            Page("Usage", "Usage", "usage.usage", usage),
+            Page("Requests", "Requests", "requests.table", requests),
+            Page(
+                "Billing", "Prices", "prices.versions", price_pages(prices, self.stats, self.clock, self.tz)
+            ),
+            *resource_pages(administration, logs, self.tz, self.new_keys, self.upstream),
+        ]
 
     def browser(self) -> "Browser":
         """Somebody who has never been here."""
