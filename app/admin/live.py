@@ -2,9 +2,9 @@
 
 A page becomes live by `@live` on its view, and `{% filter live_part("ID") %}…{% endfilter %}` around what is
 inside an element with that id and `data-live`. Such a page is drawn once for all windows that show the same
-address under the same role (`app.server.event_hub`), outside of any window's request: so a part has nothing
-that belongs to one window, in particular no form, whose token is its session's. Elements with `data-now` show
-figures that all pages share.
+address under the same role (`app.server.event_hub`), outside of any window's request, as nobody in particular
+of that role: so a part has nothing that belongs to one window or one user, in particular no form, whose token is
+its session's. Elements with `data-now` show figures that all pages share.
 
 `GET /live?page=…` is a stream of events, or, for who cannot have one, the same once, as JSON.
 """
@@ -19,8 +19,10 @@ from urllib.parse import quote, unquote
 from flask import Blueprint, Flask, Response, abort, current_app, g, jsonify, request, session, url_for
 from flask_login import current_user, login_user
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import RequestRedirect
+from werkzeug.routing import RequestRedirect, Rule
 
+from app.accounts.roles import Permission
+from app.admin.access import Visitor
 from app.management.permissions import needed
 from app.management.reading import Traffic
 from app.server.event_hub import MOST_WINDOWS, RETRY_MS, EventHub, Window, digest_of
@@ -90,7 +92,6 @@ class LiveSource:
         self._monotonic = monotonic
         self._rates = Rates()
         self._last = Traffic()
-        self._visitors: dict[str, Any] = {}
 
     def figures(self) -> Mapping[str, Any]:
         """Return the figures of all workers: requests under way, and how many end in a second."""
@@ -108,17 +109,15 @@ class LiveSource:
         ids = tuple(str(opened.get("id")) for opened in found.requests)
         return found.written, found.in_flight, found.is_store_up, found.workers, ids
 
-    def topic(self, path: str, visitor: Any) -> Topic:
-        """Return the topic of a page as this visitor sees it."""
-        role = str(visitor.role)
-        self._visitors[role] = visitor
-        return Topic(role, path)
-
     def draw(self, topic: Hashable) -> Mapping[str, str]:
-        """Return the live parts of a page by their ids."""
+        """Return the live parts of a page by their ids; none of what the role may not see."""
         assert isinstance(topic, Topic)  # noqa: S101
         with self._app.test_request_context(topic.path, base_url=_BASE_URL):
-            login_user(self._visitors[topic.role])
+            visitor = Visitor(None, topic.role)
+            # No hook of the application runs before this view: what the page takes is looked at here.
+            if request.url_rule is None or not _is_followed_by(visitor, request.url_rule):
+                return {}
+            login_user(visitor)
             kept: dict[str, str] = {}
             g.live_parts = kept
             self._app.view_functions[request.endpoint or ""](**(request.view_args or {}))
@@ -176,7 +175,7 @@ def _live_pages(source: LiveSource, is_stopping: Callable[[], bool]) -> Blueprin
         page = request.args.get("page", "")
         if not _may_follow(page):
             abort(404)
-        topic = source.topic(page, current_user._get_current_object())
+        topic = Topic(str(current_user.role), page)
         if request.method == "HEAD":
             return Response(mimetype=STREAM)
         if request.accept_mimetypes.best != STREAM:
@@ -214,8 +213,14 @@ def _may_follow(page: str) -> bool:
         rule, _ = current_app.url_map.bind("").match(path, method="GET", return_rule=True)
     except (HTTPException, RequestRedirect):
         return False
+    return _is_followed_by(current_user, rule)
+
+
+def _is_followed_by(visitor: Any, rule: Rule) -> bool:
+    """Return whether a rule's page is live, and one that everybody of the visitor's role may see."""
+    permission = needed("GET", request.script_root + rule.rule)
     is_live = getattr(current_app.view_functions[rule.endpoint], "is_live", False)
-    return is_live and bool(current_user.may(needed("GET", request.script_root + rule.rule)))
+    return is_live and permission is not Permission.OWN and bool(visitor.may(permission))
 
 
 def _kept_session() -> tuple[tuple[str, Any], ...]:

@@ -8,9 +8,9 @@ from flask import Blueprint, render_template_string, request
 from flask_login import current_user
 
 from app.admin import Page
-from app.admin.live import Listener, LiveSource, Rates, _kept_session, live
+from app.admin.live import Listener, LiveSource, Rates, Topic, _kept_session, live
 from app.management.reading import Traffic
-from tests.support.dashboard import DashboardWorld
+from tests.support.dashboard import PASSWORD, DashboardWorld
 
 EVENTS = {"Accept": "text/event-stream"}
 TEMPLATE = (
@@ -64,6 +64,35 @@ def test_strangers_follow_nothing(world) -> None:
     assert stranger.get("/live?page=/sample/x", headers={"X-Weir-Live": "1"}).status_code == 401
 
 
+def test_nothing_is_drawn_of_a_page_that_the_role_may_not_see(world) -> None:
+    source = LiveSource(world.app(), Traffic)
+    assert set(source.draw(Topic("owner", "/sample/x"))) == {"one", "two"}
+    for topic in (
+        Topic("viewer", "/sample/x"),  # a rule that nobody has classified takes an owner
+        Topic("user", "/sample/x"),
+        Topic("owner", "/still"),
+        Topic("owner", "/nothing"),
+    ):
+        assert source.draw(topic) == {}, topic
+
+
+def test_a_page_is_drawn_for_a_role_as_nobody_in_particular(world) -> None:
+    world.add_user("ann")
+    routes = Blueprint("names", __name__)
+
+    @routes.get("/name")
+    @live
+    def name() -> str:
+        return render_template_string(
+            "{% filter live_part('name') %}{{ current_user.username }}{% endfilter %}"
+        )
+
+    world.more_routes = [routes]
+    ann = world.browser()
+    ann.log_in(username="ann", password=PASSWORD)
+    assert ann.get("/live?page=/name").json["parts"] == {"name": "None"}
+
+
 def test_a_stream_begins_with_when_to_come_back_then_all_there_is(world) -> None:
     admin = world.admin()
     answer = admin.client.get(
@@ -96,7 +125,7 @@ def test_a_session_may_follow_until_it_ends(world) -> None:
             listeners.append(Listener(_kept_session(), current_user.role))
 
     ann, token = world.browser(), world.admin()
-    ann.log_in(username="ann", password="correct horse battery")
+    ann.log_in(username="ann", password=PASSWORD)
     for browser in (ann, token):
         listen(browser)
     assert [source.may_listen(listener) for listener in listeners] == [True, True]

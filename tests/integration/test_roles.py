@@ -108,6 +108,24 @@ def test_pages_let_in_whom_the_role_lets_and_nothing_is_changed_by_others(app, d
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_windows_follow_what_the_role_may_see_and_no_page_of_ones_own(app, role):
+    browser, views = logged_in(app, role), app.extensions[DASHBOARD].view_functions
+    followed = set()
+    for method, rule in pages(app):
+        if method != "GET":
+            continue
+        wanted = ROUTES[method, f"/admin{rule.rule}"]
+        may = getattr(views[rule.endpoint], "is_live", False) and grants(role, wanted)
+        answer = browser.get("/live", query_string={"page": path_of(rule)})
+        refusal = 404 if grants(role, Permission.READ) else 403
+        assert answer.status_code == (200 if may else refusal), rule.rule
+        if may:
+            assert answer.json["parts"]
+            followed.add(rule.rule)
+    assert followed == ({"/", "/requests"} if grants(role, Permission.READ) else set())
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_the_admin_api_lets_in_whom_the_role_lets_and_nothing_is_changed_by_others(app, database, role):
     credentials = b64encode(f"the-{role}:{PASSWORD}".encode()).decode()
     headers = {"Authorization": f"Basic {credentials}"}
