@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flask import Blueprint, Response, current_app, jsonify, make_response, render_template, request, url_for
+from flask import Blueprint, Response, jsonify, make_response, render_template, request, url_for
 
 from app.admin import palette
 from app.admin.asking import ask
@@ -65,9 +65,8 @@ class Searched:
             url = url_for("users.all_users", username=wish.name or None, _anchor="new-user")
             yield Hit("action", title, "opens the form, filled in", url)
         elif wish.action == palette.MONTH:
-            if "billing.one_month" in current_app.view_functions:
-                url = url_for("billing.one_month", month=wish.name)
-                yield Hit("action", f"Close {wish.name}", "shows the month, to be closed there", url)
+            url = url_for("billing.one_month", month=wish.name)
+            yield Hit("action", f"Close {wish.name}", "shows the month, to be closed there", url)
         elif wish.action in (palette.GIVE, palette.TAKE, palette.NEW_KEY, palette.REQUESTS):
             for name in ask(lambda: self.users.beginning(wish.name, FOUND)) or []:
                 yield self._doing(wish, name)

@@ -25,7 +25,7 @@ from app.persistence.booking import Booking
 from app.pricing.model_table import ModelTable
 from app.records.request_logs import RequestLogStore
 from tests.contract.booking_world import sequenced
-from tests.support.dashboard import DashboardWorld
+from tests.support.dashboard import PASSWORD, DashboardWorld
 
 OCTOBER = datetime(2026, 10, 20, 9, tzinfo=UTC)
 FINE = {"consistent": True, "differenceCount": 0, "pendingCount": 0}
@@ -175,3 +175,14 @@ def test_prices_are_listed_and_searched(world):
     assert ModelTable.from_toml(TABLE).version in said
     assert "gpt-5" in said
     assert "No model has a name like that" in words(browser.get("/billing/prices?search=claude"))
+
+
+def test_the_palette_leads_to_a_month_that_is_to_be_closed(world):
+    for role in ("owner", "viewer"):
+        world.add_user(f"the-{role}", role=role)
+        browser = world.browser()
+        browser.log_in(username=f"the-{role}", password=PASSWORD)
+        answer = browser.get("/search?find=close 2026-10", headers={"Accept": "application/json"})
+        (hit,) = answer.json["hits"]
+        assert (hit["title"], hit["url"]) == ("Close 2026-10", "/admin/billing/2026-10")
+        assert "2026-10" in words(browser.get("/billing/2026-10"))

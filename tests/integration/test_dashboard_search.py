@@ -94,7 +94,6 @@ def test_a_sentence_leads_to_a_form_for_each_user_it_may_mean(world) -> None:
         ("action", "New user bob", "/admin/customers?username=bob#new-user")
     ]
     assert found(world, "go to client keys") == [("page", "Client keys", "/admin/keys")]
-    assert found(world, "close 2026-11") == [], "there is no page of months here"
 
 
 def test_the_page_finds_the_same_and_escapes_it(world) -> None:
