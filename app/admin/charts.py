@@ -6,11 +6,15 @@ models, users and keys follow from the name, so that it has the same one on ever
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 from zlib import crc32
 
 from app.admin.formats import milliseconds, number, percent, usd
+from app.admin.question import RANGE
+from app.common.display import iso_utc
+from app.records.breakdown import ENDINGS, FAILED, LEFT, OK, REFUSED, Bar
 from app.statistics.figures import Totals
 from app.statistics.histogram import percentile_ms
 from app.statistics.periods import Period
@@ -19,12 +23,15 @@ from app.statistics.timeseries import DAY, MONTH, Bucket, Series, Timeline
 COUNT, USD, MS, PERCENT = "count", "usd", "ms", "percent"
 OTHERS = "others"
 
+_ENDINGS: Mapping[str, str] = {OK: "ok", REFUSED: "refused", LEFT: "client left", FAILED: "failed"}
+
 _COLOURS = 10
 _OTHER = "series-other"
 _FIXED = {
-    "ok": "series-2",
-    "failed": "series-1",
-    "refused": _OTHER,
+    "ok": "ending-ok",
+    "failed": "ending-failed",
+    "refused": "ending-refused",
+    "client left": "ending-left",
     "p50": "series-2",
     "p95": "series-0",
     "p99": "series-1",
@@ -117,10 +124,20 @@ class Chart:
         """Write a value with its unit."""
         return _WRITTEN[self.unit](value)
 
-    def rows(self) -> Iterator[tuple[str, list[str]]]:
-        """Yield the chart as a table: each bucket, and what there is of each name, newest first."""
+    def rows(self, requests: str) -> Iterator[tuple[str, str, list[str]]]:
+        """Yield the chart as a table: each bucket, its requests' address, what there is of each name.
+
+        The newest comes first. `requests` is the address of all of them.
+        """
+        path, _, query = requests.partition("?")
+        kept = [(name, value) for name, value in parse_qsl(query) if name not in RANGE]
+        address = f"{path}?{urlencode(kept)}{'&' * bool(kept)}"
+        end = self.end
         for index in reversed(range(len(self.starts))):
-            yield self.labels[index], [self.written(line.values[index]) for line in self.lines]
+            start = self.starts[index]
+            cells = [self.written(line.values[index]) for line in self.lines]
+            yield self.labels[index], f"{address}from={iso_utc(start)}&to={iso_utc(end)}", cells
+            end = start
 
     def to_json(self, here: str, requests: str) -> dict[str, Any]:
         """Return what the browser draws; `here` and `requests` are the addresses it leads to."""
@@ -179,6 +196,25 @@ def home_charts(series: Series, period: Period, tz: tzinfo) -> list[Chart]:
             summary=f"99 of 100 within {milliseconds(worst)}", **frame,
         ),
     ]  # fmt: skip
+
+
+def endings_chart(bars: Sequence[Bar], now: datetime, tz: tzinfo) -> Chart:
+    """Return how requests ended, in bars of any length."""
+    values = {_ENDINGS[ending]: [bar.counts[ending] for bar in bars] for ending in ENDINGS}
+    local = [(bar.start.astimezone(tz), bar.end.astimezone(tz)) for bar in bars]
+    step = bars[0].end - bars[0].start
+    within_a_day = local[-1][1] - local[0][0] <= timedelta(days=1)
+    if step >= timedelta(days=1):
+        tick, label = "%m-%d", "%Y-%m-%d"
+    else:
+        clock = "%H:%M" if step >= timedelta(minutes=1) else "%H:%M:%S"
+        tick, label = clock if within_a_day else f"%m-%d {clock}", f"%Y-%m-%d {clock} %Z"
+    return Chart(
+        name="endings", title="Requests over time", summary="", unit=COUNT, adds_up=True,
+        lines=_lines(values), starts=[bar.start for bar in bars], end=bars[-1].end,
+        running=bars[-1].end > now, labels=[start.strftime(label) for start, _ in local],
+        ticks=[start.strftime(tick) for start, _ in local],
+    )  # fmt: skip
 
 
 def metric_chart(

@@ -3,7 +3,7 @@
 A page becomes live by `@live` on its view, and `{% filter live_part("ID") %}…{% endfilter %}` around what is
 inside an element with that id and `data-live`. Such a page is drawn once for all windows that show the same
 address under the same role (`app.server.event_hub`), outside of any window's request, as nobody in particular
-of that role: so a part has nothing that belongs to one window or one user, in particular no form, whose token is
+of that role: so a part has nothing that belongs to one window or user, in particular no form, whose token is
 its session's. Elements with `data-now` show figures that all pages share.
 
 `GET /live?page=…` is a stream of events, or, for who cannot have one, the same once, as JSON.

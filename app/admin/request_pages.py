@@ -21,6 +21,7 @@ from flask import (
 from werkzeug.wrappers import Response as AnyResponse
 
 from app.admin.asking import ask, asked_question, is_redrawn
+from app.admin.charts import endings_chart
 from app.admin.live import live
 from app.admin.question import NAMES
 from app.admin.reasons import reason_of
@@ -28,13 +29,10 @@ from app.admin.record_view import booked_nano, cost_view, position, timeline, wh
 from app.admin.request_views import (
     COLUMNS,
     FIGURES,
-    HEIGHT,
     SORTED_BY,
     VIEW_ORDERS,
     VIEW_TITLES,
     chosen_columns,
-    histogram,
-    histogram_width,
 )
 from app.common.cursor import FilterError, PageCursor
 from app.exchange.ports import Clock
@@ -43,7 +41,7 @@ from app.management.reading import RequestLogStore
 from app.management.users import UserAdmin
 from app.management.views.price_history import ExplanationView, explanation_view
 from app.pricing.model_table import ModelTable
-from app.records.breakdown import ENDINGS, Breakdown
+from app.records.breakdown import Breakdown
 from app.records.log_export import FORMATS
 from app.records.log_filter import FAILED, LogFilter, parse_limit
 from app.records.records import Outcome
@@ -222,10 +220,7 @@ def _add_table(routes: Blueprint, reading: _Reading, models: ModelTable) -> None
                 export_formats=FORMATS,
                 breakdown=breakdown,
                 counts=counts,
-                bars=histogram(breakdown.bars, tz) if breakdown else [],
-                width=histogram_width(breakdown.bars) if breakdown else 0,
-                height=HEIGHT,
-                endings=ENDINGS,
+                chart=endings_chart(breakdown.bars, now, tz) if breakdown else None,
                 views=_views(question.given.get("view"), breakdown, without_view),
                 columns=chosen_columns(request.args.get("columns", "").split(",")),
                 all_columns=COLUMNS,

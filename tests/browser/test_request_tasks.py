@@ -1,5 +1,7 @@
 """What an administrator wants to know of requests, and in how few steps the page tells it."""
 
+import json
+import re
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -160,18 +162,31 @@ def test_users_are_suggested_while_a_name_is_typed(admin, site):
 def test_dragging_over_the_bars_asks_for_their_time(admin, acme):
     page = admin.page
     page.goto(f"/admin/requests?user={ACME}&period=yesterday")
-    bars = page.locator("svg.histogram a")
-    first, last = bars.first.get_attribute("data-from"), bars.last.get_attribute("data-to")
-    box = page.locator("svg.histogram").bounding_box()
+    drawn = json.loads(page.locator("#chart-endings script").text_content())
+    box = page.locator("#chart-endings .u-over").bounding_box()
     page.mouse.move(box["x"] + 2, box["y"] + 40)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 40, steps=4)
     page.mouse.up()
     page.wait_for_url("**from=**")
-    assert page.evaluate("new URL(location).searchParams.get('from')") == first
-    assert page.evaluate("new URL(location).searchParams.get('to')") == last
+    for name, seconds in (("from", drawn["starts"][0]), ("to", drawn["end"])):
+        said = page.evaluate("name => new URL(location).searchParams.get(name)", name)
+        assert datetime.fromisoformat(said).timestamp() == seconds
     assert page.evaluate("new URL(location).searchParams.get('period')") is None
     shows(page, *ALL)
+
+
+def test_a_click_on_a_bar_leads_to_its_requests(admin, acme):
+    page = admin.page
+    page.goto(f"/admin/requests?user={ACME}&period=yesterday")
+    drawn = json.loads(page.locator("#chart-endings script").text_content())
+    totals = [sum(values) for values in zip(*(line["values"] for line in drawn["series"]), strict=True)]
+    place = totals.index(max(totals))
+    box = page.locator("#chart-endings .u-over").bounding_box()
+    page.mouse.move(box["x"] + 2, box["y"] + 20)
+    page.mouse.click(box["x"] + box["width"] * (place + 0.5) / len(totals), box["y"] + 20)
+    page.wait_for_url("**from=**")
+    expect(page.locator("#log tbody tr")).to_have_count(max(totals))
 
 
 def test_columns_are_chosen_and_stay(admin, acme):
@@ -210,8 +225,10 @@ def test_all_can_be_read_without_scripts(browser, site, cookies, acme):
     window.context.add_cookies(cookies)
     page = window.page
     page.goto(f"/admin/requests?user={ACME}&period=yesterday")
-    page.locator("#bars-table summary").click()
-    page.locator("#bars-table tbody a").first.click()
+    page.locator("#data-endings summary").click()
+    page.locator(
+        "#data-endings tbody tr", has=page.locator("td", has_text=re.compile("[1-9]"))
+    ).first.locator("a").click()
     shows(page, *ALL)
     page.locator("[data-id=task-01] .record-link").click()
     expect(page.locator("#error-message")).to_contain_text(REASONS[0])
@@ -236,6 +253,7 @@ def test_names_of_any_kind_are_shown_and_lead_to_their_requests(browser, site, c
         assert box["x"] + box["width"] <= table["x"] + table["width"]
     page.locator("#facet-user").get_by_role("link", name=CJK[:20]).click()
     shows(page, "task-12")
+    page.wait_for_load_state()  # until its script runs, the link leads to a page
     page.locator("[data-id=task-12] .record-link").click()
     expect(page.locator("#drawer #error-message")).to_contain_text(CJK[:20])
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]

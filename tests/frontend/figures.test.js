@@ -1,7 +1,7 @@
 // `node --test`: what charts compute.
 import assert from "node:assert/strict";
 import test from "node:test";
-import { endOf, named, said, stacked, steps, within, written } from "../../app/admin/static/js/figures.js";
+import { endOf, named, parts, said, stacked, steps, within, written } from "../../app/admin/static/js/figures.js";
 
 /** @type {import("../../app/admin/static/js/figures.js").ChartData} */
 const CHART = {
@@ -26,6 +26,15 @@ test("values are written with their units, as pages write them", () => {
 test("rows are stacked, and what is missing adds nothing", () => {
   assert.deepEqual(stacked([[3, 0, 1], [1, 0, null]]), [[3, 0, 1], [4, 0, 1]]);
   assert.deepEqual(stacked([]), []);
+});
+
+test("a single failure among thousands is seen, and nothing where there is none", () => {
+  const at = (value) => 100 - value / 1000;
+  assert.deepEqual(parts([100000, 100000, 100001], at, 2), [
+    { top: 0, height: 100 }, { top: 0, height: 0 }, { top: 100 - 100.001, height: 2 },
+  ]);
+  assert.deepEqual(parts([1, 1], at, 2), [{ top: 98, height: 2 }, { top: 100 - 0.001, height: 0 }]);
+  assert.deepEqual(parts([], at, 2), []);
 });
 
 test("an axis names as many buckets as there is room for", () => {

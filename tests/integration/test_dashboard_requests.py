@@ -1,5 +1,6 @@
 """The request log's pages over a real database."""
 
+import json
 import re
 from datetime import timedelta
 from html import unescape
@@ -113,11 +114,11 @@ def test_bars_lead_to_their_time(admin, database) -> None:
     insert(database, 1)
     insert(database, 5)
     page = admin.get("/requests?user=ann").text
-    bars = re.findall(r'<th scope="row"><a href="/admin/requests\?([^"]*)"', page)
-    assert len(bars) == 2
-    assert [rows(admin, unescape(bar)) for bar in bars] == [["r5"], ["r1"]]
-    for bar in bars:
-        assert page.count(f'<a href="/admin/requests?{bar}"') == 2  # in the picture, and in its table
+    bars = re.findall(r'<th scope="row" class="nowrap"><a href="/admin/requests\?([^"]*)"', page)
+    assert [shown for bar in bars if (shown := rows(admin, unescape(bar)))] == [["r1"], ["r5"]]
+    drawn = json.loads(re.search(r'application/json">(.*?)</script>', page)[1])
+    assert len(drawn["starts"]) == len(bars)
+    assert drawn["here"] == drawn["requests"] == "/admin/requests?user=ann"
 
 
 def test_the_table_is_in_the_order_of_a_column(admin, database) -> None:

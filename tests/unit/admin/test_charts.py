@@ -5,7 +5,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from app.admin.charts import METRICS, colours, home_charts, metric_chart
+from app.admin.charts import METRICS, colours, endings_chart, home_charts, metric_chart
+from app.records.breakdown import ENDINGS, Bar
 from app.statistics.figures import Totals
 from app.statistics.periods import Period
 from app.statistics.timeseries import DAY, HOUR, MONTH, Bucket, Series
@@ -67,9 +68,12 @@ def test_the_browser_is_told_times_names_and_where_to_lead():
 
 
 def test_the_table_has_the_same_newest_first():
-    rows = list(home_charts(busy(), PERIOD, ZoneInfo("Asia/Ho_Chi_Minh"))[1].rows())
-    assert rows[0] == ("2026-11-23 02:00 +07", ["$0.000615", "$0.000085"])
-    assert rows[1] == ("2026-11-23 01:00 +07", ["$0.00", "$0.00"])
+    chart = home_charts(busy(), PERIOD, ZoneInfo("Asia/Ho_Chi_Minh"))[1]
+    newest, before, _ = chart.rows("/requests?user=a%26b&period=24h")
+    asked = "/requests?user=a%26b&from=2026-11-22T{}:00:00.000Z&to=2026-11-22T{}:00:00.000Z"
+    assert newest == ("2026-11-23 02:00 +07", asked.format(19, 20), ["$0.000615", "$0.000085"])
+    assert before == ("2026-11-23 01:00 +07", asked.format(18, 19), ["$0.00", "$0.00"])
+    assert next(chart.rows("/requests"))[1].startswith("/requests?from=")
 
 
 @pytest.mark.parametrize(
@@ -85,6 +89,35 @@ def test_buckets_are_called_by_their_size(size, step, label, tick):
     assert chart.labels[0] == label
     assert chart.ticks[0] == tick
     assert [line.name for line in chart.lines] == ["all"]
+
+
+@pytest.mark.parametrize(
+    ("step", "label", "tick"),
+    [(timedelta(seconds=10), "2026-11-22 17:00:00 UTC", "17:00:00"),
+     (timedelta(minutes=5), "2026-11-22 17:00 UTC", "17:00"),
+     (timedelta(hours=12), "2026-11-22 17:00 UTC", "11-22 17:00"),
+     (timedelta(days=1), "2026-11-22", "11-22")],
+)  # fmt: skip
+def test_how_requests_ended_is_drawn_in_bars_of_any_length(step, label, tick):
+    counts = [
+        {"ok": 3, "refused": 0, "left": 1, "failed": 2},
+        dict.fromkeys(ENDINGS, 0),
+        dict.fromkeys(ENDINGS, 1),
+    ]
+    bars = [Bar(START + n * step, START + (n + 1) * step, count) for n, count in enumerate(counts)]
+    chart = endings_chart(bars, START + 3 * step, UTC)
+    assert (chart.labels[0], chart.ticks[0]) == (label, tick)
+    assert (chart.end, chart.running) == (START + 3 * step, False)
+    assert endings_chart(bars, START + 2 * step, UTC).running
+    assert {line.name: (line.colour, line.values) for line in chart.lines} == {
+        "ok": ("ending-ok", [3, 0, 1]), "refused": ("ending-refused", [0, 0, 1]),
+        "client left": ("ending-left", [1, 0, 1]), "failed": ("ending-failed", [2, 0, 1]),
+    }  # fmt: skip
+
+
+def test_an_outcome_has_one_colour_on_every_page():
+    lines = {line.name: line.colour for line in home_charts(busy(), PERIOD, UTC)[0].lines}
+    assert lines == {name: f"ending-{name}" for name in ("ok", "failed", "refused")}
 
 
 def test_what_does_not_add_up_has_no_others():

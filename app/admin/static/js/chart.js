@@ -1,10 +1,10 @@
 // Draws a chart from the JSON beside it: crosshair, zoom by dragging, a click or Enter leads to the requests.
 import uPlot from "../vendor/uPlot.js";
-import { endOf, named, said, stacked, steps, within, written } from "./figures.js";
+import { endOf, named, parts, said, stacked, steps, within, written } from "./figures.js";
 
 /** @typedef {import("./figures.js").ChartData} ChartData */
 
-const HEIGHT = 200;
+const LEAST_HEIGHT = 2;
 const LABEL_ROOM = 76;
 const LEAST_DRAG = 8;
 /** @type {WeakMap<Element, () => void>} */
@@ -75,7 +75,7 @@ function options(chart, place, readout) {
   let dragged = false;
   return {
     width: place.clientWidth,
-    height: HEIGHT,
+    height: place.clientHeight,
     legend: { show: false },
     padding: [8, 8, 0, 0],
     scales: {
@@ -176,7 +176,8 @@ function move(plot, chart, event) {
 }
 
 /**
- * Draw stacked bars, those on top first; that of a bucket that goes on is hatched.
+ * Draw stacked bars from below, so that a little of something on top is still seen; that of a bucket that goes on
+ * is hatched.
  * @param {uPlot} plot
  * @param {ChartData} chart
  * @param {string[]} colours
@@ -187,20 +188,15 @@ function drawBars(plot, chart, colours) {
   const room = plot.bbox.width / count;
   const width = Math.max(1, Math.min(room * 0.8, 48 * devicePixelRatio));
   ctx.save();
-  for (let level = chart.series.length; level >= 1; level -= 1) {
-    const tops = plot.data[level] ?? [];
-    const below = level > 1 ? plot.data[level - 1] : null;
-    for (let index = 0; index < count; index += 1) {
-      const from = below?.[index] ?? 0;
-      const to = tops[index] ?? 0;
-      if (to <= from) continue;
-      const top = plot.valToPos(to, "y", true);
-      const bottom = plot.valToPos(from, "y", true);
-      const shade = colours[level - 1] ?? "";
+  for (let index = 0; index < count; index += 1) {
+    const sums = chart.series.map((_, level) => plot.data[level + 1]?.[index] ?? 0);
+    const left = plot.valToPos(index, "x", true) - width / 2;
+    const spans = parts(sums, (value) => plot.valToPos(value, "y", true), LEAST_HEIGHT * devicePixelRatio);
+    spans.forEach(({ top, height }, level) => {
+      const shade = colours[level] ?? "";
       ctx.fillStyle = chart.running && index === count - 1 ? hatched(ctx, shade) : shade;
-      const left = plot.valToPos(index, "x", true) - width / 2;
-      ctx.fillRect(left, top, width, Math.max(1, bottom - top));
-    }
+      if (height) ctx.fillRect(left, top, width, height);
+    });
   }
   ctx.restore();
 }

@@ -72,6 +72,22 @@ export function stacked(rows) {
 }
 
 /**
+ * Where the parts of a stacked bar are, in pixels from the top. Of what there is little, enough is drawn to be seen.
+ * @param {number[]} sums Each part's upper end, from below: what `stacked` says of a bucket.
+ * @param {(value: number) => number} at
+ * @param {number} least
+ * @returns {{ top: number, height: number }[]} Without height: there is none of it.
+ */
+export function parts(sums, at, least) {
+  const floor = at(0);
+  return sums.map((sum, level) => {
+    const below = sums[level - 1] ?? 0;
+    const height = sum > below ? Math.max(least, at(below) - at(sum)) : 0;
+    return { top: Math.min(at(sum), floor - height), height };
+  });
+}
+
+/**
  * Which buckets the axis names, so that names do not touch.
  * @param {number} count
  * @param {number} width In pixels.

@@ -1,51 +1,5 @@
-// The page of requests: dragging over the histogram asks for a range, a request opens in a drawer, and names of
-// users are suggested while one is typed. On a record's own page ← → and j k go to the requests beside it.
-// Without it, bars and requests are links.
-
-/** @param {string} begin @param {string} end */
-const goTo = (begin, end) => {
-  const address = new URL(window.location.href);
-  for (const name of ["period", "cursor"]) address.searchParams.delete(name);
-  address.searchParams.set("from", begin);
-  address.searchParams.set("to", end);
-  window.location.assign(address);
-};
-
-/** @param {SVGSVGElement} svg */
-const dragOver = (svg) => {
-  const bars = [...svg.querySelectorAll("a")];
-  /** @type {number | null} */
-  let first = null;
-  /** @param {PointerEvent} event */
-  const at = (event) => {
-    const box = svg.getBoundingClientRect();
-    const place = Math.floor(((event.clientX - box.left) / box.width) * bars.length);
-    return Math.min(Math.max(place, 0), bars.length - 1);
-  };
-  /** @param {number} from @param {number} to */
-  const mark = (from, to) => {
-    const [low, high] = [Math.min(from, to), Math.max(from, to)];
-    bars.forEach((bar, place) => bar.classList.toggle("marked", place >= low && place <= high));
-  };
-  svg.addEventListener("dragstart", (event) => event.preventDefault());
-  svg.addEventListener("pointerdown", (event) => {
-    if (event.button === 0) first = at(event);
-  });
-  svg.addEventListener("pointermove", (event) => {
-    if (first !== null) mark(first, at(event));
-  });
-  window.addEventListener("pointerup", (event) => {
-    if (first === null) return;
-    const [low, high] = [Math.min(first, at(event)), Math.max(first, at(event))];
-    const moved = low !== high;
-    first = null;
-    if (moved) goTo(bars[low]?.dataset.from ?? "", bars[high]?.dataset.to ?? "");
-  });
-  window.addEventListener("pointercancel", () => {
-    first = null;
-    bars.forEach((bar) => bar.classList.remove("marked"));
-  });
-};
+// The page of requests: a request opens in a drawer, and names of users are suggested while one is typed. On a
+// record's own page ← → and j k go to the requests beside it. Without it, requests are links.
 
 const isTyping = () => {
   const held = document.activeElement;
@@ -165,8 +119,6 @@ const suggestUsers = (input) => {
   });
 };
 
-const svg = document.querySelector("svg.histogram");
-if (svg instanceof SVGSVGElement) dragOver(svg);
 for (const input of document.querySelectorAll("input[data-suggest]")) {
   if (input instanceof HTMLInputElement) suggestUsers(input);
 }
