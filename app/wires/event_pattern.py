@@ -41,6 +41,11 @@ _is_plain = re.compile(rb'[^"\\\x00-\x1f]*').fullmatch
 _is_string = re.compile(_STRING).fullmatch
 _is_number = re.compile(rb"0|[1-9]\d{0,15}").fullmatch
 _BLANK_LINE = b"\n\n"
+_PLAIN = bytes(byte for byte in range(0x20, 0x100) if byte not in b'"\\')
+"""What a JSON string may be made of without any escapes."""
+# With so long a separator, in so many bytes, CPython prepares its search at length, and anew for each piece:
+# splitting at blank lines and cutting off what is around the texts takes less then.
+_LONG_SEAM, _MUCH = 100, 2500
 _Check = Callable[[bytes], object]
 
 
@@ -69,7 +74,8 @@ class EventPattern:
         to know.
         """
         is_usual = block.startswith((b"data: {", b"event: ")) and block.endswith(b"}" + _BLANK_LINE)
-        if not is_usual or b"\r" in block or len(block) > MAX_PATTERN_BYTES:
+        is_one = block.find(_BLANK_LINE) == len(block) - len(_BLANK_LINE)
+        if not (is_usual and is_one) or b"\r" in block or len(block) > MAX_PATTERN_BYTES:
             return None
         # Text in front of a member's name is an end of a string, so no string can imitate a member.
         literals: list[bytes] = []
@@ -95,9 +101,8 @@ class EventPattern:
         end = data.rfind(last, start)
         if end < 0:
             return 0, at
-        texts = data[start:end].split(self._seam)
-        joined = texts[0] if len(texts) == 1 else b"".join(texts)
-        if self._takes_any_text and _is_plain(joined):
+        texts = self._split(data[start:end])
+        if self._takes_any_text and not b"".join(texts).translate(None, _PLAIN):
             return len(texts), end + len(last)
         count = 0
         for text in texts:
@@ -106,6 +111,20 @@ class EventPattern:
             count += 1
             at += len(first) + len(text) + len(last)
         return count, at
+
+    def _split(self, data: bytes) -> list[bytes]:
+        """Split what is between the first and the last literal of a run of events at their seams."""
+        seam = self._seam
+        if len(seam) < _LONG_SEAM or len(data) < _MUCH:
+            return data.split(seam)
+        texts = data.split(_BLANK_LINE)
+        if len(texts) == 1:
+            return texts
+        before, behind = len(self._first), len(_BLANK_LINE) - len(self._last)
+        texts[0], texts[-1] = texts[0][:behind], texts[-1][before:]
+        texts[1:-1] = [event[before:behind] for event in texts[1:-1]]
+        # If they are the same bytes once they are joined again, the seams were nothing but seams.
+        return texts if seam.join(texts) == data else data.split(seam)
 
     def _is_text(self, text: bytes) -> bool:
         """Return whether this is what may stand between the first and the last literal of one event."""

@@ -16,6 +16,8 @@ from app.wires.wire_format import WireFormat
 from tests.unit.wires.metering import ANT, OAI, cut, results
 
 EVENT = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}\n\n'
+LONG = EVENT.replace(b'"c"', b'"chatcmpl-%b"' % (b"0" * 40))
+"""Of these a few dozen are split in another way."""
 PADDED = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],"obfuscation":"xyz"}\n\n'
 
 
@@ -43,6 +45,31 @@ class TestPattern:
         for size in range(len(EVENT)):
             assert pattern(EVENT).run(EVENT * 2 + EVENT[:size]) == (2, 2 * len(EVENT)), size
 
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            LONG.replace(b"Hi", b'"'),
+            LONG.replace(b"Hi", b"\n\n"),
+            LONG.replace(b"null", b'"stop"'),
+            LONG.replace(b'"delta"', b'"delt4"'),
+            LONG[:-3] + b"\n\n",
+            LONG[1:],
+            b"\n\n",
+        ],
+    )
+    def test_a_long_run_ends_before_what_is_not_like_it(self, odd: bytes) -> None:
+        found = pattern(LONG)
+        for before in (1, 5, 29):
+            count, end = found.run(LONG * before + odd + LONG * (30 - before))
+            assert count <= before
+            assert end == len(LONG) * count
+
+    def test_a_long_run_takes_any_string(self) -> None:
+        texts = (b"", b"a", b'\\"', b"\\n\\n", b"data: {", "é".encode())
+        data = b"".join(LONG.replace(b"Hi", text) for text in texts * 6)
+        assert pattern(LONG).run(data) == (36, len(data))
+        assert pattern(LONG).run(data + LONG[:-1]) == (36, len(data))
+
     def test_several_texts(self) -> None:
         data = PADDED + PADDED.replace(b"xyz", b"").replace(b'"a"', b'"\\"}}],\\"obfuscation\\":\\""')
         assert pattern(PADDED).run(data * 2) == (4, 2 * len(data))
@@ -64,6 +91,7 @@ class TestPattern:
             b"data: {}\n\n",
             EVENT.replace(b"\n", b"\r\n"),
             EVENT[:-1],
+            EVENT * 2,
             b"\n" + EVENT,
             EVENT.replace(b"Hi", b"x" * 5000),
             b'data: {"content":"a","text":"b","thinking":"c","refusal":"d","arguments":"e"}\n\n',
