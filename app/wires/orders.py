@@ -162,7 +162,7 @@ def read_input(members: Mapping[str, msgspec.Raw], size: int, names: Members) ->
 
     What cannot be read here may be read by others, and is open.
     """
-    if any(_is_given(members, name) for name in (*_OPENING, *names.elsewhere)):
+    if _is_any_given(members, _OPENING) or _is_any_given(members, names.elsewhere):
         return _OPEN
     try:
         tools = _tools.decode(members["tools"]) if _is_given(members, "tools") else []
@@ -219,6 +219,10 @@ def _is_long(order: object) -> bool:
 
 def _is_given(members: Mapping[str, msgspec.Raw], name: str) -> bool:
     return name in members and bytes(members[name]) not in _NOTHING
+
+
+def _is_any_given(members: Mapping[str, msgspec.Raw], names: Iterable[str]) -> bool:
+    return not members.keys().isdisjoint(names) and any(_is_given(members, name) for name in names)
 
 
 def other_models_in(members: Mapping[str, msgspec.Raw]) -> str | None:

@@ -78,7 +78,7 @@ _OF_OUTPUT = {
 OTHER_TOKENS: Final[Mapping[str, str]] = {**_OF_INPUT, **_OF_OUTPUT}
 """Fields that tell tokens of other kinds than text, and their units (`app.wires.units.PART_OF`)."""
 
-_SPLIT_ALIASES = (*WRITE_5M_ALIASES, *WRITE_1H_ALIASES)
+_SPLIT_ALIASES = WRITE_5M_ALIASES | WRITE_1H_ALIASES
 _INPUT_SIDE = frozenset(
     (
         *("prompt_tokens", "input_tokens", *READ_ALIASES, *WRITE_ALIASES),
@@ -104,7 +104,9 @@ _NESTED = (*((split, _SPLIT_NAMES) for split in _SPLITS), (_CACHED_DETAILS, _KIN
 
 def highest(fields: Mapping[str, int], aliases: frozenset[str]) -> int:
     """Return the largest of a quantity's aliases: they name the same tokens, so they are never added."""
-    return max([count for name, count in fields.items() if name in aliases], default=0)
+    if aliases.isdisjoint(fields):
+        return 0
+    return max([count for name, count in fields.items() if name in aliases])
 
 
 def clean_fields(raw: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
@@ -115,17 +117,19 @@ def clean_fields(raw: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
     """
     fields: dict[str, int] = {}
     is_clean = _collect(raw, "", _TOP_NAMES, fields)
-    for name in _INPUT_DETAILS:
-        if isinstance(details := raw.get(name), dict):
-            is_clean &= _collect(details, f"{name}.", _INPUT_DETAIL_NAMES, fields)
+    for name, details in raw.items():
+        if not isinstance(details, dict):
+            continue
+        prefix = f"{name}."
+        if name in _INPUT_DETAILS:
+            is_clean &= _collect(details, prefix, _INPUT_DETAIL_NAMES, fields)
             for nested, names in _NESTED:
                 if isinstance(inner := details.get(nested), dict):
-                    is_clean &= _collect(inner, f"{name}.{nested}.", names, fields)
-    for name in _OUTPUT_DETAILS:
-        if isinstance(details := raw.get(name), dict):
-            is_clean &= _collect(details, f"{name}.", _OUTPUT_DETAIL_NAMES, fields)
-    if isinstance(split_by_lifetime := raw.get("cache_creation"), dict):
-        is_clean &= _collect(split_by_lifetime, "cache_creation.", _SPLIT_NAMES, fields)
+                    is_clean &= _collect(inner, f"{prefix}{nested}.", names, fields)
+        elif name in _OUTPUT_DETAILS:
+            is_clean &= _collect(details, prefix, _OUTPUT_DETAIL_NAMES, fields)
+        elif name == "cache_creation":
+            is_clean &= _collect(details, prefix, _SPLIT_NAMES, fields)
     if isinstance(raw.get("input_tokens_details"), dict):
         fields[INCLUSIVE] = 1
     return fields, is_clean
@@ -145,7 +149,9 @@ def _collect(source: Mapping[str, Any], prefix: str, names: frozenset[str], into
 
 def clean_count(value: object) -> int | None:
     """Return a token count from a decoded JSON value, None if it is not one."""
-    is_number = type(value) is int or (type(value) is float and isfinite(value) and value.is_integer())
+    if type(value) is int:
+        return value if 0 <= value <= MAX_COUNT else None
+    is_number = type(value) is float and isfinite(value) and value.is_integer()
     is_digits = isinstance(value, str) and len(value) <= 20 and value.isascii() and value.isdigit()
     if not (is_number or is_digits):
         return None
@@ -168,9 +174,7 @@ def merge_fields(merged: dict[str, int], new: Mapping[str, int], *, is_output_op
     before = dict(merged)
     for side in (_INPUT_SIDE, _OUTPUT_SIDE):
         fields = {name: count for name, count in new.items() if name in side}
-        is_open = (is_output_open and side is _OUTPUT_SIDE) or not any(
-            count for name, count in merged.items() if name in side
-        )
+        is_open = (is_output_open and side is _OUTPUT_SIDE) or not _is_positive(before, side)
         if is_open or any(fields.values()):
             merged.update(fields)
             if side is _INPUT_SIDE:
@@ -184,10 +188,13 @@ def merge_fields(merged: dict[str, int], new: Mapping[str, int], *, is_output_op
         merged.pop(TOTAL, None)
 
 
+def _is_positive(fields: Mapping[str, int], side: frozenset[str]) -> bool:
+    return not side.isdisjoint(fields) and any(fields[name] for name in side.intersection(fields))
+
+
 def _settle_writes(merged: dict[str, int], new: Mapping[str, int]) -> None:
     """Keep cache writes and their split by lifetime in step where an update restated only one of them."""
-    has_split = any(name in new for name in _SPLIT_ALIASES)
-    has_total = any(name in new for name in WRITE_ALIASES)
+    has_split, has_total = not _SPLIT_ALIASES.isdisjoint(new), not WRITE_ALIASES.isdisjoint(new)
     if has_total and not has_split:
         # A corrected total without a split: the old split may not exceed it. What lives for an hour stays so.
         total = highest(merged, WRITE_ALIASES)
