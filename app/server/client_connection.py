@@ -1,18 +1,17 @@
 """A client's socket that misses a deadline, in the place of the plain one that gunicorn would use."""
 
 import errno
-import math
 import socket
 import time
 from contextlib import suppress
 from typing import Any
 
-from gevent import get_hub, getcurrent
 from gunicorn.http.errors import ParseException
 
 from app.exchange.ports import NoPace, Pace
 from app.server.client_limits import ClientDeadlines, ClientLimits, Phase
 from app.server.client_watch import reset_on_close
+from app.upstream.readiness import Readiness
 
 # What the system keeps of an answer for a client that reads slowly: by itself it would take megabytes.
 _SEND_BUFFER = 256 * 1024
@@ -31,10 +30,6 @@ class HeadTimeout(ParseException):  # type: ignore[misc]  # gunicorn has no type
     """A request's head was begun and not ended in time."""
 
 
-class _TimeIsUp(BaseException):
-    """Ends a wait."""
-
-
 class ClientConnection:
     """What gunicorn reads requests from and writes answers to; all else is the socket's own.
 
@@ -43,7 +38,7 @@ class ClientConnection:
     """
 
     __slots__ = (
-        *("_due", "_limits", "_patience", "_readable", "_socket", "_timer", "_until", "_waiting"),
+        *("_limits", "_patience", "_readiness", "_socket"),
         *("gives_way", "is_spare", "linger_s", "pace"),
     )
 
@@ -62,12 +57,7 @@ class ClientConnection:
         self._patience = ClientDeadlines(limits, time.monotonic())
         # How long to read on before closing, since the client may still be sending what nobody will use.
         self.linger_s = 0.0
-        # Tells who waits that there is something to read.
-        self._readable: Any = None
-        self._waiting: Any = None
-        # One timer for all waits: it rings when the first would be over, and is then set for the next.
-        self._timer: Any = None
-        self._due = self._until = math.inf
+        self._readiness = Readiness(sock.fileno())
 
     def __repr__(self) -> str:
         return f"ClientConnection({self._patience})"
@@ -111,7 +101,7 @@ class ClientConnection:
         if patience.phase is Phase.REQUEST:
             # It has seldom come yet. And if it has, others come first: who sends without pause gets no worker
             # to himself.
-            self._wait_readable(until)
+            self._readiness.wait(until)
             now = time.monotonic()
         has_waited = False
         while True:
@@ -128,7 +118,7 @@ class ClientConnection:
                 if not has_waited and patience.phase is not Phase.HEAD:
                     self.pace.rest()  # who sends faster than is read would keep the worker to himself
                 return data
-            self._wait_readable(until)
+            self._readiness.wait(until)
             now = time.monotonic()
             has_waited = True
 
@@ -157,11 +147,7 @@ class ClientConnection:
                 with suppress(OSError):
                     self._skip_what_comes()
         finally:
-            for watcher in (self._readable, self._timer):
-                if watcher is not None:
-                    watcher.stop()
-                    watcher.close()
-            self._readable = self._timer = None
+            self._readiness.close()
             self._socket.close()
 
     def _send_rest(self, data: memoryview) -> None:
@@ -173,39 +159,6 @@ class ClientConnection:
             raise ConnectionResetError(errno.ECONNRESET, "the client does not read its answer") from None
         finally:
             self._socket.settimeout(0)
-
-    def _wait_readable(self, until: float) -> None:
-        """Wait for something to read, the end of the connection included, until then at most."""
-        hub = get_hub()
-        if self._readable is None:
-            self._readable = hub.loop.io(self._socket.fileno(), 1)
-        self._until = until
-        if until < self._due:
-            self._set_timer()
-        self._waiting = getcurrent()
-        try:
-            hub.wait(self._readable)
-        except _TimeIsUp:
-            pass
-        finally:
-            self._waiting = None
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer.close()
-        self._due = self._until
-        self._timer = get_hub().loop.timer(max(0.0, self._until - time.monotonic()))
-        self._timer.start(self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._due = math.inf
-        if self._waiting is None:
-            return  # the next wait sets it
-        if time.monotonic() < self._until:
-            self._set_timer()
-        else:
-            self._waiting.throw(_TimeIsUp)
 
     def _end_of_deadline(self) -> bytes:
         phase = self._patience.phase

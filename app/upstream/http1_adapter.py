@@ -10,10 +10,12 @@ is used (docs/performance.md has what one costs), nor urllib3; redirects, cookie
 and decoding are nobody's business here. What goes wrong is raised as `UpstreamFailure`, where it happens.
 """
 
+import math
 import re
 import select
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import lru_cache
@@ -29,6 +31,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, requote_uri
 
 from app.upstream.fast_path import FastPath
 from app.upstream.http1 import AnswerHead, BadAnswer, BodyReader, HeadReader
+from app.upstream.readiness import Readiness
 from app.upstream.transport import ClientGone, LargeBody, Passed, UpstreamFailure
 
 READ_SIZE: Final = 64 * 1024
@@ -171,7 +174,7 @@ class Http1Adapter(BaseAdapter):
 class Connection:
     """A socket, and whether it is still fit for a request."""
 
-    __slots__ = ("_pending", "_poll", "_timeout_s", "has_served", "socket")
+    __slots__ = ("_pending", "_poll", "_readiness", "_timeout_s", "has_served", "socket")
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
@@ -179,6 +182,7 @@ class Connection:
         self._poll: Any = _real_poll()
         self._poll.register(sock.fileno(), select.POLLIN)
         self._pending: Callable[[], int] | None = getattr(sock, "pending", None)
+        self._readiness = Readiness(sock.fileno())
         self._timeout_s: float | None = None
 
     def is_quiet(self) -> bool:
@@ -210,7 +214,7 @@ class Connection:
         except OSError as error:
             broken = error  # an upstream may answer, with an error, before it has read everything
         try:
-            while data := self.socket.recv(READ_SIZE):
+            while data := self._receive():
                 if (found := reader.feed(data)) is not None:
                     self.has_served = True
                     return found
@@ -251,8 +255,21 @@ class Connection:
             rest = rest[self.socket.send(rest[:_ONE_WRITE]) :]
         return None
 
+    def _receive(self) -> bytes:
+        """Return what comes next of an answer that has hardly come yet, `b""` at the end.
+
+        Raises TimeoutError when nothing comes, and what reading raises.
+        """
+        if not (self._pending is not None and self._pending()):
+            until = math.inf if self._timeout_s is None else time.monotonic() + self._timeout_s
+            if not self._readiness.wait(until):
+                if (data := self._receive_now()) is None:
+                    raise TimeoutError("timed out")
+                return data
+        return self.socket.recv(READ_SIZE)
+
     def _receive_now(self) -> bytes | None:
-        """Return what can be read without waiting; None if the request's answer cannot begin with that."""
+        """Return what can be read without waiting; None if that is nothing."""
         self.socket.settimeout(0)
         try:
             return self.socket.recv(READ_SIZE)
@@ -271,6 +288,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
+        self._readiness.close()
         self.socket.close()
 
 
