@@ -71,14 +71,22 @@ mutants: ## which changes to the code of money and journal do tests not see? (an
 	@nice -n 19 timeout 3600 .venv-mutants/bin/mutmut run --max-children 1 $(ARGS) || test $$? = 124
 	@.venv-mutants/bin/mutmut results | grep -v 'not checked' || true
 
-bench: setup ## speed beside nginx, LiteLLM, Portkey, everything on (BENCH=short|default|full, ARGS="--figures plain")
+bench: setup ## speed beside nginx and other gateways, everything on (BENCH=short|default|full, ARGS="--figures plain")
 	@$(BIN)/python -m bench --level $(BENCH) --json bench.json $(ARGS)
 
-bench-peers: ## install LiteLLM and Portkey for the benchmark, into a directory of their own (1 GB)
-	@$(PYTHON) -m venv .venv-bench-peers/litellm
-	@.venv-bench-peers/litellm/bin/pip install --quiet --disable-pip-version-check 'litellm[proxy]==1.106.2'
-	@mkdir -p .venv-bench-peers/portkey
-	@cd .venv-bench-peers/portkey && npm install --silent --no-fund --no-audit @portkey-ai/gateway
+PEERS = .venv-bench-peers
+
+# Each in a place of its own, the light ones first: what fails to install leaves those before it.
+bench-peers: ## install the other gateways of the benchmark: Ferro, Shepherd, Portkey, LiteLLM (1.3 GB)
+	@test -x /usr/sbin/nginx || echo "nginx is not installed, and will be left out: apt install nginx-light"
+	@$(call peer,ferro,ferrogw==1.5.10)
+	@$(call peer,shepherd,smg==1.13.0)
+	@if command -v npm >/dev/null; then mkdir -p $(PEERS)/portkey && cd $(PEERS)/portkey && \
+		npm install --silent --no-fund --no-audit @portkey-ai/gateway@1.15.2; \
+		else echo "npm is not installed, so Portkey is left out: apt install npm"; fi
+	@$(call peer,litellm,litellm[proxy]==1.106.2)
+
+peer = $(PYTHON) -m venv $(PEERS)/$(1) && $(PEERS)/$(1)/bin/pip install --quiet --disable-pip-version-check '$(2)'
 
 clients: setup ## real clients, installed and run against Weir (ARGS="codex claude-code"; docs/clients.md; needs npm)
 	@$(BIN)/python -m tests.clients $(ARGS)

@@ -6,29 +6,50 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
-from bench import growth, long_run, machine, report, windows, workers
+from bench import cors, growth, long_run, machine, pages, report, streams, volume, windows, workers
 from bench.chart import draw, draw_memory
+from bench.long_run import Curve
 from bench.native import BenchTrouble, LoadUpstream, compile_programs
-from bench.peers import LiteLLM, Portkey
+from bench.peers import Ferro, FerroLog, LiteLLM, Portkey, Shepherd
 from bench.run import FIGURES, MEMORY, Bench, Results, Site
-from bench.shapes import LEVELS
+from bench.shapes import LEVELS, MODELS, Level
 from bench.targets import Direct, Nginx, Peer, Target
-from bench.weir import WeirOff, WeirTarget
+from bench.weir import WeirAlways, WeirOff, WeirTarget
 
 _PEERS: tuple[tuple[type[Peer], str], ...] = (
     (Nginx, "not installed (apt install nginx-light)"),
     (LiteLLM, "not installed (make bench-peers)"),
     (Portkey, "not installed (make bench-peers, needs npm)"),
+    (Ferro, "not installed (make bench-peers)"),
+    (FerroLog, "not installed (make bench-peers)"),
+    (Shepherd, "not installed (make bench-peers)"),
 )
-GROWTH, KEYS, TWO_WORKERS = "growth", "upstream-keys", "two-workers"
-WINDOWS, LONG_RUN = "windows", "long-run"
-OWN = (GROWTH, KEYS, TWO_WORKERS, WINDOWS, LONG_RUN)
-"""What is measured of this proxy alone, and only when it is asked for."""
-TARGETS = ("direct", "nginx", "litellm", "portkey", "weir", "weir-off")
+_WEIRS = (WeirTarget, WeirAlways, WeirOff)
+TARGETS = ("direct", *(kind.name for kind, _ in _PEERS), *(weir.name for weir in _WEIRS))
+CORS, GROWTH, KEYS, WORKERS, HOSTS = "cors", "growth", "upstream-keys", "workers", "hosts"
+STREAMS, WINDOWS, VOLUME, PAGES = "streams", "windows", "volume", "pages"
+LONG_RUN, HALF_LOAD = "long-run", "half-load"
+OWN: dict[str, Callable[[Site, Level, Results, Path], object]] = {
+    CORS: lambda site, level, results, _: cors.measure(site, level, results),
+    GROWTH: growth.measure,
+    KEYS: growth.measure_pools,
+    WORKERS: lambda site, level, results, _: workers.measure(site, level, results),
+    HOSTS: lambda site, level, results, _: workers.measure_hosts(site, level, results),
+    STREAMS: lambda site, level, results, _: streams.measure(site, level, results),
+    WINDOWS: lambda site, level, results, _: windows.measure(site, level, results),
+    VOLUME: volume.measure,
+    PAGES: pages.measure,
+    LONG_RUN: lambda site, level, results, _: long_run.measure(site, level.long_run_s, results),
+    HALF_LOAD: lambda site, level, results, _: long_run.measure(
+        site, level.half_load_s, results, figure=long_run.HALF_LOAD
+    ),
+}
+"""What is measured of this proxy alone, all but `cors` only when asked for; the path is for databases."""
 EXIT_PROBLEM, EXIT_TROUBLE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -77,7 +98,7 @@ def _run(arguments: argparse.Namespace, directory: Path, stack: ExitStack) -> Re
     if proxy_core == load_core:
         say("there is one core only: proxy and load share it, and no figure is worth much")
     programs = compile_programs(directory)
-    upstream = stack.enter_context(LoadUpstream(programs, directory, load_core))
+    upstream = stack.enter_context(LoadUpstream(programs, directory, load_core, MODELS))
     site = Site(programs, upstream, directory, proxy_core, load_core, say)
     results = Results()
     if set(arguments.figures) & {*FIGURES, MEMORY}:
@@ -90,26 +111,27 @@ def _run(arguments: argparse.Namespace, directory: Path, stack: ExitStack) -> Re
 def _measure_alone(arguments: argparse.Namespace, site: Site, results: Results) -> None:
     """Measure what is asked of this proxy only, of those figures that were chosen."""
     level, data = LEVELS[arguments.level], arguments.data or site.directory
-    if GROWTH in arguments.figures:
-        growth.measure(site, level, results, data)
-    if KEYS in arguments.figures:
-        growth.measure_pools(site, level, results, data)
-    if TWO_WORKERS in arguments.figures:
-        workers.measure(site, level, results)
-    if WINDOWS in arguments.figures:
-        windows.measure(site, level, results)
-    if LONG_RUN in arguments.figures:
-        curves = long_run.measure(site, level.long_run_s, results)
-        if arguments.history:
-            draw_memory(curves, arguments.history.with_name("long-run.svg"))
+    for name in OWN:
+        if name not in arguments.figures:
+            continue
+        found = OWN[name](site, level, results, data)
+        if name == LONG_RUN and arguments.history:
+            draw_memory(cast("Mapping[str, Curve]", found), arguments.history.with_name("long-run.svg"))
 
 
 def _compare(arguments: argparse.Namespace, site: Site, results: Results, stack: ExitStack) -> None:
     targets, left_out = _targets(arguments, site)
     results.left_out |= left_out
-    for target in targets:
+    for target in list(targets):
         stack.callback(target.stop)
-        target.start()
+        try:
+            target.start()
+        except BenchTrouble as trouble:
+            if not isinstance(target, Peer):
+                raise
+            # One that does not start here is no reason not to measure the others.
+            results.left_out[target.name] = f"did not start: {trouble}"
+            targets.remove(target)
     site.say("measured: " + ", ".join(f"{target.name} {target.version()}".strip() for target in targets))
     results.versions = {target.name: target.version() for target in targets if target.version()}
     bench = Bench(site, targets, results)
@@ -136,7 +158,7 @@ def _targets(arguments: argparse.Namespace, site: Site) -> tuple[list[Target], d
             targets.append(kind(port, site.directory / kind.name, core))
     targets.extend(
         weir(port, site.directory / weir.name, (core,), site.load_core)
-        for weir in (WeirTarget, WeirOff)
+        for weir in _WEIRS
         if weir.name in arguments.targets
     )
     return targets, left_out
@@ -156,11 +178,11 @@ def _list_of(names: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    compared = (*FIGURES, MEMORY)
-    figures = (*compared, *OWN)
+    usual = (*FIGURES, MEMORY, CORS)
+    figures = (*FIGURES, MEMORY, *OWN)
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measures this proxy, with everything on, beside nginx, LiteLLM and Portkey.",
+        description="Measures this proxy, with everything on, beside others that can be installed.",
         epilog="What the figures mean: docs/performance.md",
     )
     parser.add_argument("--level", choices=LEVELS, default="default", help="how long (default: %(default)s)")
@@ -170,9 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--figures",
         type=_list_of(figures),
-        default=compared,
+        default=usual,
         metavar="A,B",
-        help=f"{', '.join(compared)} (those are the default); of this proxy alone: {', '.join(OWN)}",
+        help=f"{', '.join(usual)} (those are the default); of this proxy alone: {', '.join(OWN)}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument(

@@ -136,10 +136,10 @@ def make_summaries(db: Database[Any]) -> None:
         pass
 
 
-def fill(db: Database[Any], size: int, say: Callable[[str], None]) -> None:
-    """Make `size` users, client keys and records, a fifth as many hourly sums; nothing if all are there.
+def fill(db: Database[Any], size: int, say: Callable[[str], None], users: int | None = None) -> None:
+    """Make `size` records, a fifth as many hourly sums, and `users` (else as many) with a client key each.
 
-    What was booked after the filling goes: the size is the same at every start.
+    If all are there, what was booked after the filling goes: the size is the same at every start.
     """
     mark = db["bench"].find_one({"_id": "filled"})
     if mark is not None:
@@ -147,11 +147,12 @@ def fill(db: Database[Any], size: int, say: Callable[[str], None]) -> None:
             db[name].delete_many({field: {"$gt": mark["at"]}})
         make_summaries(db)
         return
+    users = users or size
     now, random = datetime.now(UTC).replace(microsecond=0), Random(1)
     steps: tuple[tuple[str, Callable[[], None]], ...] = (
-        ("users and client keys", lambda: make_users(db, size, now)),
-        ("records", lambda: make_records(db, size, now, users=size, random=random)),
-        ("hourly sums", lambda: make_hourly_sums(db, size // 5, now, users=size, random=random)),
+        ("users and client keys", lambda: make_users(db, users, now)),
+        ("records", lambda: make_records(db, size, now, users=users, random=random)),
+        ("hourly sums", lambda: make_hourly_sums(db, size // 5, now, users=users, random=random)),
         ("indexes", lambda: make_indexes(db)),
         ("summaries", lambda: make_summaries(db)),
     )

@@ -42,10 +42,16 @@ _MIB = 1024 * 1024
 
 
 class GrownWeir(WeirTarget):
-    """The proxy over a database of this size, with as many upstream keys beside the configured ones."""
+    """The proxy over a database of this size, with so many upstream keys beside the configured ones.
 
-    def __init__(self, site: Site, directory: Path, size: int, pool: int = 0) -> None:
+    With `owners` there are only so many users, to whom all the records belong.
+    """
+
+    def __init__(
+        self, site: Site, directory: Path, size: int, pool: int = 0, owners: int | None = None
+    ) -> None:
         self.name = f"weir-pool-{pool}" if pool else f"weir-{size}"
+        self.name += f"-of-{owners}" if owners else ""
         # Kept for ever: else MongoDB would delete the oldest meanwhile, and they would seem to be missing.
         settings = {"SECRET_KEY": _SECRET_KEY, "ADMIN_TOKEN": _ADMIN_TOKEN, "LOG_RETENTION_DAYS": "0"}
         super().__init__(
@@ -55,6 +61,7 @@ class GrownWeir(WeirTarget):
         self.users = 1
         self.is_cold = False
         self._pool = pool
+        self._owners = owners
         self._say = site.say
         self._asked = 0
 
@@ -68,7 +75,7 @@ class GrownWeir(WeirTarget):
     def fill(self) -> None:
         """Make what is not there yet from an earlier run."""
         database = self.database()
-        crowd.fill(database, self.size, self._say)
+        crowd.fill(database, self.size, self._say, self._owners)
         if self._pool and not database["ohmygpt_keys"].estimated_document_count():
             cipher = KeyCipher(_SECRET_KEY)
             crowd.make_upstream_keys(database, self._pool, cipher, datetime.now(UTC))
@@ -85,6 +92,25 @@ class GrownWeir(WeirTarget):
         connection.close()
         if answer.status != http.client.OK:
             raise RuntimeError(f"POST /reload: {answer.status}")
+
+    @property
+    def token(self) -> str:
+        """The admin token."""
+        return _ADMIN_TOKEN
+
+    def asked(self, path: str) -> float:
+        """Ask the admin API; return the milliseconds until the answer was read."""
+        assert self.proxy is not None
+        connection = http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=300)
+        began = time.monotonic()
+        connection.request("GET", f"/api/admin{path}", headers={"Authorization": f"Bearer {_ADMIN_TOKEN}"})
+        answer = connection.getresponse()
+        text = answer.read()
+        took = 1000 * (time.monotonic() - began)
+        connection.close()
+        if answer.status != http.client.OK:
+            raise RuntimeError(f"GET {path}: {answer.status} {text[:200]!r}")
+        return took
 
     def _add_user(self) -> str:
         return crowd.client_key(0)

@@ -1,12 +1,12 @@
-"""An hour's worth of requests in minutes: does the memory of master and workers stay where it is?
+"""An hour's worth of requests in minutes, or hours at half load: does the memory of master and workers stay?
 
 Plain answers, whole streams, streams the client leaves, requests the upstream refuses and wrong keys, all at
-once and as fast as they go. The memory of each process is read every second.
+once: as fast as they go, or half as often as that. The memory of each process is read every second.
 """
 
 import time
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from statistics import fmean, linear_regression
@@ -14,11 +14,20 @@ from statistics import fmean, linear_regression
 from bench.machine import private_bytes
 from bench.native import Aim, BenchTrouble, Reading, Shape, run_load
 from bench.run import Book, Results, Row, Site
-from bench.shapes import PLAIN_MODEL, REFUSED_MODEL, STREAM_CHUNKS, STREAM_MODEL
+from bench.shapes import (
+    LATE_MODEL,
+    LATE_MS,
+    PLAIN_MODEL,
+    REFUSED_MODEL,
+    SLOW_MS,
+    SLOW_STREAM_MODEL,
+    STREAM_CHUNKS,
+    STREAM_MODEL,
+)
 from bench.weir import WeirTarget
 from simulator.launcher import Overdue, resident_bytes, wait_until
 
-FIGURE = "long run"
+FIGURE, HALF_LOAD = "long run", "long run, half load"
 HOUR_S = 3600
 _WORKERS = 2
 _SAMPLE_S = 1.0
@@ -28,14 +37,27 @@ _BOOKING_S = 120.0
 _POINTS = 120
 _MIB, _KIB = 1024 * 1024, 1024
 
-_MIX: tuple[tuple[str, Shape, bool], ...] = (
-    # What it is, its load, and whether the caller is known.
+Mix = Sequence[tuple[str, Shape, bool]]
+"""What each load is, its shape, and whether the caller is known."""
+
+_CALIBRATION_S = 5.0
+_LEFT_AFTER = 3
+
+_MIX: Mix = (
     ("plain", Shape(PLAIN_MODEL, 16, 0, warmup_s=0.0), True),
     ("streams", Shape(STREAM_MODEL, 24, 0, warmup_s=0.0, chunks=STREAM_CHUNKS), True),
-    ("left", Shape(STREAM_MODEL, 8, 0, warmup_s=0.0, chunks=STREAM_CHUNKS, abort_after=3), True),
+    ("left", Shape(STREAM_MODEL, 8, 0, warmup_s=0.0, chunks=STREAM_CHUNKS, abort_after=_LEFT_AFTER), True),
     ("refused", Shape(REFUSED_MODEL, 2, 0, warmup_s=0.0, status=400), True),
     ("wrong key", Shape(PLAIN_MODEL, 1, 0, warmup_s=0.0, status=401), False),
 )
+
+
+# The same kinds where the upstream takes its time, and for how long each takes a connection (seconds).
+_SLOW: Mapping[str, tuple[str, float]] = {
+    "plain": (LATE_MODEL, LATE_MS / 1000),
+    "streams": (SLOW_STREAM_MODEL, STREAM_CHUNKS * SLOW_MS / 1000),
+    "left": (SLOW_STREAM_MODEL, _LEFT_AFTER * SLOW_MS / 1000),
+}
 
 
 @dataclass(slots=True)
@@ -63,60 +85,102 @@ class Curve:
         }
 
 
-def measure(site: Site, seconds: float, results: Results) -> Mapping[str, Curve]:
-    """Run the mix for so long; the curves, by process."""
+def measure(site: Site, seconds: float, results: Results, *, figure: str = FIGURE) -> Mapping[str, Curve]:
+    """Run the mix for so long, or half of it; the curves, by process."""
     target = WeirTarget(
         site.upstream.port,
-        site.directory / "long-run",
+        site.directory / figure.replace(", ", "-").replace(" ", "-"),
         (site.proxy_core, site.load_core),
         site.load_core,
         {"WEB_CONCURRENCY": str(_WORKERS)},
     )
-    target.name = "weir, long run"
+    target.name = f"weir, {figure}"
     with ExitStack() as stack:
         stack.callback(target.stop)
         target.start()
-        before = target.records()
-        curves, readings = _run(site, target, seconds, before)
+        before, mix = target.records(), _MIX
+        sent = 0
+        if figure == HALF_LOAD:
+            readings = _loaded(site, target, _CALIBRATION_S, mix)
+            sent = _booked(mix, readings)
+            mix = half(readings)
+            site.say(f"half load: {', '.join(f'{shape.connections} × {what}' for what, shape, _ in mix)}")
+        curves, readings = _run(site, target, seconds, before, mix)
         book = results.books.setdefault(target.name, Book())
-        # Of unknown callers there is no record.
-        booked = (reading for (_, _, is_known), reading in zip(_MIX, readings, strict=True) if is_known)
-        book.sent = sum(reading.figures["answered"] for reading in booked)
+        book.sent = sent + _booked(mix, readings)
         behind = book.sent - (target.records() - before)
         with suppress(Overdue):  # then the report says what is missing
             wait_until(lambda: target.records() - before >= book.sent, _BOOKING_S, "the records")
         book.records = target.records() - before
     failed = sum(reading.figures["failed"] for reading in readings)
-    results.figures[FIGURE] = {name: curve.summary() for name, curve in curves.items()}
-    counts = {what: reading.figures["answered"] for (what, _, _), reading in zip(_MIX, readings, strict=True)}
+    results.figures[figure] = {name: curve.summary() for name, curve in curves.items()}
+    counts = {what: reading.figures["answered"] for (what, _, _), reading in zip(mix, readings, strict=True)}
     total = sum(counts.values())
     rate = {"requests": float(total), "requests_per_s": total / seconds, "failed": float(failed)}
     rate["behind"] = float(behind)
-    results.figures[FIGURE]["weir"] = rate | {f"requests, {what}": float(n) for what, n in counts.items()}
+    results.figures[figure]["weir"] = rate | {f"requests, {what}": float(n) for what, n in counts.items()}
     said = ", ".join(f"{what} {number:,}" for what, number in counts.items())
     site.say(f"{total:,} requests, as many as an hour at {total / HOUR_S:.0f} a second: {said}")
     return curves
 
 
+def half(readings: Sequence[Reading]) -> Mix:
+    """Return a mix that asks half as often as these readings of `_MIX` tell that could be answered.
+
+    Each connection is busy for as long as the upstream takes, so that their number says how often they ask.
+    Refusals, which nobody takes time for, are left out.
+    """
+    mix = []
+    for (what, shape, is_known), reading in zip(_MIX, readings, strict=True):
+        model, takes_s = _SLOW.get(what, (shape.model, 0.0))
+        rate = reading.figures["answered"] / reading.figures["seconds"]
+        if takes_s:
+            mix.append(
+                (what, replace(shape, model=model, connections=max(1, round(rate * takes_s / 2))), is_known)
+            )
+    return mix
+
+
+def _booked(mix: Mix, readings: Sequence[Reading]) -> int:
+    """Count what has to be on record: of unknown callers there is nothing."""
+    return sum(
+        reading.figures["answered"]
+        for (_, _, is_known), reading in zip(mix, readings, strict=True)
+        if is_known
+    )
+
+
+def _loaded(site: Site, target: WeirTarget, seconds: float, mix: Mix) -> list[Reading]:
+    """Put the whole mix on it for so long."""
+    with ThreadPoolExecutor(len(mix)) as threads:
+        return [load.result() for load in _loads(threads, site, target, seconds, mix)]
+
+
+def _loads(
+    threads: ThreadPoolExecutor, site: Site, target: WeirTarget, seconds: float, mix: Mix
+) -> list[Future[Reading]]:
+    return [
+        threads.submit(
+            run_load,
+            site.programs,
+            target.aim if is_known else Aim(target.aim.port, "sk-wrong"),
+            replace(shape, seconds=seconds),
+            site.load_core,
+        )
+        for _, shape, is_known in mix
+    ]
+
+
 def _run(
-    site: Site, target: WeirTarget, seconds: float, before: int
+    site: Site, target: WeirTarget, seconds: float, before: int, mix: Mix
 ) -> tuple[dict[str, Curve], list[Reading]]:
     pids = {"master": target.pids()[0]} | {
         f"worker {number}": pid for number, pid in enumerate(target.workers(), 1)
     }
     curves = {name: Curve() for name in pids}
     began = time.monotonic()
-    with ThreadPoolExecutor(len(_MIX)) as threads:
-        loads = [
-            threads.submit(
-                run_load,
-                site.programs,
-                target.aim if is_known else Aim(target.aim.port, "sk-wrong"),
-                replace(shape, seconds=seconds),
-                site.load_core,
-            )
-            for _, shape, is_known in _MIX
-        ]
+    with ThreadPoolExecutor(len(mix)) as threads:
+        loads = _loads(threads, site, target, seconds, mix)
         while not all(load.done() for load in loads):
             _sample(curves, pids, time.monotonic() - began, target.records() - before)
             time.sleep(_SAMPLE_S)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -46,9 +47,10 @@ def compile_programs(directory: Path) -> Programs:
 
 
 class LoadUpstream:
-    """The simulated upstream, on the load's core."""
+    """The simulated upstream, on the load's core; it lists `models` to whoever asks for a list."""
 
-    def __init__(self, programs: Programs, directory: Path, core: int) -> None:
+    def __init__(self, programs: Programs, directory: Path, core: int, models: Sequence[str] = ()) -> None:
+        self._models = models
         self._program = programs.upstream
         self._directory = directory
         self._core = core
@@ -68,7 +70,9 @@ class LoadUpstream:
     def __enter__(self) -> Self:
         ready = self._directory / "upstream.port"
         with pinned(self._core):
-            child = Child([str(self._program), str(ready)], {}, self._directory / "upstream.log")
+            child = Child(
+                [str(self._program), str(ready), *self._models], {}, self._directory / "upstream.log"
+            )
         self._child = child
         child.wait_for(lambda: ready.exists() and ready.read_text().strip(), "port of the upstream", 10)
         self.port = int(ready.read_text())

@@ -80,10 +80,16 @@ class _UnrecordedExchange(Exchange):
         """Checkpoint nothing."""
 
     def settle(self, outcome: Outcome, status: int, **_what: Any) -> None:
-        """Let go of what was reserved."""
+        """Let go of what was reserved and held."""
         if not self.is_settled:
             self.is_settled = True
             self.call.watch.stop()
+            if self.spool is not None:
+                self.spool.close()
+            if self.share is not None:
+                self.share.leave()
+            if self.held is not None:
+                self.held.leave()
             if self.reservation is not None:
                 self.credit.release(self.reservation)
 

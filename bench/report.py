@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.run import Results
+from bench.run import FIGURES, Results
 
 Document = dict[str, Any]
 
@@ -23,9 +23,49 @@ _COLUMNS: dict[str, tuple[tuple[str, str, int], ...]] = {
     ),
     "burst": (("chunks_per_s", "chunks/s", 0), ("cpu_us_per_chunk", "CPU µs/chunk", 2)),
     "responses": (("chunks_per_s", "chunks/s", 0), ("cpu_us_per_chunk", "CPU µs/chunk", 2)),
+    "embeddings": (
+        ("requests_per_s", "requests/s", 0),
+        ("added_latency_p50_ms", "added p50 ms", 2),
+        ("added_latency_p99_ms", "added p99 ms", 2),
+        ("cpu_us_per_request", "CPU µs/request", 1),
+    ),
+    "cors": (
+        ("requests_per_s", "requests/s", 0),
+        ("latency_p50_ms", "p50 ms", 2),
+        ("latency_p99_ms", "p99 ms", 2),
+        ("cpu_us_per_request", "CPU µs/request", 1),
+    ),
+    "volume": (
+        ("ms", "median ms", 1),
+        ("most_ms", "slowest ms", 1),
+        ("bytes", "bytes a record", 0),
+        ("index_bytes", "indexes", 0),
+    ),
+    "pages": (
+        ("requests", "requests", 0),
+        ("kib", "KiB", 1),
+        ("again_kib", "KiB again", 1),
+        ("document_kib", "document KiB", 1),
+        ("server_ms", "server ms", 1),
+        ("paint_ms", "first paint ms", 0),
+        ("content_ms", "largest paint", 0),
+        ("interactive_ms", "interactive ms", 0),
+        ("loaded_ms", "loaded ms", 0),
+        ("blocked_ms", "blocked ms", 0),
+        ("nodes", "nodes", 0),
+    ),
     "memory": (("memory_mib", "worker MiB", 0), ("kib_per_stream", "KiB/open stream", 1)),
     "workers": (
         ("requests_per_s", "requests/s", 0),
+        ("cpu_us_per_request", "CPU µs/request", 0),
+        ("store_cpu_us_per_request", "MongoDB µs", 0),
+        ("chunks_per_s", "chunks/s", 0),
+        ("cpu_us_per_chunk", "CPU µs/chunk", 2),
+    ),
+    "hosts": (
+        ("requests_per_s", "requests/s", 0),
+        ("latency_p50_ms", "p50 ms", 2),
+        ("latency_p99_ms", "p99 ms", 2),
         ("cpu_us_per_request", "CPU µs/request", 0),
         ("store_cpu_us_per_request", "MongoDB µs", 0),
         ("chunks_per_s", "chunks/s", 0),
@@ -75,14 +115,24 @@ _PACED = (
     ("reordered_chunks", "reordered", 0),
 )
 _BUSY = (("proxy_busy", "proxy busy %", 0), ("load_busy", "load busy %", 0))
-_RATES = {"plain": "requests_per_s", "burst": "chunks_per_s", "responses": "chunks_per_s"}
+_RATES = {
+    "plain": "requests_per_s",
+    "burst": "chunks_per_s",
+    "responses": "chunks_per_s",
+    "embeddings": "requests_per_s",
+}
 """What ratios are made of."""
 
-_COMPARED = ("growth", "windows")
+_COMPARED = ("growth", "windows", "cors", "hosts")
 """Figures that begin so have a row for each size, the smallest first: ratios are of the last to the first."""
 
 _WORKERS = {"workers, plain": "cpu_us_per_request", "workers, burst": "cpu_us_per_chunk"}
-"""Of one worker and of two: and what two would be worth with their cores to themselves, by CPU time."""
+"""Of one worker and of more: and what those would be worth with a core each to themselves, by CPU time."""
+
+_STREAMS, _MOST_P99_MS, _FULL = "streams, ", 30.0, 95.0
+"""How late chunks may be, and from which percentage on a core is full."""
+
+_NAME = 14
 
 # A load core busier than this (percent) may have been what was measured.
 _LOAD_BOUND = 90.0
@@ -98,6 +148,7 @@ def document(results: Results, level: str) -> Document:
         "figures": results.figures,
         "rounds": results.rounds,
         "ratios": ratios(results.figures),
+        "records": results.records,
         "books": {name: asdict(book) | {"lost": book.lost} for name, book in results.books.items()},
         "left_out": results.left_out,
     }
@@ -111,6 +162,7 @@ def merged(earlier: Document, later: Document) -> Document:
             name: {**earlier[part].get(name, {}), **later[part].get(name, {})}
             for name in {**earlier[part], **later[part]}
         }
+    both["records"] = {**earlier.get("records", {}), **later["records"]}
     both["versions"] = {**earlier["versions"], **later["versions"]}
     both["left_out"] = {**earlier["left_out"], **later["left_out"]}
     both["books"] = {
@@ -139,8 +191,13 @@ def ratios(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str
                     (first, least), *_, (last, most) = having
                     found[f"{figure}: {last}/{first}: {heading}"] = most / least
             if figure in _WORKERS:
-                one, two = (row[_WORKERS[figure]] for row in rows.values())
-                found[f"{figure}: on cores of their own"] = 2 * one / two
+                one, *_ = (row[_WORKERS[figure]] for row in rows.values())
+                found |= {
+                    f"{figure}: {name}: on cores of their own": number * one / row[_WORKERS[figure]]
+                    for name, row in rows.items()
+                    if (number := int(name.rpartition(" ")[2])) > 1
+                }
+    found |= _streams(figures)
     for figure, key in _RATES.items():
         rows = figures.get(figure, {})
         own = rows.get("weir", {}).get(key)
@@ -150,12 +207,25 @@ def ratios(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str
     return found
 
 
+def _streams(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+    """Return up to how many streams the added p99 stays low, and from how many on the core is full."""
+    rows = {
+        int(figure.removeprefix(_STREAMS)): by_target["weir"]
+        for figure, by_target in figures.items()
+        if figure.startswith(_STREAMS) and "weir" in by_target
+    }
+    good = [number for number, row in rows.items() if row.get("added_chunk_p99_ms", 0.0) <= _MOST_P99_MS]
+    full = [number for number, row in rows.items() if row["proxy_busy"] >= _FULL]
+    found = {"streams: most with a chunk's added p99 of 30 ms": float(max(good))} if good else {}
+    return found | ({"streams: fewest that fill the core": float(min(full))} if full else {})
+
+
 def problems(document: Document) -> list[str]:
     """List what must not be: lost records, lost or reordered chunks, failed requests of this proxy."""
     found = [
         f"{name}: {book['lost']} of {book['sent']} requests left no record"
         for name, book in document["books"].items()
-        if book["lost"]
+        if book["lost"] and name.startswith("weir")
     ]
     for figure, rows in document["figures"].items():
         for key in ("failed", "lost_chunks", "reordered_chunks"):
@@ -175,9 +245,19 @@ def table(document: Document) -> str:
             column for column in (*_columns(figure), *_BUSY) if any(column[0] in row for row in rows.values())
         ]
         lines += ["", figure] if "," in figure else [""]
-        lines += [_line("" if "," in figure else figure, [heading for _, heading, _ in columns])]
+        records = document.get("records", {}) if figure in FIGURES else {}
+        headings = [heading for _, heading, _ in columns] + (
+            ["records", "survive", "lost"] if records else []
+        )
+        width = max(_NAME, *(len(name) + 1 for name in rows), 0)
+        lines += [_line("" if "," in figure else figure, headings, width)]
         for name, row in rows.items():
-            lines.append(_line(name, [_cell(row, key, digits) for key, _, digits in columns]))
+            cells = [_cell(row, key, digits) for key, _, digits in columns]
+            if records:
+                kept = records.get(name, {})
+                cells += [kept.get("recorded") or "–", kept.get("survives") or "–"]
+                cells += [_cell(row, "lost_records", 0)]
+            lines.append(_line(name, cells, width))
             if row.get("load_busy", 0) > _LOAD_BOUND and name != "direct":
                 lines[-1] += "  (the load side may be the limit)"
     if document["ratios"]:
@@ -226,5 +306,5 @@ def _cell(row: Mapping[str, float], key: str, digits: int) -> str:
     return f"{row[key]:,.{digits}f}" if key in row else "–"
 
 
-def _line(name: str, cells: Iterable[str]) -> str:
-    return f"{name:<14}" + "".join(f"{cell:>17}" for cell in cells)
+def _line(name: str, cells: Iterable[str], width: int) -> str:
+    return f"{name:<{width}}" + "".join(f"{cell:>17}" for cell in cells)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import cpu_seconds
-from bench.native import HeldStreams, LoadUpstream, Programs, Shape, run_load
-from bench.shapes import CHUNKS_PER_SECOND, Level, burst, idle, paced, plain, responses
+from bench.native import HeldStreams, LoadUpstream, Programs, Shape
+from bench.shapes import CHUNKS_PER_SECOND, Level, burst, embeddings, idle, paced, plain, responses
 from bench.targets import Target
 from simulator.launcher import Overdue, resident_bytes, wait_until
 
@@ -37,6 +37,7 @@ FIGURES = {
         Figure("plain", plain),
         Figure("burst", burst),
         Figure("responses", responses),
+        Figure("embeddings", embeddings),
         Figure("paced-200", lambda level: paced(level, 200), 200 * CHUNKS_PER_SECOND),
         Figure("paced-1000", lambda level: paced(level, 1000), 1000 * CHUNKS_PER_SECOND),
     )
@@ -66,6 +67,8 @@ class Results:
     books: dict[str, Book] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    records: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Of each target, where it leaves records and what these survive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,13 @@ class Bench:
         self._targets = targets
         self._load_core = site.load_core
         self._say = site.say
+        self._error = ""
         self.results = results
         self._before = {target.name: target.records() for target in targets if target.keeps_books}
         self._failures: dict[tuple[str, str], str] = {}
+        results.records |= {
+            target.name: {"recorded": target.recorded, "survives": target.survives} for target in targets
+        }
 
     def measure(
         self, figures: Sequence[Figure], level: Level, targets: Sequence[Target] | None = None
@@ -109,7 +116,7 @@ class Bench:
         for target in self._targets:
             if not target.pids():
                 continue
-            before = _memory(target)
+            before, records = _memory(target), target.records()
             with HeldStreams(self._programs, target.aim, idle(_IDLE_STREAMS), self._load_core):
                 time.sleep(_REST_S)
                 during = _memory(target)
@@ -117,7 +124,7 @@ class Bench:
                 # Cut by the client, and recorded as such.
                 book = self.results.books.setdefault(target.name, Book())
                 book.sent += _IDLE_STREAMS
-                self._wait_booked(target, book)
+                self._wait_booked(target, records + _IDLE_STREAMS)
             rows[target.name] = {
                 "memory_mib": before / _MIB,
                 "kib_per_stream": (during - before) / _IDLE_STREAMS / _KIB,
@@ -139,11 +146,14 @@ class Bench:
             self.results.left_out[f"{target.name}, {figure.name}"] = reason
             return
         row = self._read(figure, target, level)
-        kept = self.results.rounds.setdefault(figure.name, {}).setdefault(target.name, [])
-        kept.append(row)
         self._say(f"{figure.name} {number + 1}/{level.rounds}: {target.name}: {_told(row)}")
         if not _is_usable(row):
-            self._failures[figure.name, target.name] = "most of its answers were no answers"
+            reason = f"most of its answers were no answers: {self._error}"
+            self._failures[figure.name, target.name] = reason
+            self.results.left_out[f"{target.name}, {figure.name}"] = reason
+        # What a peer cannot do is said, and is no figure; failures of this proxy are to be seen in the table.
+        if _is_usable(row) or target.name.startswith("weir"):
+            self.results.rounds.setdefault(figure.name, {}).setdefault(target.name, []).append(row)
 
     def _too_slow(self, figure: Figure, target: Target) -> str:
         mastered = self.results.figures.get("burst", {}).get(target.name, {}).get("chunks_per_s")
@@ -154,35 +164,44 @@ class Bench:
     def _read(self, figure: Figure, target: Target, level: Level) -> Row:
         shape = figure.shape(level)
         target.prepare()
+        records = target.records()
         pids, database = target.pids(), target.database_pids()
         before, store_before = cpu_seconds(pids), cpu_seconds(database)
         upstream_before = cpu_seconds(self._upstream.pids)
         began = time.monotonic()
-        reading = run_load(self._programs, target.aim, shape, self._load_core)
+        reading = target.run_load(self._programs, shape, self._load_core)
         took = time.monotonic() - began
         load_s = reading.load_cpu_s + cpu_seconds(self._upstream.pids) - upstream_before
         busy_s = cpu_seconds(pids) - before
-        figures = reading.figures
+        figures, lost = reading.figures, 0
+        self._error = figures["error"]
         if figures["error"]:
             self._say(f"{figure.name}: {target.name}: {figures['failed']} failed, first: {figures['error']}")
         if target.keeps_books:
             book = self.results.books.setdefault(target.name, Book())
             book.sent += figures["answered"]
-            self._wait_booked(target, book)
+            lost = self._wait_booked(target, records + figures["answered"])
         else:
             time.sleep(0.1)
         row = _row(figures, shape, cpu_seconds(pids) - before, cpu_seconds(database) - store_before)
         row["load_busy"] = 100 * load_s / took
         row["proxy_busy"] = 100 * busy_s / took
+        if target.keeps_books:
+            row["lost_records"] = float(lost)
         return row
 
-    def _wait_booked(self, target: Target, book: Book) -> None:
-        """Wait for what a target still writes down: it belongs to the cost of what it answered."""
-        expected = self._before[target.name] + book.sent
+    def _wait_booked(self, target: Target, expected: int) -> int:
+        """Wait for what a target still writes down, which belongs to the cost of what it answered.
+
+        Return how many records are missing in the end.
+        """
         try:
             wait_until(lambda: target.records() >= expected, _BOOKING_S, f"the records of {target.name}")
         except Overdue:
-            self._say(f"{target.name} has left {expected - target.records()} requests without a record")
+            missing = expected - target.records()
+            self._say(f"{target.name} has left {missing} requests without a record")
+            return missing
+        return 0
 
     def _summarise(self, figure: Figure) -> None:
         by_target = self.results.rounds.get(figure.name, {})
@@ -190,6 +209,11 @@ class Bench:
             name: {key: statistics.median(row[key] for row in rows if key in row) for key in rows[0]}
             for name, rows in by_target.items()
         }
+        for name, rows in by_target.items():
+            if "lost_records" in rows[0]:
+                self.results.figures[figure.name][name]["lost_records"] = sum(
+                    row["lost_records"] for row in rows
+                )
         direct = self.results.figures[figure.name].get("direct", {})
         for row in self.results.figures[figure.name].values():
             for key in [key for key in row if key.endswith("_ms") and key in direct]:

@@ -1,13 +1,15 @@
 """What is measured: the upstream itself, and proxies in front of it. Each runs on the proxies' core."""
 
 import http.client
+import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.machine import pinned
-from bench.native import Aim, BenchTrouble
+from bench.native import Aim, BenchTrouble, Programs, Reading, Shape, run_load
+from bench.shapes import PLAIN_MODEL
 from simulator.launcher import Child, ProcessTrouble, free_port, process_tree
 
 KEY = "sk-bench-client-key"
@@ -18,13 +20,24 @@ class Target(ABC):
     """Something that answers the load client, from `start` to `stop`."""
 
     name = ""
-    keeps_books = False
-    """Whether it leaves a record of each request, so that losses can be counted."""
+    recorded = ""
+    """Where it leaves a record of each request, so that losses can be counted; nothing: it leaves none."""
+    survives = ""
+    """What the record of an answer that has ended survives without exception."""
 
     @property
     @abstractmethod
     def aim(self) -> Aim:
         """Where its load goes."""
+
+    @property
+    def keeps_books(self) -> bool:
+        """Whether it leaves a record of each request."""
+        return bool(self.recorded)
+
+    def run_load(self, programs: Programs, shape: Shape, core: int | None) -> Reading:
+        """Put this load on it."""
+        return run_load(programs, self.aim, shape, core)
 
     @abstractmethod
     def start(self) -> None:
@@ -116,9 +129,13 @@ class Peer(Target):
         with pinned(self._core):
             child = self._child = Child(self.command(), self.environment(), self.directory / "log")
         try:
-            child.wait_for(lambda: _answers(self.port), f"answer from {self.name}")
+            child.wait_for(self.is_ready, f"answer from {self.name}")
         except ProcessTrouble as error:
             raise BenchTrouble(str(error)) from None
+
+    def is_ready(self) -> bool:
+        """Whether it answers at all."""
+        return answers(self.port)
 
     def stop(self) -> None:
         """Stop the program by SIGTERM, then SIGKILL."""
@@ -188,13 +205,26 @@ http {{
 """
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Return whether somebody answers there, whatever it is."""
+    return _status(port, "GET", "/health/liveliness") is not None
+
+
+def serves(port: int) -> bool:
+    """Return whether a plain chat is answered."""
+    body = json.dumps({"model": PLAIN_MODEL, "messages": [{"role": "user", "content": "hi"}]})
+    return _status(port, "POST", "/v1/chat/completions", body) == http.client.OK
+
+
+def _status(port: int, method: str, path: str, body: str | None = None) -> int | None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
     try:
-        connection.request("GET", "/health/liveliness")
-        connection.getresponse().read()
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        answer.read()
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         connection.close()
-    return True
+    return answer.status

@@ -25,7 +25,10 @@ class WeirTarget(Target):
     """
 
     name = "weir"
-    keeps_books = True
+    recorded = "MongoDB"
+    survives = "kill -9"
+    variables: Mapping[str, str] = {}
+    """What it is told besides."""
 
     def __init__(
         self,
@@ -39,7 +42,7 @@ class WeirTarget(Target):
         self._upstream = f"http://127.0.0.1:{upstream_port}"
         self._cores = cores
         self._load_core = load_core
-        self._settings = dict(settings or {})
+        self._settings = {**self.variables, **(settings or {})}
         self._stack = ExitStack()
         self._key = ""
         self.start_s = 0.0
@@ -118,11 +121,19 @@ class WeirTarget(Target):
         return int(self.database()["request_logs"].estimated_document_count())
 
 
+class WeirAlways(WeirTarget):
+    """The same proxy with `JOURNAL_SYNC=always`: an answer ends when its record is on disk."""
+
+    name = "weir-always"
+    survives = "power loss"
+    variables: Mapping[str, str] = {"JOURNAL_SYNC": "always"}
+
+
 class WeirOff(WeirTarget):
     """The same proxy without journal, writer, records and metering (`bench/off.py`): what those cost."""
 
     name = "weir-off"
-    keeps_books = False
+    recorded = survives = ""
 
     def _make_proxy(self, settings: Mapping[str, str]) -> Weir:
         return _OffWeir(self._directory, self._upstream, settings)

@@ -343,7 +343,10 @@ static void read_options(int argc, char **argv) {
 static void make_request(void) {
     Buffer body = {0};
     int is_response = strstr(options.path, "/responses") != NULL;
-    buffer_printf(&body, "{\"model\":\"%s\",\"%s\":[{\"role\":\"system\",\"content\":\"You answer briefly and "
+    if (strstr(options.path, "/embeddings"))
+        buffer_printf(&body, "{\"model\":\"%s\",\"input\":\"What is a weir, and what is it for? Tell me in two "
+            "sentences, please, as you would tell a child that stands beside one.\"}", options.model);
+    else buffer_printf(&body, "{\"model\":\"%s\",\"%s\":[{\"role\":\"system\",\"content\":\"You answer briefly and "
         "say so when you do not know.\"},{\"role\":\"user\",\"content\":\"What is a weir, and what is it for? Tell "
         "me in two sentences, please, as you would tell a child that stands beside one.\"}],\"%s\":256%s}",
         options.model, is_response ? "input" : "messages", is_response ? "max_output_tokens" : "max_tokens",

@@ -4,9 +4,12 @@
  *   b-stream-N-MS    a stream of N marked chunks, one every MS milliseconds; 0: one after the other, as fast as
  *                    they can be sent, each with a system call of its own
  *   b-response-N-MS  the same with the events of the Responses API
+ *   b-embedding      one vector of 1,536 numbers
+ *   b-late-MS        the JSON body of b-plain, so many milliseconds later
  *   b-refused        an error with status 400
  *
- * One thread, epoll, and a heap of due times. Usage:  upstream PORT-FILE   (writes its port there when ready)
+ * A GET is answered with the list of models that it was started with.
+ * One thread, epoll, and a heap of due times. Usage:  upstream PORT-FILE MODEL…   (writes its port there when ready)
  */
 #include "common.h"
 #include <arpa/inet.h>
@@ -23,8 +26,11 @@ typedef struct {
     Buffer in, out;
     int chunks, next; /* of the stream under way: how many, and which is next; chunks 0: none */
     uint64_t interval, due;
-    int wants_usage, is_response, heap_at, is_waiting_to_write;
+    int wants_usage, is_response, is_late, heap_at, is_waiting_to_write;
 } Conn;
+
+#define DIMENSIONS 1536
+static Buffer embedding, models;
 
 static Conn **conns;
 static size_t conns_room;
@@ -178,8 +184,47 @@ static void add_chunk(Conn *c) {
     c->chunks = 0;
 }
 
+static void add_json(Conn *c, const char *data, size_t size) {
+    buffer_printf(&c->out, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
+        "x-request-id: req_bench\r\n\r\n", size);
+    buffer_add(&c->out, data, size);
+}
+
+static void add_plain(Conn *c) {
+    static const char plain[] =
+        "{\"id\":\"chatcmpl-bench0001\",\"object\":\"chat.completion\",\"created\":1763900000,\"model\":\"b-plain\","
+        "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"A weir is a low barrier across "
+        "a river: it raises the water, lets all of it pass, and is where the flow is measured.\",\"refusal\":null},"
+        "\"logprobs\":null,\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":21,\"completion_tokens\":27,"
+        "\"total_tokens\":48,\"prompt_tokens_details\":{\"cached_tokens\":0},\"completion_tokens_details\":"
+        "{\"reasoning_tokens\":0}},\"system_fingerprint\":\"fp_bench\"}";
+    add_json(c, plain, sizeof plain - 1);
+}
+
+static void make_embedding(void) {
+    buffer_printf(&embedding, "{\"object\":\"list\",\"data\":[{\"object\":\"embedding\",\"index\":0,\"embedding\":[");
+    for (int i = 0; i < DIMENSIONS; i++)
+        buffer_printf(&embedding, "%s%.8f", i ? "," : "", (i % 7 - 3) * 0.01 + i * 0.00001234);
+    buffer_printf(&embedding, "]}],\"model\":\"b-embedding\",\"usage\":{\"prompt_tokens\":21,\"total_tokens\":21}}");
+}
+
+static void make_models(int count, char **names) {
+    buffer_printf(&models, "{\"object\":\"list\",\"data\":[");
+    for (int i = 0; i < count; i++)
+        buffer_printf(&models, "%s{\"id\":\"%s\",\"object\":\"model\",\"created\":1763900000,\"owned_by\":\"bench\"}",
+            i ? "," : "", names[i]);
+    buffer_printf(&models, "]}");
+}
+
 static void answer(Conn *c, const char *body) {
-    int chunks, interval_ms;
+    int chunks, interval_ms, late_ms;
+    const char *late = strstr(body, "\"b-late-");
+    if (late && sscanf(late, "\"b-late-%d\"", &late_ms) == 1) {
+        c->is_late = 1;
+        c->due = now_ns() + (uint64_t)late_ms * 1000000u;
+        heap_add(c);
+        return;
+    }
     const char *model = strstr(body, "\"b-stream-"), *response = strstr(body, "\"b-response-");
     if (((model && sscanf(model, "\"b-stream-%d-%d\"", &chunks, &interval_ms) == 2) ||
          (response && sscanf(response, "\"b-response-%d-%d\"", &chunks, &interval_ms) == 2)) && chunks > 0) {
@@ -203,15 +248,8 @@ static void answer(Conn *c, const char *body) {
             "Content-Length: %zu\r\n\r\n%s", sizeof refused - 1, refused);
         return;
     }
-    static const char plain[] =
-        "{\"id\":\"chatcmpl-bench0001\",\"object\":\"chat.completion\",\"created\":1763900000,\"model\":\"b-plain\","
-        "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"A weir is a low barrier across "
-        "a river: it raises the water, lets all of it pass, and is where the flow is measured.\",\"refusal\":null},"
-        "\"logprobs\":null,\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":21,\"completion_tokens\":27,"
-        "\"total_tokens\":48,\"prompt_tokens_details\":{\"cached_tokens\":0},\"completion_tokens_details\":"
-        "{\"reasoning_tokens\":0}},\"system_fingerprint\":\"fp_bench\"}";
-    buffer_printf(&c->out, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
-        "x-request-id: req_bench\r\n\r\n%s", sizeof plain - 1, plain);
+    if (strstr(body, "\"b-embedding\"")) add_json(c, embedding.data, embedding.size);
+    else add_plain(c);
 }
 
 /* Send what is to go now. A burst goes on as long as the other side takes it. False: the connection is gone. */
@@ -226,7 +264,7 @@ static int send_now(Conn *c) {
 
 /* Answer every whole request that has arrived. */
 static void take_requests(Conn *c) {
-    while (c->in.size && !c->chunks) {
+    while (c->in.size && !c->chunks && !c->is_late) {
         char *end = strstr(c->in.data, "\r\n\r\n");
         if (!end) break;
         size_t head = (size_t)(end - c->in.data) + 4, body = 0;
@@ -242,7 +280,8 @@ static void take_requests(Conn *c) {
         if (c->in.size < head + body) break;
         char kept = c->in.data[head + body];
         c->in.data[head + body] = 0;
-        answer(c, c->in.data + head);
+        if (!strncmp(c->in.data, "GET ", 4)) add_json(c, models.data, models.size);
+        else answer(c, c->in.data + head);
         c->in.data[head + body] = kept;
         buffer_drop(&c->in, head + body);
         if (!send_now(c)) return;
@@ -289,7 +328,12 @@ static void send_due(void) {
     uint64_t now = now_ns();
     while (heap_size && heap[0]->due <= now) {
         Conn *c = heap[0];
-        add_chunk(c);
+        if (c->is_late) {
+            c->is_late = 0;
+            add_plain(c);
+        } else {
+            add_chunk(c);
+        }
         if (c->chunks) {
             c->due += c->interval;
             heap_down(0);
@@ -309,10 +353,12 @@ static void set_timer(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 2) {
-        fprintf(stderr, "usage: %s PORT-FILE\n", argv[0]);
+    if (argc < 2) {
+        fprintf(stderr, "usage: %s PORT-FILE MODEL...\n", argv[0]);
         return 2;
     }
+    make_embedding();
+    make_models(argc - 2, argv + 2);
     struct rlimit files = {65536, 65536};
     setrlimit(RLIMIT_NOFILE, &files);
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);

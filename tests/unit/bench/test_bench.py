@@ -5,18 +5,23 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
+import requests
 
-from bench import crowd, report
+from bench import crowd, long_run, report
 from bench.chart import draw_memory
 from bench.long_run import Curve
 from bench.machine import cpu_seconds
-from bench.native import Aim, LoadUpstream, Programs, Shape, compile_programs, run_load
-from bench.run import Book, Results
+from bench.native import Aim, LoadUpstream, Programs, Reading, Shape, compile_programs, run_load
+from bench.run import Bench, Book, Figure, Results, Site
+from bench.shapes import LEVELS, plain
+from bench.targets import Target
+from bench.workers import both
 
 ANY_CORE = None
 
@@ -45,6 +50,38 @@ def test_everything_sent_is_answered_and_counted(
     assert figures["answered"] == figures["sent"] > 0
     assert not any(figures[name] for name in ("failed", "lost", "reordered", "unfinished"))
     assert bool(figures["chunks"]) is bool(chunks)
+
+
+@pytest.mark.parametrize(
+    ("shape", "least_ms"),
+    [
+        (Shape("b-embedding", 4, 0.2, warmup_s=0.0, path="/v1/embeddings"), 0.0),
+        (Shape("b-late-40", 4, 0.2, warmup_s=0.0), 40.0),
+    ],
+    ids=["embeddings", "late"],
+)
+def test_other_answers_are_whole_and_take_their_time(
+    programs: Programs, tmp_path: Path, shape: Shape, least_ms: float
+) -> None:
+    with LoadUpstream(programs, tmp_path, 0) as upstream:
+        figures = run_load(programs, Aim(upstream.port), shape, ANY_CORE).figures
+    assert figures["answered"] == figures["sent"] > 0
+    assert not figures["failed"]
+    assert figures["latency_ms"]["p50"] >= least_ms
+
+
+def test_the_upstream_lists_its_models_and_answers_as_an_api_does(programs: Programs, tmp_path: Path) -> None:
+    with LoadUpstream(programs, tmp_path, 0, ("b-plain", "b-embedding")) as upstream:
+        listed = requests.get(f"{upstream.url}/v1/models", timeout=10).json()
+        vector = requests.post(
+            f"{upstream.url}/v1/embeddings", json={"model": "b-embedding"}, timeout=10
+        ).json()
+        late = requests.post(
+            f"{upstream.url}/v1/chat/completions", json={"model": "b-late-1"}, timeout=10
+        ).json()
+    assert [model["id"] for model in listed["data"]] == ["b-plain", "b-embedding"]
+    assert len(vector["data"][0]["embedding"]) == 1536
+    assert late["usage"]["total_tokens"] == 48
 
 
 def test_a_chunk_that_does_not_come_is_counted(programs: Programs, tmp_path: Path) -> None:
@@ -121,7 +158,7 @@ def test_growth_and_workers_are_told_as_ratios_of_the_last_row_to_the_first() ->
         "growth, one user: weir-1000000/weir-10000: start s": 1.5,
         "workers, plain: weir, 2/weir, 1: requests/s": 1.8,
         "workers, plain: weir, 2/weir, 1: CPU µs/request": pytest.approx(1.111, abs=0.001),
-        "workers, plain: on cores of their own": 1.8,
+        "workers, plain: weir, 2: on cores of their own": 1.8,
     }
 
 
@@ -202,3 +239,134 @@ def test_the_proxy_without_its_log_starts(tmp_path: Path) -> None:
         text=True,
     )
     assert (ran.stdout.strip(), ran.returncode) == ("_NoSink", 0), ran.stderr
+
+
+def test_more_workers_and_hosts_are_told_beside_one() -> None:
+    cpu = {"weir, 1": 900.0, "weir, 2": 1000.0, "weir, 4": 1200.0}
+    figures = {
+        "workers, plain": {name: {"cpu_us_per_request": value} for name, value in cpu.items()},
+        "hosts, plain": {
+            "weir, 1 host": {"requests_per_s": 1000.0},
+            "weir, 2 hosts": {"requests_per_s": 1900.0},
+        },
+    }
+    assert report.ratios(figures) == {
+        "workers, plain: weir, 4/weir, 1: CPU µs/request": pytest.approx(4 / 3),
+        "workers, plain: weir, 2: on cores of their own": pytest.approx(1.8),
+        "workers, plain: weir, 4: on cores of their own": pytest.approx(3.0),
+        "hosts, plain: weir, 2 hosts/weir, 1 host: requests/s": 1.9,
+    }
+
+
+def test_the_number_of_streams_that_fills_a_core_is_told() -> None:
+    figures = {
+        f"streams, {number}": {"weir": {"added_chunk_p99_ms": late, "proxy_busy": busy}}
+        for number, late, busy in (
+            (200, 2.0, 30.0),
+            (800, 29.0, 80.0),
+            (1000, 56.0, 96.0),
+            (5000, 900.0, 99.0),
+        )
+    }
+    assert report.ratios(figures) == {
+        "streams: most with a chunk's added p99 of 30 ms": 800,
+        "streams: fewest that fill the core": 1000,
+    }
+
+
+def test_two_load_clients_are_added_up_and_the_worse_latency_counts() -> None:
+    def reading(answered: int, p99: float, error: str) -> Reading:
+        figures = {
+            "seconds": 2.0,
+            "answered": answered,
+            "error": error,
+            "latency_ms": {"p50": 1.0, "p99": p99},
+        }
+        return Reading(figures, 0.5, 3.0)
+
+    total = both(reading(10, 5.0, ""), reading(20, 4.0, "status: no"))
+    assert total.figures == {
+        "seconds": 2.0,
+        "answered": 30,
+        "error": "status: no",
+        "latency_ms": {"p50": 1.0, "p99": 5.0},
+    }
+    assert (total.load_cpu_s, total.wall_s) == (1.0, 3.0)
+
+
+def test_half_load_asks_half_as_often_and_waits_for_the_upstream() -> None:
+    rates = {"plain": 1000, "streams": 100, "left": 200, "refused": 5000, "wrong key": 5000}
+    readings = [Reading({"answered": 4 * rate, "seconds": 4.0}, 0.0, 0.0) for rate in rates.values()]
+    mix = {what: shape for what, shape, _ in long_run.half(readings)}
+    # Requests a second of so many connections, each of which waits so long for every answer.
+    assert {what: shape.connections for what, shape in mix.items()} == {
+        "plain": 500 * 0.2,
+        "streams": 50 * 0.6,
+        "left": 100 * 0.06,
+    }
+    assert mix["left"].abort_after
+
+
+class Peer(Target):
+    """Answers as it is told, and books all but `loses` of it."""
+
+    def __init__(self, name: str, measured: int, *, recorded: str = "", loses: int = 0) -> None:
+        self.name, self.recorded, self._measured, self._loses = name, recorded, measured, loses
+        self.survives = "power loss" if recorded else ""
+        self._booked = 0
+
+    @property
+    def aim(self) -> Aim:
+        return Aim(1)
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def pids(self) -> list[int]:
+        return []
+
+    def records(self) -> int:
+        return self._booked
+
+    def run_load(self, programs: Programs, shape: Shape, core: int | None) -> Reading:
+        self._booked += 10 - self._loses
+        failed = 10 - self._measured
+        figures = {
+            "answered": 10,
+            "measured": self._measured,
+            "failed": failed,
+            "seconds": 1.0,
+            "latency_ms": {},
+        }
+        return Reading({**figures, "error": "status: not implemented" if failed else ""}, 0.0, 1.0)
+
+
+def test_what_a_peer_cannot_do_is_said_and_its_losses_are_shown_as_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.run._BOOKING_S", 0.01)
+    results, level = Results(), replace(LEVELS["short"], rounds=2)
+    upstream = LoadUpstream(Programs(tmp_path, tmp_path), tmp_path, 0)
+    site = Site(Programs(tmp_path, tmp_path), upstream, tmp_path, 0, 0, lambda _: None)
+    bench = Bench(
+        site,
+        [
+            Peer("weir", 10, recorded="MongoDB"),
+            Peer("loser", 10, recorded="SQLite", loses=3),
+            Peer("mute", 0),
+        ],
+        results,
+    )
+    bench.measure([Figure("plain", plain)], level)
+    bench.close_books()
+    document = report.document(results, "short")
+    assert set(document["figures"]["plain"]) == {"weir", "loser"}
+    assert document["left_out"] == {
+        "mute, plain": "most of its answers were no answers: status: not implemented"
+    }
+    assert document["books"]["loser"] == {"sent": 20, "records": 14, "lost": 6}
+    assert report.problems(document) == [], "its losses are no fault of this proxy"
+    rows = {line.split()[0]: line.split() for line in report.table(document).splitlines() if line}
+    assert rows["loser"][-4:] == ["SQLite", "power", "loss", "6"]
+    assert rows["weir"][-4:] == ["MongoDB", "power", "loss", "0"]
