@@ -55,6 +55,7 @@ from app.billing.statements import Statements
 from app.cli import register_commands
 from app.common.clock import SystemClock
 from app.logs.current_request import request_id
+from app.management.first_steps import FirstStepsStore
 from app.management.statements import StatementAdmin
 from app.metrics.gauges import key_states
 from app.pricing.model_file import load_models
@@ -237,6 +238,9 @@ def _dashboard(settings: Settings, services: Services, admin_token: str, guard: 
         keys=services.key_pool.snapshot,
         spare_keys=_spare_keys(services),
         ledger=services.administration.ledger.findings,
+        proxies=services.administration.proxies.list,
+        first_steps=FirstStepsStore(services.database).found,
+        models=lambda: len(services.models.in_force.models),
     )
     stats = StatsStore(services.database)
     home = home_pages(stats, sources, clock, tz)

@@ -20,6 +20,7 @@ _CLASSIFIED: Final = {
     """,
     Permission.ENTER: """
         POST /admin/logout
+        POST /admin/first-steps/hide
         GET /admin/new-key/<place>
         GET /admin/audit
         GET /admin/audit/<path:rest>

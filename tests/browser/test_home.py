@@ -144,11 +144,15 @@ def test_keys_are_shown_with_their_state_and_never_whole(admin, site):
     page = admin.page
     page.goto("/admin/")
     row = page.locator("#pool tbody tr", has_text="env-1")
-    expect(row).to_contain_text("exhausted")
+    expect(row).to_contain_text("out of money")
     expect(row.locator("time")).to_contain_text("in ")
     for secret in site.weir.environment["OHMYGPT_API_KEYS"].split(","):
         assert secret not in page.content()
-    assert "upstream keys are out of money or refused" in text(page, "#condition")
+    condition = page.locator("#condition")
+    expect(condition).to_contain_text("1 of 3 upstream keys is out of money or refused")
+    condition.get_by_role("link", name="env-1: out of money").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("env-1")
+    expect(page.get_by_role("button", name="Reset")).to_be_visible()
 
 
 def test_the_theme_follows_the_system_until_one_is_chosen(admin):

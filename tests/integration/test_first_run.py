@@ -6,10 +6,14 @@ from html import unescape
 import pytest
 
 from app.admin.resources import resource_pages
+from app.keys.key_pool import SharedKeyPool
 from app.management.administration import build_administration
+from app.management.first_steps import FirstStepsStore
+from app.persistence.booking import Booking
 from app.records.request_logs import RequestLogStore
 from app.settings import Settings
 from app.store.key_cipher import KeyCipher
+from tests.contract.booking_world import sequenced
 from tests.support.dashboard import PASSWORD, TOKEN, DashboardWorld
 
 
@@ -108,3 +112,52 @@ def test_a_new_keys_page_says_how_to_use_it(world):
     ):
         assert said in text
     assert 'href="/admin/customers/alice"' in text
+
+
+# The first steps on Home
+
+
+def steps_of(browser) -> list[bool]:
+    """Which steps Home shows, and whether each is done."""
+    list_of_steps = re.search(r'<ol class="steps">(.*?)</ol>', browser.get("/").text, re.DOTALL)
+    if list_of_steps is None:
+        return []
+    return ["done" in step.split("<strong>")[0] for step in list_of_steps[1].split("<li>")[1:]]
+
+
+def test_the_first_steps_tick_themselves_off_and_go(world, database):
+    world.first_steps = FirstStepsStore(database).found
+    admin = world.admin()
+    assert steps_of(admin) == [False, True, False, False, False]
+    make_key(admin)
+    assert steps_of(admin) == [False, True, True, True, False]
+    world.keys = SharedKeyPool(["sk-upstream-first-0123456789"]).snapshot()
+    admin = world.admin()
+    assert steps_of(admin) == [True, True, True, True, False]
+    rows = [sequenced(1, outcome="upstream_error"), sequenced(2)]
+    Booking(database, "w").apply(rows[:1])
+    assert steps_of(admin)[-1] is False, "that was not answered"
+    Booking(database, "w").apply(rows[1:])
+    assert steps_of(admin) == []
+
+
+def test_windows_that_look_on_see_the_last_step_done(world, database):
+    world.first_steps = FirstStepsStore(database).found
+    Booking(database, "w").apply([sequenced(1)])
+    answer = world.admin().get("/live?page=/", headers={"Accept": "application/json"})
+    assert "A request was answered" in answer.json["parts"]["first-steps"]
+
+
+def test_the_first_steps_are_hidden_in_one_browser(world, database):
+    world.first_steps = FirstStepsStore(database).found
+    admin, other = world.admin(), world.admin()
+    assert admin.post("/first-steps/hide", "/").status_code == 303
+    assert steps_of(admin) == []
+    assert len(steps_of(other)) == 5
+
+
+def test_the_staff_is_no_user(world, database):
+    world.first_steps = FirstStepsStore(database).found
+    world.add_user("root", role="owner")
+    world.add_user("see", role="viewer")
+    assert steps_of(world.admin())[2] is False

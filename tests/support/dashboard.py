@@ -35,6 +35,7 @@ from app.management.administration import build_administration
 from app.management.audit import AuditLog
 from app.management.client_keys import ClientKeyAdmin
 from app.management.first_owner import FirstOwner
+from app.management.first_steps import FirstSteps
 from app.management.price_history import PriceHistory
 from app.management.reading import Traffic
 from app.management.users import UserAdmin
@@ -109,6 +110,7 @@ class DashboardWorld:
         self.keys: list[Any] = []
         self.spare_keys: int | None = 2
         self.traffic = Traffic()
+        self.first_steps = lambda: FirstSteps(True, True, True)
         self.more_pages: list[Page] = []
         self.more_routes: list[Blueprint] = []
         self.first_owner = FirstOwner(database, UserAdmin(database, AuditLog(database), derive=_quickly))
@@ -148,7 +150,11 @@ class DashboardWorld:
             first_owner=self.first_owner,
         )
         instruments = DashboardSources(
-            health=lambda: self.health, keys=lambda: self.keys, spare_keys=lambda: self.spare_keys
+            health=lambda: self.health,
+            keys=lambda: self.keys,
+            spare_keys=lambda: self.spare_keys,
+            first_steps=lambda: self.first_steps(),
+            models=lambda: len(self.models.models),
         )
         home = home_pages(self.stats, instruments, self.clock, self.tz)
         users, audit = UserAdmin(self.database, AuditLog(self.database)), AuditLog(self.database)

@@ -6,6 +6,7 @@ import pytest
 
 from app.admin.condition import findings
 from app.pricing.ledger_findings import Finding
+from app.records.records import Outcome
 from app.statistics.figures import Totals
 
 WELL = {
@@ -60,7 +61,7 @@ def test_keys_that_cannot_serve_are_said():
     assert said(keys=[away, away]) == [(True, "None of the 2 upstream keys can be used now.")]
     assert said(keys=[away, key()]) == []
     assert said(keys=[key("exhausted", available=False), key()]) == [
-        (False, "1 of 2 upstream keys are out of money or refused.")
+        (False, "1 of 2 upstream keys is out of money or refused.")
     ]
 
 
@@ -81,3 +82,65 @@ def test_what_the_upstream_charges_too_much_is_said() -> None:
     ledger = [Finding("margin:gpt", "gpt costs more than it brings.", "Its price is too low.")]
     (advice,) = findings({}, [], None, None, ledger)[-1:]
     assert (advice.what, advice.advice, advice.grave) == (ledger[0].text, ledger[0].advice, False)
+
+
+# Where one acts
+
+
+def doors(**given):
+    return [
+        (door.title, door.endpoint, dict(door.parameters))
+        for finding in findings(
+            given.get("health", WELL),
+            given.get("keys", [key()]),
+            given.get("spare", 1),
+            given.get("hour"),
+            given.get("ledger", ()),
+            given.get("proxies", ()),
+        )
+        for door in finding.doors
+    ]
+
+
+def test_failures_lead_to_just_those_requests() -> None:
+    ((title, page, asked),) = doors(hour=Totals(requests=120, success=57, rejected=20))
+    assert (title, page, asked["period"]) == ("Show the 43 requests", "requests.table", "1h")
+    named = asked["outcome"].split(",")
+    assert set(named) == set(Outcome) - {Outcome.OK, Outcome.REJECTED}
+
+
+def test_a_key_that_is_away_leads_to_its_page_and_many_to_all() -> None:
+    away = key("exhausted", available=False)
+    of_key = ("k: out of money", "upstream.one_key", {"key_id": "k"})
+    assert doors(keys=[away, key()]) == [of_key]
+    assert [title for title, _, _ in doors(keys=[away, key()], spare=0)] == [of_key[0], "Add a backup key"]
+    assert doors(keys=[away] * 4)[0] == ("Show the keys", "upstream.upstream", {"_anchor": "pool"})
+    assert doors(keys=[])[0] == ("Add a key", "upstream.upstream", {"_anchor": "add-pool"})
+
+
+def test_every_finding_leads_somewhere() -> None:
+    health = {
+        "lostRecords": 3, "deadLetters": 1, "memoryOnlyRecords": 2, "journalFull": 1, "storeUp": 0,
+        "upstreamHosts": [False, True], "unpricedRequests": 1,
+        "reloadRefused": {"at": "12:00", "reason": "bad"},
+    }  # fmt: skip
+    ledger = [Finding("margin:gpt", "gpt costs more.", ""), Finding("books:env-1", "env-1 differs.", "")]
+    found = findings(health, [], 0, Totals(requests=100), ledger, [proxy("unhealthy")])
+    assert len(found) == 13
+    assert [finding.what for finding in found if not finding.doors] == []
+
+
+def proxy(status, *, active=True):
+    return SimpleNamespace(
+        proxy_id="p", name="Berlin", is_active=active, problem=None, health=SimpleNamespace(status=status)
+    )
+
+
+def test_dead_proxies_are_said_but_not_those_out_of_use() -> None:
+    alive, dead = proxy("healthy"), proxy("unhealthy")
+    assert findings(WELL, [key()], 1, None, (), [alive, proxy("unhealthy", active=False)]) == []
+    (some,) = findings(WELL, [key()], 1, None, (), [alive, dead])
+    assert (some.what, some.grave) == ("1 of 2 proxies cannot be used.", False)
+    (all_of_them,) = findings(WELL, [key()], 1, None, (), [dead])
+    assert (all_of_them.what, all_of_them.grave) == ("1 of 1 proxy cannot be used.", True)
+    assert doors(proxies=[dead]) == [("Proxy Berlin", "proxies.one_proxy", {"proxy_id": "p"})]

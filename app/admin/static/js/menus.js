@@ -19,7 +19,7 @@ export function watchMenus() {
   });
 }
 
-/** Show a form that stands behind a button as a dialog; one that came back with errors at once. */
+/** Show a form that stands behind a button as a dialog; at once where it came back with errors, or a link led to it. */
 export function watchDialogs() {
   for (const details of document.querySelectorAll("details.form-dialog")) {
     if (details instanceof HTMLDetailsElement) makeDialog(details);
@@ -50,5 +50,5 @@ function makeDialog(details) {
     event.preventDefault();
     dialog.showModal();
   });
-  if (begins) dialog.showModal();
+  if (begins || window.location.hash === `#${details.id}`) dialog.showModal();
 }
