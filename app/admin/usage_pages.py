@@ -16,13 +16,25 @@ from app.exchange.ports import Clock
 from app.management.reading import StatsStore
 from app.statistics.figures import Totals, mean
 from app.statistics.periods import Period, UnknownPeriodError
-from app.statistics.timeseries import AUTO, DAY, GROUPS, HOUR, MINUTES, MONTH, Series, UnknownChoiceError
-from app.statistics.usage import Grouping, Key, UsagePage
+from app.statistics.timeseries import (
+    AUTO,
+    DAY,
+    GROUPS,
+    HOUR,
+    MINUTES,
+    MONTH,
+    RECORD_GROUPS,
+    TAGS,
+    Series,
+    UnknownChoiceError,
+)
+from app.statistics.usage import Grouping, Key, UsageCursor, UsagePage
 
 DEFAULT_PERIOD = "7d"
 TOP = 9
 ROWS = 50
-_MOST_ROWS = 1000
+MOST_LINES = 10_000
+"""How many lines the table has as a file, at most; the admin API has all of them."""
 
 WORDS: Mapping[str, str] = {
     "model": "model",
@@ -30,13 +42,28 @@ WORDS: Mapping[str, str] = {
     "key": "client key",
     "factoryKey": "upstream key",
     "endpoint": "endpoint",
+    "endUser": "end user",
+    "session": "session",
+    "client": "client program",
+    "tag": "tag",
 }
 """What use is grouped by, and what that is called."""
+
+ASKED: Mapping[str, str] = {word: "api" if word == "endpoint" else word for word in WORDS}
+"""What each is filtered by in the address."""
 
 BUCKETS: Mapping[str, str] = {
     AUTO: "as fits", MINUTES: "5 minutes", HOUR: "hour", DAY: "day", MONTH: "month",
 }  # fmt: skip
-_NO_NAME: Mapping[str, str] = {"model": "no known model", "factoryKey": "not sent upstream"}
+_NO_NAME: Mapping[str, str] = {
+    "model": "no known model",
+    "factoryKey": "not sent upstream",
+    "endpoint": "chat completions or messages",
+    "endUser": "no end user",
+    "session": "no session",
+    "client": "not told",
+    "tag": "no tag",
+}
 _RANKED_BY = {"requests": "requests", "tokens": "tokens", "output": "tokens", "failures": "errors"}
 
 Download = Callable[[Iterator[str], str], Response]
@@ -52,7 +79,6 @@ class Choice:
     then: str | None
     bucket: str
     compares: bool
-    rows: int
 
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> "Choice":
@@ -61,14 +87,12 @@ class Choice:
         by = by if by in WORDS else "model"
         then = parameters.get("then", "")
         bucket = parameters.get("bucket", AUTO)
-        rows = parameters.get("rows", "")
         return cls(
             METRICS.get(parameters.get("metric", ""), METRICS["cost"]),
             by,
             then if then in WORDS and then != by else None,
             bucket if bucket in BUCKETS else AUTO,
             parameters.get("compare") == "yes",
-            min(_MOST_ROWS, int(rows)) if rows.isascii() and rows.isdigit() and int(rows) else ROWS,
         )
 
     @property
@@ -80,13 +104,24 @@ class Choice:
             "then": self.then,
             "bucket": None if self.bucket == AUTO else self.bucket,
             "compare": "yes" if self.compares else None,
-            "rows": None if self.rows == ROWS else str(self.rows),
         }
 
     @property
     def grouping(self) -> Grouping:
         """What the table has rows for."""
         return Grouping((self.by,) if self.then is None else (self.by, self.then))
+
+    def selected(self, filters: Mapping[str, str]) -> dict[str, str]:
+        """Return the filters that restrict what is counted, as the fields they are about."""
+        return {self._fields[name]: value for name, value in filters.items() if name in self._fields}
+
+    def left_out(self, filters: Mapping[str, str]) -> list[str]:
+        """Return the filters that what is counted here says nothing of."""
+        return [name for name in filters if name not in self._fields]
+
+    @property
+    def _fields(self) -> dict[str, str]:
+        return {**GROUPS, **(RECORD_GROUPS if self.grouping.is_of_records else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +141,7 @@ class Row:
     @property
     def asks(self) -> dict[str, str | None]:
         """What asks for its requests."""
-        return {word: value for word, value in self.names if value is not None}
+        return {ASKED[word]: value for word, value in self.names if value}
 
     @property
     def latency_ms(self) -> float | None:
@@ -128,9 +163,12 @@ def usage_pages(stats: StatsStore, download: Download, clock: Clock, tz: tzinfo)
     """Make the pages `/usage` and `/usage/export`."""
     routes = Blueprint("usage", __name__)
 
-    def answer(choice: Choice, period: Period) -> Answer:
-        """Ask the store; raises `UnknownChoiceError` for buckets that do not go with the period."""
-        selection = selected(asked_question().filters)
+    def answer(choice: Choice, period: Period, limit: int, shown: int = 0) -> Answer:
+        """Ask the store for lines after the first `shown` ones.
+
+        Raises `UnknownChoiceError` for buckets that do not go with the period.
+        """
+        selection = choice.selected(asked_question().filters)
         series = stats.series(
             period,
             by=choice.by,
@@ -140,7 +178,7 @@ def usage_pages(stats: StatsStore, download: Download, clock: Clock, tz: tzinfo)
             with_latency=choice.metric.name == "latency",
             selection=selection,
         )
-        page = stats.usage(choice.grouping, period, limit=choice.rows, selection=selection)
+        page = stats.usage(choice.grouping, period.frozen(), limit=limit, shown=shown, selection=selection)
         previous = period.previous() if choice.compares else None
         if previous is None:
             return Answer(series, page, None, None)
@@ -151,13 +189,15 @@ def usage_pages(stats: StatsStore, download: Download, clock: Clock, tz: tzinfo)
 
     @routes.get("/usage")
     def usage() -> Response:
-        now, choice, problem = clock.utcnow(), Choice.parse(request.args), None
+        choice, problem = Choice.parse(request.args), None
+        place = UsageCursor.first(clock.utcnow())
         question = asked_question(DEFAULT_PERIOD)
         found: Answer | None = None
-        period = Period.of(DEFAULT_PERIOD, now, tz)
+        period = Period.of(DEFAULT_PERIOD, place.now, tz)
         try:
-            period = question.period(now, tz, DEFAULT_PERIOD)
-            found = ask(lambda: answer(choice, period))
+            place = UsageCursor.parse(given) if (given := request.args.get("cursor")) else place
+            period = question.period(place.now, tz, DEFAULT_PERIOD)
+            found = ask(lambda: answer(choice, period, ROWS, place.shown))
         except (UnknownPeriodError, UnknownChoiceError, FilterError) as error:
             problem = error
         page = render_template(
@@ -172,11 +212,15 @@ def usage_pages(stats: StatsStore, download: Download, clock: Clock, tz: tzinfo)
             chart=None if found is None else chart_of(choice, found, period, tz),
             rows=[] if found is None else rows_of(choice, found),
             total=None if found is None else total_of(choice, found),
-            others=0 if found is None else found.page.other_count,
+            shown_before=place.shown,
+            count=0 if found is None else found.page.other_count + len(found.page.rows),
+            following=None if found is None else _following(found.page, place),
+            is_of_records=choice.grouping.is_of_records,
+            has_tags=TAGS in choice.grouping.fields,
+            asked_by=ASKED,
             previous=period.previous() if choice.compares else None,
-            left_out=left_out(question.filters),
+            left_out=choice.left_out(question.filters),
             no_name=_NO_NAME,
-            more=None if found is None or not found.page.other_count else min(_MOST_ROWS, choice.rows * 4),
         )
         return make_response(page, 200 if problem is None else 400)
 
@@ -186,7 +230,7 @@ def usage_pages(stats: StatsStore, download: Download, clock: Clock, tz: tzinfo)
         try:
             now = clock.utcnow()
             period = asked_question(DEFAULT_PERIOD).period(now, tz, DEFAULT_PERIOD)
-            found = answer(choice, period)
+            found = answer(choice, period, MOST_LINES)
         except (UnknownPeriodError, UnknownChoiceError, FilterError):
             abort(400)
         of_chart = request.args.get("of") == "chart"
@@ -198,20 +242,14 @@ def usage_pages(stats: StatsStore, download: Download, clock: Clock, tz: tzinfo)
     return routes
 
 
-def selected(filters: Mapping[str, str]) -> dict[str, str]:
-    """Return the filters that sums can be restricted by, as the fields they are stored under."""
-    return {GROUPS[name]: value for name, value in filters.items() if name in GROUPS}
-
-
-def left_out(filters: Mapping[str, str]) -> list[str]:
-    """Return the filters that only records know, and sums do not."""
-    return [name for name in filters if name not in GROUPS]
-
-
 def chart_of(choice: Choice, found: Answer, period: Period, tz: tzinfo) -> Chart:
     """Return the chart; of client keys it names what may be seen of them."""
     name_of = shown_key_id if choice.by == "key" else str
     return metric_chart(choice.metric, found.series, period, tz, name_of)
+
+
+def _following(page: UsagePage, place: UsageCursor) -> str | None:
+    return UsageCursor(place.now, place.shown + len(page.rows)).encode() if page.has_more else None
 
 
 def rows_of(choice: Choice, found: Answer) -> list[Row]:

@@ -1,6 +1,7 @@
 """Everything of a period by one or two fields, added up, put in order and cut into pages by the server."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from heapq import merge
 from itertools import islice
 from typing import Any
@@ -167,7 +168,8 @@ class Ranking:
     def _sources(self, keys: Sequence[Key] | None = None) -> list[Source]:
         """Return where to read from; `keys`: at least everything of these."""
         if self._parts is None:
-            return [Source.of_records(self._db, self._period.start, self._period.end)]
+            records = Source.of_records(self._db, self._period.start, self._period.end)
+            return [replace(records, match={**records.match, **self._selection})]
         fields = self._by.fields
         field = fields[0] if fields else None
         chosen: dict[str, list[str | None]] = {}

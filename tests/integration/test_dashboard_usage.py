@@ -8,14 +8,15 @@ from html import unescape
 import pytest
 
 from app.admin import Page
+from app.admin import usage_pages as usage_pages_module
 from app.admin.request_pages import request_pages
-from app.admin.usage_pages import usage_pages
+from app.admin.usage_pages import WORDS, usage_pages
 from app.api.admin.request_logs import export_response
 from app.api.downloads import csv_download
 from app.common.money import NANO
 from app.persistence.booking import Booking
 from app.pricing.model_table import ModelTable
-from app.records.records import Outcome
+from app.records.records import Attribution, Outcome
 from app.records.request_logs import RequestLogStore
 from app.statistics.stats_store import StatsStore
 from tests.contract.booking_world import sequenced
@@ -47,6 +48,9 @@ def booked(database):
             model=model,
             created_at=NOON - timedelta(days=days, minutes=5),
             outcome=Outcome.UPSTREAM_ERROR if (user, days) == ("bob", 0) else Outcome.OK,
+            attribution=Attribution(
+                "<b>someone", f"s{days}", "curl", ("beta", "paid")[: 1 + (user == "ann")]
+            ),
             cost_nano_usd=cents * NANO // 100,
             input_tokens=100,
             output_tokens=10,
@@ -88,8 +92,10 @@ def test_filters_that_sums_know_restrict_them_and_others_are_named(admin):
     assert cells(page)[:2] == ["gpt-5", "$0.50"]
     assert cells(page, 1)[:2] == ["claude", "$0.25"]
     assert "$0.75 in all" in page.text
-    assert "Sums do not know" not in page.text
-    assert "Sums do not know outcome" in admin.get("/usage?outcome=ok").text
+    assert "cannot be filtered" not in page.text
+    assert (
+        "Usage cannot be filtered by outcome, session here" in admin.get("/usage?outcome=ok&session=s0").text
+    )
 
 
 @pytest.mark.usefixtures("booked")
@@ -127,23 +133,22 @@ def test_keys_of_earlier_software_are_not_shown(admin):
 
 @pytest.mark.parametrize(
     ("query", "says"),
-    [("period=soon", "unknown period"), ("from=soon", "takes a"),
+    [("period=soon", "unknown period"), ("from=soon", "takes a"), ("cursor=x", "cursor"),
      ("period=30d&bucket=5m", "takes one of auto, hour, day")],
 )  # fmt: skip
 def test_what_cannot_be_shown_is_explained(admin, query, says):
     page = admin.get(f"/usage?{query}")
     assert page.status_code == 400
     assert says in page.text
-    assert admin.get(f"/usage/export?{query}").status_code == 400
+    if "cursor" not in query:
+        assert admin.get(f"/usage/export?{query}").status_code == 400
 
 
 def test_without_requests_it_says_so(admin):
     assert "No requests in this time." in admin.get("/usage").text
 
 
-@pytest.mark.parametrize(
-    "query", ["metric=x&by=y&then=z&rows=-1", "then=model&by=model", "rows=9999999999999"]
-)
+@pytest.mark.parametrize("query", ["metric=x&by=y&then=z", "then=model&by=model"])
 def test_choices_that_are_not_known_count_as_not_made(admin, query):
     assert admin.get(f"/usage?{query}").status_code == 200
 
@@ -153,3 +158,50 @@ def test_choices_that_are_not_known_count_as_not_made(admin, query):
                                     "latency", "cache"])  # fmt: skip
 def test_every_metric_is_drawn(admin, metric):
     assert f'id="chart-{metric}"' in admin.get(f"/usage?metric={metric}&period=7d").text
+
+
+@pytest.mark.usefixtures("booked")
+def test_what_only_records_say_is_counted_from_them(admin):
+    page = admin.get("/usage?by=session&period=7d")
+    assert cells(page)[:4] == ["s0", "$3.50", "73.7 %", "3"]
+    assert "Counted from the records themselves" in page.text
+    assert "/admin/requests?session=s0&amp;period=7d" in page.text
+    assert cells(admin.get("/usage?by=session&then=model&user=bob&period=7d"))[:3] == ["s0", "gpt-5", "$0.50"]
+    tags = admin.get("/usage?by=tag&period=7d")
+    assert cells(tags)[:2] == ["beta", "$4.75"]
+    assert cells(tags, 1)[:2] == ["paid", "$4.00"]
+    assert "counts once for each" in tags.text
+    assert cells(admin.get("/usage?by=model&then=user&tag=paid&period=7d"))[0] == "gpt-5"
+    assert cells(admin.get("/usage?by=endUser&period=7d"))[0] == "<b>someone"
+    assert lines(admin.get("/usage/export?by=client&period=7d"))[1][:2] == ["curl", "4750000000"]
+
+
+@pytest.mark.usefixtures("booked")
+@pytest.mark.parametrize("by", WORDS)
+def test_every_group_is_shown_alone_and_beside_another(admin, by):
+    other = "user" if by != "user" else "tag"
+    for query in (f"by={by}", f"by={by}&then={other}", f"by={other}&then={by}&compare=yes"):
+        page = admin.get(f"/usage?{query}&period=7d")
+        assert page.status_code == 200, query
+        assert cells(page)[0], query
+        assert admin.get(f"/usage/export?{query}&period=7d").status_code == 200
+    for link in re.findall(r'href="/admin(/requests\?[^"]*)"[^>]*>View', admin.get(f"/usage?by={by}").text):
+        assert 'data-id="' in admin.get(unescape(link)).text
+
+
+@pytest.mark.usefixtures("booked")
+def test_long_tables_have_pages_which_together_are_all(admin, monkeypatch):
+    monkeypatch.setattr(usage_pages_module, "ROWS", 2)
+    path, names = "/usage?by=user&then=model&period=7d", []
+    pages = 0
+    while path:
+        page = admin.get(path)
+        pages += 1
+        names += [tuple(cells(page, row)[:2]) for row in range(page.text.count("View</a>"))]
+        following = re.search(r'rel="next" href="/admin(/[^"]+)"', page.text)
+        path = unescape(following[1]) if following else None
+    assert pages == 2
+    assert len(names) == len(set(names)) == 4
+    assert "3 to 4 of 4" in page.text
+    assert "First page" in page.text
+    assert len(lines(admin.get("/usage/export?by=user&then=model&period=7d"))) == 5

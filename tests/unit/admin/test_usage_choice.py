@@ -3,14 +3,11 @@
 from datetime import UTC, datetime, timedelta
 
 from app.admin.usage_pages import (
-    ROWS,
     Answer,
     Choice,
     chart_csv,
     chart_of,
-    left_out,
     rows_of,
-    selected,
     table_csv,
     total_of,
 )
@@ -43,10 +40,10 @@ def answer(by: str, *keys: str | None, before: dict | None = None) -> Answer:
 
 
 def test_what_is_not_known_counts_as_not_given():
-    choice = Choice.parse({"metric": "x", "by": "y", "then": "z", "bucket": "year", "rows": "²"})
+    choice = Choice.parse({"metric": "x", "by": "y", "then": "z", "bucket": "year"})
     assert choice == Choice.parse({})
-    assert (choice.metric.name, choice.by, choice.then, choice.rows) == ("cost", "model", None, ROWS)
-    assert not any(choice.parameters[name] for name in ("then", "bucket", "compare", "rows"))
+    assert (choice.metric.name, choice.by, choice.then) == ("cost", "model", None)
+    assert not any(choice.parameters[name] for name in ("then", "bucket", "compare"))
 
 
 def test_a_choice_is_in_the_address_as_it_was_read():
@@ -56,17 +53,19 @@ def test_a_choice_is_in_the_address_as_it_was_read():
         "then": "model",
         "bucket": "day",
         "compare": "yes",
-        "rows": "200",
     }
     assert Choice.parse(given).parameters == given
     assert Choice.parse(given).grouping == Grouping(("user", "model"))
     assert Choice.parse({"by": "user", "then": "user"}).then is None
 
 
-def test_sums_are_restricted_by_what_they_know():
-    filters = {"user": "ann", "factoryKey": "env-1", "outcome": "ok", "q": "x"}
-    assert selected(filters) == {"userId": "ann", "factoryKeyId": "env-1"}
-    assert left_out(filters) == ["outcome", "q"]
+def test_what_is_counted_is_restricted_by_what_it_says():
+    filters = {"user": "ann", "factoryKey": "env-1", "session": "s1", "outcome": "ok", "q": "x"}
+    sums, records = Choice.parse({"by": "user"}), Choice.parse({"by": "user", "then": "tag"})
+    assert sums.selected(filters) == {"userId": "ann", "factoryKeyId": "env-1"}
+    assert sums.left_out(filters) == ["session", "outcome", "q"]
+    assert records.selected(filters) == {"userId": "ann", "factoryKeyId": "env-1", "sessionId": "s1"}
+    assert records.left_out(filters) == ["outcome", "q"]
 
 
 def test_lines_have_their_share_and_their_trend():
