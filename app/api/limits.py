@@ -4,28 +4,18 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import Field
 
 from app.accounts.limits import MAX_BUDGETS, MAX_NETWORKS, MAX_NUMBER, MAX_PATTERNS
 from app.api.operation import Body
-
-_FIRST_YEAR, _LAST_YEAR = 2000, 2200
 
 Usd = Annotated[
     Decimal,
     Field(description="USD, at most 9 decimals, up to 1,000,000; as a number or a string."),
 ]
 Rpm = Annotated[int, Field(ge=0, le=10_000_000, description="Requests per minute; 0: no limit.")]
+ZONE = "Without a zone it is in `STATS_TIMEZONE`."
 _Pattern = Annotated[str, Field(min_length=1, max_length=128)]
-
-
-def _of_our_time(moment: datetime) -> datetime:
-    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
-        raise ValueError(f"takes a time in the years {_FIRST_YEAR} to {_LAST_YEAR}")
-    return moment
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_of_our_time)]
 
 
 class BudgetBody(Body):
@@ -69,4 +59,4 @@ class KeyLimitsBody(LimitsBody):
         description="From where it is accepted: addresses and networks. `TRUSTED_PROXIES` says whose "
         "`X-Forwarded-For` counts.",
     )
-    expiresAt: Moment | None = Field(None, description="Until when it is accepted; null: for good.")
+    expiresAt: datetime | None = Field(None, description=f"Until when it is accepted; null: for good. {ZONE}")

@@ -1,7 +1,7 @@
 """Options that limit users and client keys."""
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
@@ -23,6 +23,7 @@ _OPTIONS = {
     "models": "--models",
     "allowedIps": "--allowed-ips",
     "budgets": "--budget",
+    "expiresAt": "--expires",
     "keyName": "--name",
     "priceFactor": "--price-factor",
     "group": "--group",
@@ -42,7 +43,9 @@ def limit_options(command: Callable[..., None]) -> Callable[..., None]:
             multiple=True,
             help="10/month, 2.5/day:claude-*, 1/5h, …/week, …/total; several times for several; none: none.",
         ),
-        click.option("--expires", "expiresAt", help="Until when: 2027-01-31T00:00:00Z; none: for good."),
+        click.option(
+            "--expires", "expiresAt", help="Until when: 2027-01-31, in STATS_TIMEZONE; none: for good."
+        ),
     ):
         command = option(command)
     return command
@@ -105,7 +108,6 @@ def _budget(text: str) -> dict[str, str]:
 
 def _moment(text: str) -> datetime:
     try:
-        moment = datetime.fromisoformat(text)
+        return datetime.fromisoformat(text)
     except ValueError:
         raise click.UsageError("--expires takes a time such as 2027-01-31T00:00:00Z") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

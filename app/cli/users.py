@@ -106,7 +106,7 @@ def add_user(
             )
             user, key = administration.users.add(shell_actor(), new)
         except Unusable as error:
-            if error.field in (*USER_FIELDS, *PRICE_FIELDS):
+            if error.field in (*USER_FIELDS, *PRICE_FIELDS, "expiresAt"):
                 raise wrong_option(error) from None
             where = "the password" if error.field == "password" else f"--{error.field}"
             raise click.UsageError(f"{where} {error}") from None

@@ -13,7 +13,14 @@ from app.accounts.users import UserStore
 from app.common.clock import now_ms
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Conflict, Missing, Unusable, asks_store
-from app.management.limits import KEY_FIELDS, MAX_NAME, BudgetBooks, BudgetLeft, stored_limits
+from app.management.limits import (
+    KEY_FIELDS,
+    MAX_NAME,
+    BudgetBooks,
+    BudgetLeft,
+    stored_expiry,
+    stored_limits,
+)
 
 __all__ = ["ClientKey", "ClientKeyAdmin"]
 
@@ -25,7 +32,10 @@ MAX_OWN_KEYS = 50
 
 
 class ClientKeyAdmin:
-    """Actions on client keys, by the id as shown. `changed` is told whose cached state is old."""
+    """Actions on client keys, by the id as shown. `changed` is told whose cached state is old.
+
+    Times that are given without a zone are in `zone`, where budgets begin their days as well.
+    """
 
     def __init__(
         self,
@@ -35,6 +45,7 @@ class ClientKeyAdmin:
         zone: tzinfo = UTC,
     ) -> None:
         self._books = BudgetBooks(db, zone)
+        self._zone = zone
         self._keys = ClientKeyStore(db)
         self._users = UserStore(db)
         self._audit = audit
@@ -74,7 +85,7 @@ class ClientKeyAdmin:
 
         `more` are further fields, as of `change`.
         """
-        fields = _stored({"rpm": rpm, "notes": notes, **(more or {})})
+        fields = _stored({"rpm": rpm, "notes": notes, **(more or {})}, self._zone)
         with self._audit.action(actor, "client-keys.add", f"user:{username}", _shown(fields)):
             if self._users.get(username) is None:
                 raise Unusable("name", f"there is no user {username[:80]}")
@@ -103,7 +114,7 @@ class ClientKeyAdmin:
 
         None takes a limit away; a revoked key stays revoked.
         """
-        fields = _stored(given)
+        fields = _stored(given, self._zone)
         with self._audit.action(actor, "client-keys.change", _target(key_id), _shown(fields)):
             key = self._known(key_id)
             if fields.get("isActive") and key.revoked_at is not None:
@@ -181,7 +192,7 @@ class ClientKeyAdmin:
         return found
 
 
-def _stored(given: Mapping[str, Any]) -> Document:
+def _stored(given: Mapping[str, Any], zone: tzinfo) -> Document:
     """Return the fields of a key as they are stored; raises `Unusable`."""
     fields = stored_limits({name: given[name] for name in KEY_FIELDS if name in given})
     if "keyName" in given:
@@ -190,7 +201,7 @@ def _stored(given: Mapping[str, Any]) -> Document:
             raise Unusable("keyName", f"takes at most {MAX_NAME} characters that can be shown")
         fields["keyName"] = name or None
     if "expiresAt" in given:
-        fields["expiresAt"] = given["expiresAt"]
+        fields["expiresAt"] = stored_expiry(given["expiresAt"], zone)
     # Of these, None stands for "as it is".
     return fields | {name: given[name] for name in ("notes", "isActive") if given.get(name) is not None}
 

@@ -28,6 +28,7 @@ Document = dict[str, Any]
 USER_FIELDS: Final = ("rpm", "tpm", "maxParallel", "models", "budgets")
 KEY_FIELDS: Final = ("rpm", *LIMIT_FIELDS)
 MAX_NAME: Final = 100
+_EXPIRY_YEARS: Final = range(2000, 2201)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,16 @@ def stored_limits(given: Mapping[str, Any]) -> Document:
         return checked_limits(given)
     except LimitError as error:
         raise Unusable(error.field, str(error)) from None
+
+
+def stored_expiry(moment: datetime | None, zone: tzinfo) -> datetime | None:
+    """Return when something expires as it is stored; one without a zone is in `zone`. Raises `Unusable`."""
+    if moment is None:
+        return None
+    if moment.year not in _EXPIRY_YEARS:
+        years = f"{_EXPIRY_YEARS[0]} to {_EXPIRY_YEARS[-1]}"
+        raise Unusable("expiresAt", f"takes a time in the years {years}")
+    return (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).astimezone(UTC)
 
 
 class BudgetBooks:

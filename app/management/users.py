@@ -33,7 +33,7 @@ from app.credit.credit_ledger import (
 )
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Conflict, Missing, Unusable, asks_store
-from app.management.limits import USER_FIELDS, BudgetBooks, BudgetLeft, stored_limits
+from app.management.limits import USER_FIELDS, BudgetBooks, BudgetLeft, stored_expiry, stored_limits
 from app.store.fields import exact_double
 from app.verify.reconciled_budgets import Wrong
 
@@ -107,7 +107,10 @@ def check_password(username: str, password: str) -> None:
 
 
 class UserAdmin:
-    """Actions on users. `changed` is told whose cached state is old; `derive` hashes a password."""
+    """Actions on users. `changed` is told whose cached state is old; `derive` hashes a password.
+
+    Times that are given without a zone are in `zone`, where budgets begin their days as well.
+    """
 
     def __init__(
         self,
@@ -118,6 +121,7 @@ class UserAdmin:
         zone: tzinfo = UTC,
     ) -> None:
         self._books = BudgetBooks(db, zone)
+        self._zone = zone
         self._users = UserStore(db)
         self._pages = UserPages(db)
         self._keys = ClientKeyStore(db)
@@ -158,7 +162,7 @@ class UserAdmin:
         details = {"credits": str(new.credits), "role": new.role, "rpm": new.rpm, **_shown(limits)}
         more = {name: value for name, value in limits.items() if value is not None}
         if new.expires_at is not None:
-            more["expiresAt"] = new.expires_at
+            more["expiresAt"] = stored_expiry(new.expires_at, self._zone)
         with self._audit.action(actor, "users.add", f"user:{new.username}", details), _amounts("credits"):
             now = now_ms()
             if exact_double(new.credits) < 0:
@@ -215,6 +219,8 @@ class UserAdmin:
         )
         limits = stored_limits({name: fields[name] for name in USER_FIELDS if name in fields})
         fields = {**fields, **limits, **_stored_prices(fields)}
+        if "expiresAt" in fields:
+            fields["expiresAt"] = stored_expiry(fields["expiresAt"], self._zone)
         action = self._audit.action(actor, "users.change", f"user:{username}", _shown(fields))
         with action, self._leaving(username, leaves):
             if "budgets" in fields:

@@ -776,6 +776,21 @@ def test_limits_are_given_changed_and_taken_away(admin, database):
     assert any("budgets" in details for details in actions)
 
 
+def test_an_expiry_without_a_zone_is_in_that_of_statistics(database, mongo_uri, tmp_path):
+    zone = {"stats_timezone": "Asia/Ho_Chi_Minh"}
+    with admin_app(mongo_uri, database.name, tmp_path / "var", models_file=MODELS_FILE, **zone) as app:
+        admin = Admin(app)
+        made = add(admin, expiresAt="2027-01-31")
+        assert admin.get("/users/alice")["expiresAt"] == "2027-01-30T17:00:00.000Z"
+        changed = admin("PATCH", "/users/alice", {"expiresAt": "2027-02-01T00:00"})
+        assert changed.json["expiresAt"] == "2027-01-31T17:00:00.000Z"
+        path = f"/keys/{made['keyId']}"
+        for given, shown in (("2027-03-01", "2027-02-28T17"), ("2027-03-01T00:00:00+01:00", "2027-02-28T23")):
+            assert admin("PATCH", path, {"expiresAt": given}).status_code == 200
+            assert admin.get(path)["expiresAt"] == f"{shown}:00:00.000Z"
+        assert admin("PATCH", path, {"expiresAt": "9999-12-31"}).json["parameter"] == "expiresAt"
+
+
 def test_what_a_user_pays_is_given_changed_and_taken_away(admin, database):
     add(admin, priceFactor=0.8, group="resellers")
     view = admin.get("/users/alice")

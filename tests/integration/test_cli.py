@@ -725,6 +725,16 @@ def test_limits_of_users_and_keys(run: Run, database) -> None:
     assert (stored["maxParallel"], stored["expiresAt"].year) == (2, 2027)
 
 
+def test_an_expiry_without_a_zone_is_in_that_of_statistics(config: dict[str, object], database) -> None:
+    run = commands(**config, stats_timezone="America/New_York")
+    made = ok_json(run("users", "add", "ann", "--expires", "2027-01-31", "--json"))
+    assert "2027-01-31T05:00" in ok(run("users", "show", "ann", "--json"))
+    view = ok_json(run("client-keys", "limit", made["keyId"], "--expires", "2027-07-01T12:00", "--json"))
+    assert view["expiresAt"] == "2027-07-01T16:00:00.000Z"
+    view = ok_json(run("users", "limit", "ann", "--expires", "2027-01-31T00:00Z", "--json"))
+    assert view["expiresAt"] == "2027-01-31T00:00:00.000Z"
+
+
 def test_what_users_pay(run: Run, database) -> None:
     ok(run("users", "add", "ann", "--price-factor", "0.80", "--group", "resellers"))
     assert ok(run("users", "price", "ann")) == "ann: 0.8 times the prices, group resellers\n"
@@ -748,6 +758,7 @@ def test_what_users_pay(run: Run, database) -> None:
         (("--budget", "10"), "--budget takes budgets such as"),
         (("--budget", "10/year"), "--budget per: takes one of"),
         (("--expires", "soon"), "--expires takes a time"),
+        (("--expires", "9999-12-31"), "--expires takes a time in the years 2000 to 2200"),
         (("--models", "x" * 200), "--models takes at most"),
         (("--tpm", "-1"), "--tpm"),
     ],

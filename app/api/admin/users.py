@@ -1,6 +1,7 @@
 """`/api/admin/users…`: users, their credit and its ledger."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from typing_extensions import TypedDict
 
 from app.accounts.prices import MAX_FACTOR
 from app.api.admin.auth import current_actor
-from app.api.limits import LimitsBody, Moment, Usd
+from app.api.limits import ZONE, LimitsBody, Usd
 from app.api.operation import ApiSection, Body, Query
 from app.api.parameters import Cursor, Limit, Text
 from app.common.cursor import PageCursor
@@ -97,7 +98,7 @@ class NewUserBody(PaysBody):
     credits: Usd = Decimal(0)
     role: Role = "user"
     password: Password | None = None
-    expiresAt: Moment | None = Field(None, description="When the credit ends; null: never.")
+    expiresAt: datetime | None = Field(None, description=f"When the credit ends; null: never. {ZONE}")
 
 
 class UserChangeBody(PaysBody):
@@ -105,7 +106,7 @@ class UserChangeBody(PaysBody):
 
     role: Role | None = None
     isActive: bool | None = None
-    expiresAt: Moment | None = Field(None, description="When the credit ends; null: never.")
+    expiresAt: datetime | None = Field(None, description=f"When the credit ends; null: never. {ZONE}")
     onClientAbort: Literal["drain", "cancel"] | None = None
 
 
