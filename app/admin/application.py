@@ -29,7 +29,7 @@ from flask_login import LoginManager, current_user
 from flask_wtf import CSRFProtect
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import Forbidden, HTTPException, MethodNotAllowed, NotFound
-from werkzeug.routing import RequestRedirect
+from werkzeug.routing import RequestRedirect, Rule
 from werkzeug.wrappers import Response as AnyResponse
 
 from app import __version__
@@ -56,6 +56,10 @@ DASHBOARD = "/admin"
 
 _UNASKED = frozenset({"login.login", "login.theme", "login.logout", "static"})
 """What no question is carried to."""
+
+_OPEN_FORMS = frozenset({"login.login", "login.theme", "setup.setup"})
+"""Forms that are for strangers."""
+_TOO_LARGE = 413
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -202,9 +206,53 @@ def _require_permission(app: Flask, sessions: Sessions) -> None:
             raise Forbidden
         if request.headers.get(LIVE_HEADER):
             return Response("log in again\n", 401, mimetype="text/plain")
-        target = request.full_path.rstrip("?") if request.method == "GET" else ""
-        target = request.script_root + target if target.strip("/") else ""
-        return redirect(url_for("login.login", next=target or None), code=303)
+        return _to_login()
+
+
+def _to_login() -> AnyResponse:
+    """Lead to the login and then back: to the page asked for, or to the one with the form that was sent.
+
+    What was typed into that form stays in the window (`static/js/unsent.js`); nothing is sent by itself.
+    """
+    is_form = request.method == "POST"
+    target = request.full_path.rstrip("?") if request.method == "GET" else ""
+    target = request.script_root + target if target.strip("/") else ""
+    if is_form:
+        target = _page_of_form()
+    return redirect(url_for("login.login", next=target or None, unsent="yes" if is_form else None), code=303)
+
+
+def _is_after_the_session() -> bool:
+    """Return whether this is a form of somebody who is not logged in any more."""
+    is_stranger = not current_user.is_authenticated
+    return is_stranger and request.method == "POST" and request.endpoint not in _OPEN_FORMS
+
+
+def _page_of_form() -> str:
+    """Return the page that the form which was sent is on, as far as the browser says so; else nothing.
+
+    What was drawn as the answer to a form has no page of its own: then it is the nearest above it.
+    """
+    try:
+        sent_from = urlsplit(request.referrer or "")
+    except ValueError:
+        return ""
+    path, query = sent_from.path, sent_from.query
+    while path.startswith(f"{request.script_root}/"):
+        rule = _rule(path.removeprefix(request.script_root), "GET")
+        if rule is not None and rule.endpoint not in _UNASKED:
+            return f"{path}?{query}" if query else path
+        path, query = path.rpartition("/")[0], ""
+    return ""
+
+
+def _rule(path: str, method: str) -> Rule | None:
+    """Return what answers this path; None for nothing."""
+    try:
+        found: Rule = current_app.url_map.bind("").match(path, method=method, return_rule=True)[0]
+    except (NotFound, MethodNotAllowed, RequestRedirect):
+        return None
+    return found
 
 
 def _carry_the_question(app: Flask) -> None:
@@ -244,10 +292,8 @@ def _needed(method: str, rule: str) -> Permission:
 
 def _is_allowed(url: str, method: str = "POST") -> bool:
     """Return whether whoever asks may do this: a form or link that would be refused is not drawn."""
-    path = urlsplit(url).path.removeprefix(request.script_root)
-    try:
-        rule, _ = current_app.url_map.bind("").match(path, method=method, return_rule=True)
-    except (NotFound, MethodNotAllowed, RequestRedirect):
+    rule = _rule(urlsplit(url).path.removeprefix(request.script_root), method)
+    if rule is None:
         return False
     permission = _needed(method, rule.rule)
     return permission is Permission.OPEN or (
@@ -308,14 +354,11 @@ def _register_filters(app: Flask, pages: Sequence[Page], clock: Clock, tz: tzinf
 def _handle_errors(app: Flask) -> None:
     @app.errorhandler(CSRFError)
     def too_old(error: CSRFError) -> AnyResponse:
-        if not current_user.is_authenticated and request.endpoint not in ("login.login", "setup.setup"):
-            advice = (
-                "Log in in another window, go back here, load the page again and send the form once more."
-            )
-            return _error_page(400, "Your session has ended: nothing was done", advice, "")
-        return _error_page(
-            400, "This form is too old", "Go back, load the page again and send the form once more.", ""
-        )
+        if _is_after_the_session():
+            return _to_login()
+        page = make_response(render_template("old_form.html", form_page=_page_of_form()))
+        page.status_code = 400
+        return page
 
     @app.errorhandler(StoreUnavailable)
     def store_away(error: StoreUnavailable) -> AnyResponse:
@@ -324,6 +367,8 @@ def _handle_errors(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> AnyResponse:
         status = error.code or 500
+        if status == _TOO_LARGE and _is_after_the_session():
+            return _to_login()
         title, advice = _WORDS.get(status, (error.name, "Go back and try again."))
         return _error_page(status, title, advice, "")
 

@@ -44,3 +44,25 @@ def test_pages_are_accessible_and_fit_a_narrow_window(admin, path):
     assert found.violations_count == 0, found.generate_report()
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_what_is_typed_outlives_the_session(stranger, site):
+    page = stranger.page
+    stranger.log_in(site.token)
+    page.goto("/admin/customers?period=7d#new-user")
+    form = page.locator("form", has=page.get_by_label("Credit in USD")).first
+    form.get_by_label("Name", exact=True).fill("Ann Late")
+    form.get_by_label("Password").fill("not to be kept anywhere")
+    stranger.context.clear_cookies()
+    form.locator("button.primary").click()
+    expect(page.locator("#unsent")).to_contain_text("what you sent was not taken")
+    assert "not to be kept" not in page.evaluate("JSON.stringify(sessionStorage)")
+    page.get_by_label("Client key or admin token").fill(site.token)
+    page.get_by_role("button", name="Log in with the key").click()
+    expect(page).to_have_url(re.compile("/admin/customers\\?period=7d$"))
+    expect(form.get_by_role("status")).to_contain_text("filled in again")
+    expect(form.get_by_label("Name", exact=True)).to_have_value("Ann Late")
+    expect(form.get_by_label("Password")).to_have_value("")
+    assert site.weir.database.usersNew.count_documents({"_id": "Ann Late"}) == 0
+    page.reload()
+    expect(form.get_by_label("Name", exact=True)).to_have_value("")

@@ -1,5 +1,7 @@
 """Getting into the dashboard, staying in, and being thrown out."""
 
+from urllib.parse import parse_qs, urlsplit
+
 import pytest
 
 from app import __version__
@@ -267,20 +269,63 @@ def test_the_theme_is_kept_and_a_made_up_one_is_not(world):
     assert 'data-theme="auto"' in admin.get("/").text
 
 
-@pytest.mark.parametrize("path", ["/login", "/logout", "/theme"])
-def test_of_a_strangers_form_no_more_is_read_than_a_login_takes(world, path):
+@pytest.mark.parametrize(("path", "status"), [("/login", 413), ("/logout", 303), ("/theme", 413)])
+def test_of_a_strangers_form_no_more_is_read_than_a_login_takes(world, path, status):
     browser = world.browser()
     token = browser.csrf_token("/login")
     padding = "x" * (8 * 1024)
     answer = browser.bare_post(path, csrf_token=token, token=TOKEN, next=padding)
-    assert answer.status_code == 413
+    assert answer.status_code == status
     assert not browser.is_in
     assert browser.bare_post("/login", csrf_token=token, token=TOKEN, next="x" * 4000).status_code == 303
     assert browser.bare_post("/theme", csrf_token=browser.csrf_token("/"), next=padding).status_code == 303
 
 
 def test_a_form_that_comes_after_the_session_says_to_log_in(world):
-    refused = world.browser().bare_post("/logout")
-    assert refused.status_code == 400
-    assert "Your session has ended: nothing was done" in refused.text
-    assert "Log in in another window" in refused.text
+    stranger = world.browser()
+    token = stranger.csrf_token("/login")
+    for fields in ({}, {"csrf_token": token}, {"padding": "x" * 9000}):
+        answer = stranger.client.post(
+            "/logout", data=fields, base_url="http://weir.test/admin",
+            headers={"Referer": "http://weir.test/admin/nothing/here?user=a%26b"},
+        )  # fmt: skip
+        assert answer.status_code == 303
+        assert "weir_admin" not in answer.headers.get("Set-Cookie", ""), "whoever is logged in stays so"
+        target = answer.headers["Location"].removeprefix("/admin")
+        assert target == "/login?unsent=yes"
+        page = stranger.get(target).text
+        assert "what you sent was not taken" in page
+        assert 'id="unsent"' in page
+
+
+@pytest.mark.parametrize(
+    ("referrer", "target"),
+    [
+        ("http://weir.test/admin/me/keys?user=a%26b", "/admin/me/keys?user=a%26b"),
+        ("http://weir.test/admin/me/keys/x/rotate?user=a", "/admin/me/keys/x"),
+        ("http://weir.test/admin/login?next=/admin/me", ""),
+        ("http://weir.test/elsewhere", ""),
+        ("http://[", ""),
+        ("javascript:alert(1)", ""),
+        (None, ""),
+    ],
+)
+def test_after_the_login_one_is_back_at_the_page_with_the_form(world, referrer, target):
+    for path in ("/logout", "/me/keys/new"):
+        answer = world.browser().client.post(
+            path, base_url="http://weir.test/admin", headers={"Referer": referrer} if referrer else {}
+        )
+        next_page = parse_qs(urlsplit(answer.headers["Location"]).query).get("next", [""])
+        assert next_page == [target], path
+
+
+def test_a_form_of_an_earlier_session_leads_back_to_itself(world):
+    admin = world.admin()
+    answer = admin.client.post(
+        "/logout", data={"csrf_token": "x"}, base_url="http://weir.test/admin",
+        headers={"Referer": "http://weir.test/admin/?period=7d"},
+    )  # fmt: skip
+    assert answer.status_code == 400
+    assert 'id="unsent"' in answer.text
+    assert 'href="/admin/?period=7d"' in answer.text
+    assert admin.is_in

@@ -4,9 +4,11 @@ import { watchKeys } from "./keys.js";
 import { watchLive } from "./live.js";
 import { watchDialogs, watchMenus } from "./menus.js";
 import { watchPalette } from "./palette.js";
+import { watchForms } from "./unsent.js";
 
 watchMenus();
 watchDialogs();
+watchForms();
 watchCopying();
 watchLive();
 watchPalette();
