@@ -28,17 +28,17 @@ def attempt(action: Callable[[], str]) -> bool:
 
 
 def show_refusal(form: FlaskForm, refusal: ManagementError) -> None:
-    """Show why an action was refused: beside the field it is about, if the form has that."""
+    """Show why an action was refused: beside the field it is about, if the form has that, else above them."""
     name = re.sub("[A-Z]", lambda capital: f"_{capital[0].lower()}", getattr(refusal, "field", ""))
     field = form._fields.get(name)
     if field is None:
-        flash(_sentence(refusal), "danger")
+        form.form_errors = [*form.form_errors, _sentence(refusal)]
     else:
         field.errors = [*field.errors, str(refusal)]
 
 
 def sent(form: FlaskForm, action: Callable[[], str]) -> bool:
-    """Check the form and do the action; show what is wrong beside its fields, for the form drawn again."""
+    """Check the form and do the action; show what is wrong in the form, to be drawn again."""
     if not form.validate():
         return False
     try:

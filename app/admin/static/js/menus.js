@@ -19,11 +19,26 @@ export function watchMenus() {
   });
 }
 
-/** Show a form that stands behind a button as a dialog; at once where it came back with errors, or a link led to it. */
+/** Show a form that stands behind a button as a dialog: at once when it is filled in, or the address ends in its id. */
 export function watchDialogs() {
   for (const details of document.querySelectorAll("details.form-dialog")) {
     if (details instanceof HTMLDetailsElement) makeDialog(details);
   }
+  window.addEventListener("hashchange", openNamed);
+  openNamed();
+}
+
+function openNamed() {
+  const named = document.getElementById(window.location.hash.slice(1));
+  const dialog = named?.matches("details.form-dialog") ? named.nextElementSibling : null;
+  if (dialog instanceof HTMLDialogElement && !document.querySelector("dialog[open]")) show(dialog);
+}
+
+/** @param {HTMLDialogElement} dialog */
+function show(dialog) {
+  dialog.showModal();
+  const wrong = dialog.querySelector("[aria-invalid]");
+  if (wrong instanceof HTMLElement) wrong.focus();
 }
 
 /** @param {HTMLDetailsElement} details */
@@ -48,7 +63,7 @@ function makeDialog(details) {
   details.after(dialog);
   summary.addEventListener("click", (event) => {
     event.preventDefault();
-    dialog.showModal();
+    show(dialog);
   });
-  if (begins || window.location.hash === `#${details.id}`) dialog.showModal();
+  if (begins) show(dialog);
 }
