@@ -14,6 +14,7 @@ from pymongo.database import Database
 
 from app.accounts.credentials import (
     CLIENT_KEY_PREFIX,
+    KEY_ID_PREFIX,
     hash_client_key,
     is_key_id,
     mask,
@@ -21,6 +22,7 @@ from app.accounts.credentials import (
     public_key_id,
 )
 from app.accounts.limits import Limits
+from app.store.driver import yielding
 from app.store.fields import changes_of, optional_date, optional_int, optional_rpm
 from app.store.paging import BRIEF_MS, beginning_with
 
@@ -29,6 +31,22 @@ Document = dict[str, Any]
 SECRETS = "secrets"
 """The hashes of a rotated key's secrets, and until when each is accepted (the newest: for good)."""
 MAX_OLD_SECRETS = 4
+
+
+SORTS: Mapping[str, Sequence[str]] = {
+    "user": ("name", "keyName"),
+    "name": ("keyName", "hint"),
+    "activity": ("lastUsedAt",),
+    "created": ("createdAt",),
+}
+"""What a numbered page of keys can be sorted by."""
+
+STATES: Mapping[str, Document] = {
+    "active": {"isActive": {"$ne": False}},
+    "paused": {"isActive": False, "revokedAt": None},
+    "revoked": {"revokedAt": {"$type": "date"}},
+}
+"""Some of the keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +256,30 @@ class ClientKeyStore:
         for document in self._keys.find(query).sort([("name", 1), ("createdAt", 1)]):
             yield ClientKey.from_document(document)
 
+    def numbered(
+        self, *, search: str, state: str, sort: str, skip: int, limit: int
+    ) -> tuple[Sequence[ClientKey], int]:
+        """Read the keys after the first `skip` ones, and how many there are.
+
+        `sort` is one of `SORTS` (with a `-` before it the newest, or most, come first), `state` one of
+        `STATES` (else: all).
+        """
+        query = _query(search, state)
+        direction = -1 if sort.startswith("-") else 1
+        order = [*((field, direction) for field in SORTS[sort.removeprefix("-")]), ("_id", 1)]
+        found = self._keys.find(query).sort(order).skip(skip).limit(limit)
+        return [ClientKey.from_document(document) for document in found], self._keys.count_documents(query)
+
+    def ids(self, *, search: str, state: str) -> Sequence[str]:
+        """Return the ids of these keys as they are stored, by user."""
+        found = self._keys.find(_query(search, state), {"_id": 1}).sort([("name", 1), ("_id", 1)])
+        return [str(document["_id"]) for document in yielding(found)]
+
+    def some(self, stored_ids: Collection[str]) -> dict[str, ClientKey]:
+        """Return the keys of these ids, those that there are."""
+        found = map(ClientKey.from_document, self._keys.find({"_id": {"$in": list(stored_ids)}}))
+        return {key.stored_id: key for key in found}
+
     def revoke(self, key_id: str, *, now: datetime) -> ClientKey | None:
         """Stop accepting the key, for good; return None when there is no such key.
 
@@ -257,6 +299,23 @@ class ClientKeyStore:
             if public_key_id(str(document["_id"])) == key_id:
                 return document
         return None
+
+
+def _query(search: str, state: str) -> Document:
+    """Select by a part of the user's name, the key's name, its purpose, what is shown of it, or its id.
+
+    An id that is the key itself is not looked at: what a text is found by would tell it.
+    """
+    if not search:
+        return dict(STATES.get(state, {}))
+    part = re.escape(search)
+    ways: list[Document] = [
+        {field: {"$regex": part, "$options": "i"}} for field in ("name", "keyName", "notes")
+    ]
+    ways += [{"hint": {"$regex": part}}, {"_id": {"$regex": f"^{KEY_ID_PREFIX}[0-9a-f]*{part}"}}]
+    if is_key_id(search):
+        ways.append({"_id": {"$regex": f"^{part}"}})
+    return {"$or": ways, **STATES.get(state, {})}
 
 
 def _secrets(document: Document) -> Sequence[Document]:

@@ -1,12 +1,14 @@
 """Pages of users in several orders, by keyset, and what may be seen of their documents."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pymongo.database import Database
 
 from app.common.cursor import PageCursor
+from app.store.driver import yielding
+from app.store.fields import number
 from app.store.paging import BRIEF_MS, beginning_with
 
 Document = dict[str, Any]
@@ -16,6 +18,23 @@ _DATES = {"created": "createdAt", "activity": "lastUsedAt"}
 BY_NAME = "name"
 ORDERS = (BY_NAME, *_NUMBERS, *_DATES)
 """By name from the first, by everything else from the most or the newest."""
+
+_BALANCE: Document = {"$add": [number("$credits"), number("$refCredits")]}
+SORTS: Mapping[str, Any] = {
+    "name": "$_id",
+    "balance": _BALANCE,
+    "spent": number("$creditsUsed"),
+    "activity": "$lastUsedAt",
+    "created": "$createdAt",
+}
+"""What a numbered page can be sorted by; with a `-` before it the largest, or the newest, come first."""
+
+STATES: Mapping[str, Document] = {
+    "active": {"isActive": {"$ne": False}},
+    "disabled": {"isActive": False},
+    "empty": {"$expr": {"$lte": [_BALANCE, 0]}},
+}
+"""Some of the users: who may spend, who may not, and who has nothing left to spend."""
 
 VISIBLE = (
     *("_id", "role", "isActive", "createdAt", "lastLoginAt", "lastUsedAt", "apiKey", "apiKeyCreatedAt"),
@@ -53,6 +72,39 @@ class UserPages:
         """Read all users, by name."""
         yield from self._users.find({}, _PROJECTION).sort("_id", 1)
 
+    def numbered(
+        self, *, search: str, state: str, sort: str, skip: int, limit: int
+    ) -> tuple[list[Document], int]:
+        """Read the users after the first `skip` ones, with what is spent of budgets, and how many there are.
+
+        `sort` is one of `SORTS`, `state` one of `STATES` (else: all).
+        """
+        query = _query(search, state)
+        name = sort.removeprefix("-")
+        direction = -1 if sort.startswith("-") else 1
+        ordered: list[Document] = [
+            {"$addFields": {"_key": SORTS[name]}},
+            {"$sort": {"_key": direction, "_id": 1}},
+        ]
+        if name == BY_NAME:
+            ordered = [{"$sort": {"_id": direction}}]
+        stages: list[Document] = [
+            {"$match": query},
+            *ordered,
+            {"$skip": skip},
+            {"$limit": limit},
+            {"$project": _WITH_BUDGETS},
+        ]
+        return list(self._users.aggregate(stages)), self._users.count_documents(query)
+
+    def some(self, names: Sequence[str]) -> list[Document]:
+        """Read the users of these names, as `numbered` does, in no order."""
+        return list(self._users.find({"_id": {"$in": list(names)}}, _WITH_BUDGETS))
+
+    def balances(self, *, search: str, state: str) -> Iterator[Document]:
+        """Read what users have left to spend: `_id` and `credits`, `refCredits`."""
+        yield from yielding(self._users.find(_query(search, state), {"credits": 1, "refCredits": 1}))
+
     def page(
         self, *, search: str | None, order: str, limit: int, cursor: PageCursor | None
     ) -> tuple[list[Document], str | None]:
@@ -81,10 +133,16 @@ class UserPages:
         return found[:limit], next_cursor
 
 
+def _query(search: str, state: str) -> Document:
+    named: Document = {"_id": {"$regex": re.escape(search), "$options": "i"}} if search else {}
+    return {**named, **STATES.get(state, {})}
+
+
 _PROJECTION: Document = {
     **dict.fromkeys(VISIBLE, True),
     "hasPassword": {"$gt": [{"$ifNull": ["$passwordHash", ""]}, ""]},
 }
+_WITH_BUDGETS: Document = {**_PROJECTION, "budgetSpent": True}
 
 
 def _key(order: str) -> Any:

@@ -57,6 +57,23 @@ class ClientKeyAdmin:
         return list(self._keys.list(username))
 
     @asks_store
+    def numbered(
+        self, *, search: str, state: str, sort: str, skip: int, limit: int
+    ) -> tuple[Sequence[ClientKey], int]:
+        """Return the keys after the first `skip` ones, and how many there are (`ClientKeyStore.numbered`)."""
+        return self._keys.numbered(search=search, state=state, sort=sort, skip=skip, limit=limit)
+
+    @asks_store
+    def stored_ids(self, *, search: str, state: str) -> Sequence[str]:
+        """Return the ids of these keys as records have them, by user. Some are secrets."""
+        return self._keys.ids(search=search, state=state)
+
+    @asks_store
+    def some(self, stored_ids: Sequence[str]) -> dict[str, ClientKey]:
+        """Return the keys of these ids, those that there are."""
+        return self._keys.some(stored_ids)
+
+    @asks_store
     def get(self, key_id: str) -> ClientKey:
         """Return one key."""
         return self._known(key_id)

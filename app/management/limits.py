@@ -44,6 +44,11 @@ class BudgetLeft:
         """What of it is left."""
         return max(0, self.budget.nano_usd - self.spent_nano)
 
+    @property
+    def share(self) -> float:
+        """The part of it that is spent, from 0 to 1; of a budget of nothing all is."""
+        return min(1.0, self.spent_nano / self.budget.nano_usd) if self.budget.nano_usd else 1.0
+
 
 def stored_limits(given: Mapping[str, Any]) -> Document:
     """Return limits as they are stored, None for what is taken away; raises `Unusable`."""
@@ -75,8 +80,13 @@ class BudgetBooks:
         """Return what is left of the budgets of a user, or of one of their keys."""
         if limits is None or not limits.budgets:
             return []
-        now = now_ms()
-        spent = (self._users.find_one({"_id": username}, {FIELD: True}) or {}).get(FIELD)
+        return self.left_of(self._users.find_one({"_id": username}, {FIELD: True}) or {}, limits, key_id)
+
+    def left_of(self, user: Document, limits: Limits | None, key_id: str | None = None) -> list[BudgetLeft]:
+        """Return what is left of the budgets of this user's document, or of one of their keys."""
+        if limits is None or not limits.budgets:
+            return []
+        now, spent = now_ms(), user.get(FIELD)
         spent = spent if isinstance(spent, Mapping) else {}
         claims = [claim_on(budget, key_id, now, self._zone) for budget in limits.budgets]
         return [

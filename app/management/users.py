@@ -34,13 +34,14 @@ from app.credit.credit_ledger import (
 from app.management.audit import Actor, AuditLog
 from app.management.errors import Conflict, Missing, Unusable, asks_store
 from app.management.limits import USER_FIELDS, BudgetBooks, BudgetLeft, stored_expiry, stored_limits
-from app.store.fields import exact_double
+from app.store.fields import exact_double, nano_usd, optional_date
 from app.verify.reconciled_budgets import Wrong
 
 __all__ = [
     "TOKEN_HOLDER",
     "CreditChange",
     "Credited",
+    "ListedUser",
     "NewClientKey",
     "NewUser",
     "User",
@@ -71,6 +72,15 @@ class NewUser:
     password: str | None = field(default=None, repr=False)
     limits: Mapping[str, Any] = field(default_factory=dict)
     expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedUser:
+    """A user as lists show them."""
+
+    user: User
+    last_used_at: datetime | None
+    budgets: Sequence[BudgetLeft]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +307,32 @@ class UserAdmin:
     ) -> tuple[list[Document], str | None]:
         """Return users' documents, and the cursor of the next page; the orders are `user_pages.ORDERS`."""
         return self._pages.page(search=search, order=order, limit=limit, cursor=cursor)
+
+    @asks_store
+    def numbered(
+        self, *, search: str, state: str, sort: str, skip: int, limit: int
+    ) -> tuple[list["ListedUser"], int]:
+        """Return the users after the first `skip` ones, and how many there are (`UserPages.numbered`)."""
+        found, count = self._pages.numbered(search=search, state=state, sort=sort, skip=skip, limit=limit)
+        return [self._listed(document) for document in found], count
+
+    @asks_store
+    def some(self, names: Sequence[str]) -> dict[str, "ListedUser"]:
+        """Return the users of these names, those that there are."""
+        return {str(found["_id"]): self._listed(found) for found in self._pages.some(names)}
+
+    @asks_store
+    def balances(self, *, search: str, state: str) -> dict[str, int]:
+        """Return what each user has left to spend, in nano-dollars."""
+        return {
+            str(found["_id"]): nano_usd(found.get("credits")) + nano_usd(found.get("refCredits"))
+            for found in self._pages.balances(search=search, state=state)
+        }
+
+    def _listed(self, document: Document) -> "ListedUser":
+        user = User.from_document(document)
+        budgets = self._books.left_of(document, user.limits)
+        return ListedUser(user, optional_date(document.get("lastUsedAt")), budgets)
 
     @asks_store
     def beginning(self, text: str, limit: int) -> list[str]:

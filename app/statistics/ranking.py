@@ -80,8 +80,13 @@ class Ranking:
 
     def every_key(self) -> Iterator[Key]:
         """Yield every key, in no order."""
+        for key, _ in self.costs():
+            yield key
+
+    def costs(self) -> Iterator[tuple[Key, int]]:
+        """Yield what every key cost, in nano-dollars and in no order."""
         for row in yielding(self._aggregate([], self._sources(), _RANKED)):
-            yield self._key(row)
+            yield self._key(row), int(row["costNanoUsd"])
 
     def rows(self) -> Iterator[tuple[Key, Totals]]:
         """Yield every row in order."""

@@ -229,6 +229,33 @@ class StatsStore:
         with store_errors():
             return self.ranking(by, period, selection).of(keys)
 
+    def costs(self, by: Grouping, period: Period) -> dict[Key, int]:
+        """Return what every key cost, in nano-dollars."""
+        with store_errors():
+            return dict(self.ranking(by, period).costs())
+
+    def series_of(self, keys: Sequence[str], period: Period, *, by: str, bucket: str) -> Series:
+        """Return what these keys used over time, in days or months.
+
+        `by` is one of those there are summaries by. Nothing is read of others: `.total` and `.other` of the
+        buckets are nothing.
+        """
+        field, first = GROUPS[by], self._first_of(period)
+        timeline = Timeline.of(period, bucket, first)
+        buckets = {timeline.label_of(begin): Bucket(begin) for begin in timeline.starts()}
+        sums: Sums = {}
+        if keys:
+            with store_errors():
+                parts = PeriodSources.of(self._db, period)
+                chosen = {field: {"$in": list(keys)}}
+                unsummed = parts.unsummed(chosen, timeline=timeline)
+                for source in (*unsummed, *parts.summed(field, keys=keys, timeline=timeline)):
+                    source.add_to(sums, field, timeline)
+        for (key, label), totals in sums.items():
+            if label in buckets:
+                buckets[label].parts[str(key)] = totals
+        return Series(bucket, list(keys), list(buckets.values()))
+
     def series(
         self,
         period: Period,
