@@ -20,6 +20,7 @@ from app.accounts.shown_once import ShownOnce
 from app.accounts.users import UserStore
 from app.admin import AuthConfig, Page, dashboard_app
 from app.admin.billing import BillingSources, billing_pages
+from app.admin.customers import CustomerSources
 from app.admin.home import DashboardSources, home_pages
 from app.admin.live import LiveFeed
 from app.admin.new_keys import NewKeys
@@ -268,13 +269,22 @@ def _dashboard(settings: Settings, services: Services, admin_token: str, guard: 
     upstream = UpstreamSources(
         stats=stats, health=services.metrics.health, hosts=settings.ohmygpt_base_url, clock=clock, tz=tz
     )
+    customers = CustomerSources(
+        administration=administration,
+        stats=stats,
+        logs=logs,
+        new_keys=new_keys,
+        download=csv_download,
+        clock=clock,
+        tz=tz,
+    )
     pages = [
         Page("Home", "Home", "home.home", home),
         Page("Usage", "Usage", "usage.usage", usage_pages(stats, csv_download, clock, tz)),
         Page("Requests", "Requests", "requests.table", requests),
         Page("Billing", "Months", "billing.months", billing_pages(billing, clock)),
         Page("Billing", "Prices", "prices.versions", price_pages(services.prices, stats, clock, tz)),
-        *resource_pages(services.administration, logs, tz, new_keys, upstream),
+        *resource_pages(administration, customers, upstream),
         Page("You", "You", "own.usage", own_pages(own)),
     ]
     searched = Searched(

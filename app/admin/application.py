@@ -74,8 +74,8 @@ _HEADERS = {
 _SECTIONS = ("Home", "Usage", "Requests", "Customers", "Billing", "Upstream", "Settings", "You")
 """The places of the navigation, in its order."""
 
-_PLACES = ("cursor", "ledger", "events")
-"""How far a page was turned: means nothing when it is asked something else."""
+_PLACES = ("cursor", "page", "ledger", "events", "amount", "reason", "debit", "username")
+"""How far a page was turned, and what fills a form in: means nothing when it is asked something else."""
 
 _MAX_FORM_BYTES = 2 * 1024 * 1024
 # Before anybody has logged in: a name, a password, where to go then.

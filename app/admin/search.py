@@ -79,7 +79,7 @@ class Searched:
             return Hit("action", f"New key for {name}", "opens the form", url)
         amount, reason = f"{wish.amount:f}", wish.reason or None
         is_debit = wish.action == palette.TAKE
-        anchor = "debit" if is_debit else "credit-title"
+        anchor = "debit" if is_debit else "credit"
         filled: dict[str, Any] = {"amount": amount, "reason": reason, "debit": "1" if is_debit else None}
         url = url_for("users.one_user", name=name, _anchor=anchor, **filled)
         doing = f"Take {amount} USD from" if is_debit else f"Give {amount} USD to"

@@ -1,6 +1,6 @@
 """What can be filled in about users and their keys."""
 
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import Any
 
@@ -14,20 +14,30 @@ from wtforms import (
     SelectField,
     StringField,
 )
-from wtforms.fields import Field
+from wtforms.fields import Field, SelectChoice
 from wtforms.validators import InputRequired, Length, NumberRange, Optional, ValidationError
 
 from app.accounts.limits import MAX_NUMBER, NO_LIMITS, LimitError, Limits, budget_text, parse_budget
-from app.accounts.roles import BILLING, OWNER, USER, VIEWER
+from app.accounts.roles import BILLING, OWNER, USER, VIEWER, role_name
+from app.admin.acting import text_of
 from app.common.secret_strength import PASSWORD_MIN_CHARS
 from app.management.client_keys import MAX_OVERLAP_HOURS, ClientKey
 from app.management.errors import Unusable
 from app.management.limits import MAX_NAME
+from app.management.users import User
 
 _ROLES = [USER, VIEWER, BILLING, OWNER]
 _MAX_RPM = 10_000_000
 _NONE = "0 or empty: no limit"
 _NO_LIMIT = "0: no limit; empty: the configured one"
+_FACTOR = "0.8: pays 80 per cent; empty: the group's, else 1"
+_GROUP = "Of the model table, for its price factor"
+_MINUTES = "%Y-%m-%dT%H:%M"
+_LEAVING = [
+    SelectChoice("", "as configured"),
+    SelectChoice("drain", "read the answer to its end"),
+    SelectChoice("cancel", "break it off"),
+]
 
 
 def _more_than_nothing(_form: FlaskForm, field: Field) -> None:
@@ -44,7 +54,16 @@ class CreditForm(FlaskForm):  # type: ignore[misc]  # it has no types
         places=None,
     )
     reason = StringField("Reason", [InputRequired("is required"), Length(max=500)])
-    renews = BooleanField("Begin the validity of the credit anew")
+    renews = BooleanField("Start the credit's validity again")
+
+
+def _minute(moment: datetime | None, tz: tzinfo) -> datetime | None:
+    """Return a moment as a field shows it, which knows no seconds."""
+    return moment and moment.astimezone(tz).replace(second=0, microsecond=0, tzinfo=None)
+
+
+def _moment(typed: datetime | None, tz: tzinfo) -> datetime | None:
+    return typed and typed.replace(tzinfo=tz).astimezone(UTC)
 
 
 class LimitsForm(FlaskForm):  # type: ignore[misc]  # it has no types
@@ -101,28 +120,67 @@ class NewUserForm(LimitsForm):
         render_kw={"autocomplete": "new-password"},
         description="To log in here; a user can with a key, too",
     )
-    price_factor = StringField("Price factor", [Length(max=20)], description="0.8: pays 80 per cent")
-    group = StringField("Group", [Length(max=64)], description="Of the model table, for its price factor")
+    price_factor = StringField("Price factor", [Length(max=20)], description=_FACTOR)
+    group = StringField("Group", [Length(max=64)], description=_GROUP)
+    expires_at = DateTimeLocalField(
+        "Credit valid until", [Optional()], format=_MINUTES, description="Empty: for good"
+    )
 
     def given(self) -> dict[str, Any]:
         """Return limits and what is paid, what is empty as none; raises `Unusable`."""
-        prices = {"priceFactor": self.price_factor.data or None, "group": self.group.data or None}
+        prices = {"priceFactor": text_of(self.price_factor), "group": text_of(self.group)}
         return {**super().given(), **prices}
 
+    def expiry(self, tz: tzinfo) -> datetime | None:
+        """Return until when the credit is valid; None: for good."""
+        return _moment(self.expires_at.data, tz)
 
-class SettingsForm(LimitsForm):
-    """What can be changed of a user."""
+
+class SettingsForm(FlaskForm):  # type: ignore[misc]  # it has no types
+    """What can be changed of a user, beside limits."""
 
     role = SelectField("Role", choices=_ROLES)
-    price_factor = StringField(
-        "Price factor", [Length(max=20)], description="0.8: pays 80 per cent; empty: the group's, else 1"
+    group = StringField("Group", [Length(max=64)], description=_GROUP)
+    price_factor = StringField("Price factor", [Length(max=20)], description=_FACTOR)
+    expires_at = DateTimeLocalField(
+        "Credit valid until", [Optional()], format=_MINUTES, description="Empty: for good"
     )
-    group = StringField("Group", [Length(max=64)], description="Of the model table, for its price factor")
+    on_client_abort = SelectField(
+        "When a client leaves before the end",
+        [Optional()],
+        choices=_LEAVING,
+        description="Read to its end, an answer is charged by the usage it tells, else by estimate",
+    )
 
-    def given(self) -> dict[str, Any]:
-        """Return the settings, what is empty as none; raises `Unusable`."""
-        prices = {"priceFactor": self.price_factor.data or None, "group": self.group.data or None}
-        return {**super().given(), **prices, "role": self.role.data}
+    @classmethod
+    def of(cls, user: User, tz: tzinfo) -> "SettingsForm":
+        """Return the form with what the user has."""
+        return cls(
+            formdata=None,
+            role=role_name(user.role),
+            group=user.group,
+            price_factor=user.price_factor,
+            expires_at=_minute(user.expires_at, tz),
+            on_client_abort=user.on_client_abort or "",
+        )
+
+    def changes(self, user: User, tz: tzinfo) -> dict[str, Any]:
+        """Return what is not as the user has it, what is empty as none; times are in `tz`."""
+        given = {
+            "role": self.role.data,
+            "group": text_of(self.group),
+            "priceFactor": text_of(self.price_factor),
+            "expiresAt": _moment(self.expires_at.data, tz),
+            "onClientAbort": self.on_client_abort.data or None,
+        }
+        has = {
+            "role": role_name(user.role),
+            "group": user.group,
+            "priceFactor": user.price_factor,
+            "expiresAt": _moment(_minute(user.expires_at, tz), tz),
+            "onClientAbort": user.on_client_abort,
+        }
+        return {name: value for name, value in given.items() if value != has[name]}
 
 
 class KeyLimitsForm(LimitsForm):
@@ -136,18 +194,17 @@ class KeyLimitsForm(LimitsForm):
         description="Addresses and networks: 10.0.0.0/8, ::1; empty: anywhere",
     )
     expires_at = DateTimeLocalField(
-        "Accepted until", [Optional()], format="%Y-%m-%dT%H:%M", description="Empty: for good"
+        "Accepted until", [Optional()], format=_MINUTES, description="Empty: for good"
     )
 
     def changes(self, tz: tzinfo) -> dict[str, Any]:
         """Return what is filled in as `app.management` takes it, times in `tz`; raises `Unusable`."""
-        expires = self.expires_at.data
         return {
             **self.given(),
             "keyName": (self.key_name.data or "").strip() or None,
             "notes": (self.notes.data or "").strip(),
             "allowedIps": (self.allowed_ips.data or "").strip() or None,
-            "expiresAt": expires and expires.replace(tzinfo=tz).astimezone(UTC),
+            "expiresAt": _moment(self.expires_at.data, tz),
         }
 
     @classmethod
@@ -159,16 +216,20 @@ class KeyLimitsForm(LimitsForm):
             key_name=key.key_name,
             notes=key.notes,
             allowed_ips=", ".join(map(str, limits.allowed_ips or ())),
-            expires_at=key.expires_at.astimezone(tz) if key.expires_at else None,
+            expires_at=_minute(key.expires_at, tz),
             **cls.shown(key.rpm, key.limits),
         )
+
+
+class SureForm(FlaskForm):  # type: ignore[misc]  # it has no types
+    """Nothing to fill in: sending it is to be sure."""
 
 
 class RotateForm(FlaskForm):  # type: ignore[misc]  # it has no types
     """Another secret for a client key."""
 
     hours = IntegerField(
-        "Hours for which the secret of now is accepted",
+        "Hours for which the present secret stays valid",
         [InputRequired("is required"), NumberRange(0, MAX_OVERLAP_HOURS)],
         default=24,
     )

@@ -67,6 +67,7 @@ _CLASSIFIED: Final = {
         GET /admin/billing/<month>/users.csv
         GET /admin/billing/prices
         GET /admin/customers
+        GET /admin/customers.csv
         GET /admin/customers/<name>
         GET /admin/keys
         GET /admin/keys/<key_id>
@@ -133,6 +134,7 @@ _CLASSIFIED: Final = {
         POST /admin/upstream/bindings/<proxy_id>/<key_id>/delete
         POST /admin/upstream/bindings/repair
         POST /admin/keys/<key_id>/active
+        POST /admin/keys/<key_id>/delete
         POST /admin/keys/<key_id>/limits
         POST /admin/keys/<key_id>/revoke
         POST /admin/keys/<key_id>/rotate
@@ -151,6 +153,7 @@ _CLASSIFIED: Final = {
         POST /admin/customers
         POST /admin/customers/<name>/active
         POST /admin/customers/<name>/keys
+        POST /admin/customers/<name>/limits
         POST /admin/customers/<name>/password
         POST /admin/customers/<name>/settings
         POST /api/admin/keys

@@ -39,9 +39,10 @@ def test_from_an_empty_installation_to_the_first_request(fresh, browser):
     page.get_by_role("button", name="Become the owner").click()
     expect(page).to_have_url(re.compile("/admin/$"))
     page.goto("/admin/customers")
+    page.locator("#new-user > summary").click()
     page.get_by_label("Name", exact=True).fill("ann")
     page.get_by_label("Credit in USD").fill("5")
-    page.get_by_role("button", name="Make the user and a key").click()
+    page.get_by_role("button", name="Create the user and a key").click()
     secret = page.locator("#secret code").inner_text()
     shown = page.locator("#snippet-curl pre").inner_text()
     assert secret in shown

@@ -18,15 +18,17 @@ PAGES = (
 def test_a_user_is_made_credited_and_disabled(admin, site):
     page = admin.page
     page.goto("/admin/customers")
+    page.locator("#new-user > summary").click()
     page.get_by_label("Name", exact=True).fill("browser-user")
     page.get_by_label("Credit in USD").fill("5")
     page.keyboard.press("Enter")
     secret = page.locator("#secret code").inner_text()
     assert re.fullmatch(r"sk-weir-\w{40}", secret)
     page.get_by_role("link", name="Done").click()
+    page.locator("#credit > summary").click()
     page.get_by_role("form", name="Give credit").get_by_label("Amount in USD").fill("2.50")
     page.get_by_role("form", name="Give credit").get_by_label("Reason").fill("invoice 17")
-    page.get_by_role("button", name="Give credit").click()
+    page.get_by_role("form", name="Give credit").get_by_role("button", name="Give credit").click()
     expect(page.get_by_role("status").first).to_contain_text("browser-user has $7.50 now, had $5.00.")
     expect(page.locator("#ledger tbody tr").first).to_contain_text("invoice 17")
     page.locator("summary", has_text="Disable").click()

@@ -8,6 +8,7 @@ from io import BytesIO
 
 import pytest
 
+from app.accounts.client_keys import ClientKeyStore
 from app.accounts.credentials import hash_client_key
 from app.accounts.users import UserStore
 from app.admin.resources import resource_pages
@@ -16,7 +17,6 @@ from app.management.administration import build_administration
 from app.ohmygpt.account import Balance
 from app.ohmygpt.readings import Readings, account_document
 from app.persistence.booking import Booking
-from app.records.request_logs import RequestLogStore
 from app.settings import Settings
 from app.statistics.stats_store import StatsStore
 from app.store.connection import connect
@@ -36,8 +36,7 @@ def world(database, tmp_path) -> DashboardWorld:
     world = DashboardWorld(database)
     settings = Settings(data_dir=tmp_path, ohmygpt_api_keys=ENV_KEY)
     administration = build_administration(settings, database, KeyCipher("secret"))
-    logs = RequestLogStore(database)
-    world.more_pages = resource_pages(administration, logs, UTC, world.new_keys, world.upstream)
+    world.more_pages = resource_pages(administration, world.customers(administration), world.upstream)
     return world
 
 
@@ -122,10 +121,14 @@ def test_pages_keep_the_policy_and_name_their_fields(admin, page):
         "/customers/alice/debit",
         "/customers/alice/active",
         "/customers/alice/settings",
+        "/customers/alice/limits",
         "/customers/alice/password",
         "/customers/alice/keys",
         "/keys/wk_1/revoke",
         "/keys/wk_1/active",
+        "/keys/wk_1/delete",
+        "/keys/wk_1/limits",
+        "/keys/wk_1/rotate",
         "/upstream/pool/add",
         "/upstream/spares/import",
         "/upstream/pool/env-1/reset",
@@ -154,8 +157,8 @@ def test_while_the_store_is_away_pages_say_so(world, tmp_path, page):
     away = connect("mongodb://127.0.0.1:1/", "none", serverSelectionTimeoutMS=50)
     settings = Settings(data_dir=tmp_path)
     administration = build_administration(settings, away, KeyCipher("secret"))
-    world.stats, logs = StatsStore(away), RequestLogStore(away)
-    world.more_pages = resource_pages(administration, logs, UTC, world.new_keys, world.upstream)
+    world.stats = StatsStore(away)
+    world.more_pages = resource_pages(administration, world.customers(administration, away), world.upstream)
     answer = world.admin().get(page)
     away.client.close()
     assert answer.status_code == 200
@@ -175,8 +178,9 @@ def test_a_user_is_made_and_the_key_is_shown_once(admin, database):
     for page in (*PAGES, "/customers/alice"):
         assert secret not in admin.get(page).text
     text = said(admin, "/customers/alice")
-    assert "Credit left $5.00" in text
-    assert "opening $5.00 $0.00 $5.00 – admin-token (dashboard)" in text
+    assert "Balance $5.00" in text
+    assert "Opening balance $5.00 $0.00 $5.00 – admin-token (dashboard)" in text
+    assert "User created" in text
     entry = last_action(database)
     assert (entry["via"], entry["action"], entry["outcome"]) == ("dashboard", "users.add", "done")
 
@@ -204,14 +208,59 @@ def test_a_user_that_cannot_be_is_refused_in_words(admin, database, fields, says
 def test_users_are_searched_sorted_and_paged(admin, database):
     for number in range(60):
         UserStore(database).add(f"user-{number:02}", now=NOW, credits_usd=Decimal(number))
-    page = admin.get("/customers?search=USER-0&sort=credits").text
-    assert re.findall(r">(user-\d\d)</a>", page) == [f"user-0{n}" for n in range(9, -1, -1)]
-    first = admin.get("/customers").text
-    assert len(re.findall(r">user-\d\d</a>", first)) == 50
-    more = unescape(re.search(r'href="/admin(/customers\?[^"]*cursor=[^"]+)"', first)[1])
-    assert re.findall(r">(user-\d\d)</a>", admin.get(more).text) == [f"user-{n}" for n in range(50, 60)]
+    assert listed(admin, "search=USER-0&sort=-balance") == [f"user-0{n}" for n in range(9, -1, -1)]
+    assert listed(admin, "sort=balance")[:2] == ["user-00", "user-01"]
+    assert listed(admin, "state=empty") == ["user-00"]
+    assert len(listed(admin)) == 50
+    page = admin.get("/customers?sort=-name").text
+    assert "1 to 50 of 60 users" in page
+    more = unescape(re.search(r'rel="next" href="/admin/customers\?([^"]+)"', page)[1])
+    assert listed(admin, more) == [f"user-0{n}" for n in range(9, -1, -1)]
+    assert listed(admin, "page=99") == [f"user-{n}" for n in range(50, 60)], "the last one there is"
     assert "No user's name contains “<b>”" in said(admin, "/customers?search=%3Cb%3E")
-    assert admin.get("/customers?cursor=nonsense").status_code == 302
+    for nonsense in ("page=x", "page=-1", "page=99999999999999999999", "sort=--", "sort=x", "state=x"):
+        assert listed(admin, nonsense)[0] == "user-00", nonsense
+    assert admin.get("/customers?period=nonsense").status_code == 400
+
+
+def listed(admin, query: str = "") -> list[str]:
+    """The users a list has, in its order."""
+    return re.findall(r'title="([^"]+)"><bdi>', admin.get(f"/customers?{query}").text)
+
+
+def spend(database, user: str, key: str, nano: int, at: datetime, seq: int) -> None:
+    """Book a request."""
+    row = {"user_id": user, "user_key_id": key, "cost_nano_usd": nano, "created_at": at}
+    Booking(database, "w1").apply([sequenced(seq, **row)])
+
+
+def test_users_and_keys_are_listed_with_what_they_spend(world, database):
+    for name, credit in (("ann", 10), ("bob", 3), ("eve", 9)):
+        UserStore(database).add(name, now=NOW - timedelta(days=90), credits_usd=Decimal(credit))
+    keys = {name: ClientKeyStore(database).add(name, now=NOW) for name in ("ann", "bob")}
+    for seq, (user, days, dollars) in enumerate(
+        (("ann", 0, 1), ("ann", 2, 1), ("bob", 1, 2), ("ann", 40, 5)), 1
+    ):
+        key = keys[user].key_id
+        spend(database, user, key, dollars * 10**9, NOW - timedelta(days=days), seq)
+    spend(database, "gone", "wk_gone", 7 * 10**9, NOW - timedelta(days=3), 5)
+    admin = world.admin()
+    assert listed(admin, "sort=-spend") == ["ann", "bob", "eve"]
+    page = said(admin, "/customers?sort=-spend")
+    assert "no user of this name any more" in page
+    assert re.search(r"ann \$3\.00 \d+ days \$2\.00 \$2\.00 2 ", page), page
+    assert listed(admin, "sort=left") == ["bob", "ann", "eve"]
+    assert listed(admin, "sort=-spend&period=2026-10") == ["ann", "bob", "eve"]
+    assert re.search(r"eve \$9\.00 – \$0\.00", page)
+    keys_page = said(admin, "/keys?sort=-spend&period=2026-10")
+    assert keys_page.index(keys["ann"].hint) < keys_page.index(keys["bob"].hint)
+    assert "$5.00" in keys_page
+    lines = admin.get("/customers.csv?sort=-spend").text.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["user", "gone", *listed(admin, "sort=-spend")]
+    assert lines[2].startswith("ann,,user,yes,3000000000,2000000000,2000000000,7000000000,")
+    user_page = said(admin, "/customers/ann")
+    assert "2026-11 so far $2.00 2 0" in user_page
+    assert "2026-10 $5.00 1 0" in user_page
 
 
 def pay(admin, amount: str, reason: str = "x", *, name: str = "alice", way: str = "credit", **more) -> str:
@@ -227,10 +276,15 @@ def test_credit_and_debit_with_a_reason_are_in_the_ledger(admin, database):
     make(admin)
     text = pay(admin, "2.5", "invoice 17")
     assert "alice has $7.50 now, had $5.00." in text
-    assert "credit $2.50 $5.00 $7.50 invoice 17" in text
-    assert "debit -$0.000000001 $7.50" in pay(admin, "0.000000001", way="debit")
+    assert "Credit given $2.50 $5.00 $7.50 invoice 17" in text
+    assert "Credit taken -$0.000000001 $7.50" in pay(admin, "0.000000001", way="debit")
     assert UserStore(database).get("alice").credits_nano == 7_499_999_999
     assert "Only 7.499999999 USD is left to take away." in pay(admin, "100", way="debit")
+    refused = admin.post(
+        "/customers/alice/debit", "/customers/alice", **{"debit-amount": "9", "debit-reason": "r"}
+    )
+    dialog = refused.text[refused.text.index('id="debit" open') :]
+    assert "left to take away" in dialog[: dialog.index("</details>")], "it is said in the form itself"
     assert "is required" in pay(admin, "1", "")
     for way in ("credit", "debit"):
         for amount in ("0", "-1", "NaN"):
@@ -245,7 +299,7 @@ def test_a_form_that_is_refused_keeps_what_was_typed(admin):
     refused = admin.post(f"{place}/debit", place, **fields)
     assert refused.status_code == 400
     assert 'value="a reason"' in refused.text
-    refused = admin.post(f"{place}/settings", place, role="viewer", budgets="1/year", models="gpt-*")
+    refused = admin.post(f"{place}/limits", place, budgets="1/year", models="gpt-*")
     assert refused.status_code == 400
     assert 'value="gpt-*"' in refused.text
     assert re.search(r'id="budgets-error">[^<]*takes one of', refused.text)
@@ -278,18 +332,26 @@ def test_a_user_is_disabled_enabled_changed_and_given_a_password(admin, database
     assert "alice is disabled" in send(admin, "/customers/alice/active", "/customers/alice", active="no")
     assert "disabled" in said(admin, "/customers")
     assert "alice is enabled" in send(admin, "/customers/alice/active", "/customers/alice", active="yes")
-    assert "alice is changed." in send(
-        admin, "/customers/alice/settings", "/customers/alice", role="owner", rpm="0"
+    assert "alice is changed;" in send(
+        admin, "/customers/alice/settings", "/customers/alice", role="owner", expires_at="2027-01-31T10:00"
     )
+    send(admin, "/customers/alice/limits", "/customers/alice", rpm="0")
     user = UserStore(database).get("alice")
     assert (user.role, user.rpm) == ("owner", 0)
-    for form, field in (("active", {"active": "no"}), ("settings", {"role": "user", "rpm": ""})):
+    assert user.expires_at == datetime(2027, 1, 31, 10, tzinfo=UTC)
+    assert 'value="2027-01-31T10:00"' in admin.get("/customers/alice").text
+    send(admin, "/customers/alice/settings", "/customers/alice", role="owner", on_client_abort="cancel")
+    user = UserStore(database).get("alice")
+    assert (user.expires_at, user.on_client_abort) == (None, "cancel")
+    for form, field in (("active", {"active": "no"}), ("settings", {"role": "user"})):
         assert "No owner would be left" in send(
             admin, f"/customers/alice/{form}", "/customers/alice", **field
         )
     UserStore(database).add("second", now=NOW, role="admin")
-    send(admin, "/customers/alice/settings", "/customers/alice", role="user", rpm="")
-    assert UserStore(database).get("alice").rpm is None
+    send(admin, "/customers/alice/settings", "/customers/alice", role="user")
+    send(admin, "/customers/alice/limits", "/customers/alice", rpm="")
+    user = UserStore(database).get("alice")
+    assert (user.role, user.rpm) == ("user", None)
     text = send(admin, "/customers/alice/password", "/customers/alice", password="long enough now")
     assert "alice has a new password." in text
     assert UserStore(database).login("alice").password.matches("long enough now")
@@ -322,10 +384,16 @@ def test_client_keys_are_made_paused_and_revoked(admin, database):
     assert "open-webui" not in said(admin, "/keys?search=nothing")
     assert "is paused." in send(admin, f"/keys/{key_id}/active", "/keys", active="no")
     assert "is accepted again." in send(admin, f"/keys/{key_id}/active", "/keys", active="yes")
+    assert "open-webui" in said(admin, "/keys?state=active&search=WEBUI")
     text = send(admin, f"/keys/{key_id}/revoke", "/keys", next="/admin/customers/alice")
     assert "is revoked" in text
     assert "Ledger" in text, "it came back to the user's page"
     assert database.user_keys.find_one({"_id": key_id})["revokedAt"]
+    assert "open-webui" in said(admin, "/keys?state=revoked")
+    assert "Client key accepted again" in said(admin, f"/keys/{key_id}")
+    assert "is deleted" in send(admin, f"/keys/{key_id}/delete", f"/keys/{key_id}")
+    assert database.user_keys.find_one({"_id": key_id}) is None
+    assert admin.get(f"/keys/{key_id}").status_code == 404
 
 
 def test_a_key_of_earlier_software_is_never_in_a_page(admin, database):
@@ -549,7 +617,8 @@ def test_limits_and_budgets_are_given_on_the_pages_of_users_and_keys(admin, data
         "budgets": "10/month 1/day:o3",
     }
     prices = {"price_factor": "0.80", "group": "friends"}
-    page = send(admin, "/customers/alice/settings", "/customers/alice", role="user", **fields, **prices)
+    send(admin, "/customers/alice/settings", "/customers/alice", role="user", **prices)
+    page = send(admin, "/customers/alice/limits", "/customers/alice", **fields)
     assert "a month 10" in page
     assert "a day, o3 1" in page
     stored = database.usersNew.find_one({"_id": "alice"})
@@ -591,5 +660,5 @@ def test_a_key_is_rotated_on_its_page(admin, database):
     assert "sk-weir-" in answer.text
     assert "A secret before this one is accepted until" in said(admin, place)
     before = database.user_keys.find_one({"_id": key_id})
-    send(admin, f"{place}/rotate", place, hours="-1")
+    assert "Number must be between 0 and" in send(admin, f"{place}/rotate", place, hours="-1")
     assert database.user_keys.find_one({"_id": key_id}) == before

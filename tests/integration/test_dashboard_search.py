@@ -42,7 +42,7 @@ def world(database, tmp_path):
     requests = request_pages(logs, ModelTable(()), export_response, SetClock(), NOON.tzinfo)
     made.more_pages = [
         Page("Requests", "Requests", "requests.table", requests),
-        *resource_pages(administration, logs, made.tz, made.new_keys, made.upstream),
+        *resource_pages(administration, made.customers(administration), made.upstream),
     ]
     return made
 
@@ -77,7 +77,7 @@ def test_an_id_a_key_and_a_name_are_found_by_their_beginning(world) -> None:
 def test_a_sentence_leads_to_a_form_for_each_user_it_may_mean(world) -> None:
     credit, other = found(world, "give credit acme 25.5 for tea")
     assert credit == ("action", "Give 25.5 USD to Acme2", ANY)
-    assert other[2] == "/admin/customers/acme-corp?amount=25.5&reason=tea#credit-title"
+    assert other[2] == "/admin/customers/acme-corp?amount=25.5&reason=tea#credit"
     page = world.admin().get("/customers/acme-corp?amount=25.5&reason=tea").text
     assert 'value="25.5"' in page
     assert 'value="tea"' in page

@@ -10,7 +10,6 @@ from app.keys.key_pool import SharedKeyPool
 from app.management.administration import build_administration
 from app.management.first_steps import FirstStepsStore
 from app.persistence.booking import Booking
-from app.records.request_logs import RequestLogStore
 from app.settings import Settings
 from app.store.key_cipher import KeyCipher
 from tests.contract.booking_world import sequenced
@@ -21,8 +20,7 @@ from tests.support.dashboard import PASSWORD, TOKEN, DashboardWorld
 def world(database, tmp_path):
     world = DashboardWorld(database)
     administration = build_administration(Settings(data_dir=tmp_path), database, KeyCipher("secret"))
-    logs = RequestLogStore(database)
-    world.more_pages = resource_pages(administration, logs, world.tz, world.new_keys, world.upstream)
+    world.more_pages = resource_pages(administration, world.customers(administration), world.upstream)
     return world
 
 

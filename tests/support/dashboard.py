@@ -17,6 +17,7 @@ from app.accounts.rate_limiter import SharedRateLimiter
 from app.accounts.shown_once import ShownOnce
 from app.accounts.users import PasswordHash, UserStore
 from app.admin import AuthConfig, Page, dashboard_app
+from app.admin.customers import CustomerSources
 from app.admin.home import DashboardSources, home_pages
 from app.admin.live import LiveFeed
 from app.admin.new_keys import NewKeys
@@ -31,7 +32,7 @@ from app.api.admin.request_logs import export_response
 from app.api.downloads import csv_download
 from app.billing.statements import Statements
 from app.common.errors import StoreUnavailable
-from app.management.administration import build_administration
+from app.management.administration import Administration, build_administration
 from app.management.audit import AuditLog
 from app.management.client_keys import ClientKeyAdmin
 from app.management.first_owner import FirstOwner
@@ -116,6 +117,21 @@ class DashboardWorld:
         self.first_owner = FirstOwner(database, UserAdmin(database, AuditLog(database), derive=_quickly))
         self.models = ModelTable.from_toml(MODELS.read_text())
         self.new_keys = NewKeys(ShownOnce(database), self.models, self.clock)
+
+    def customers(
+        self, administration: Administration, database: Database[Any] | None = None
+    ) -> CustomerSources:
+        """What the pages of users and client keys read, of this database or of another one."""
+        database = self.database if database is None else database
+        return CustomerSources(
+            administration=administration,
+            stats=StatsStore(database),
+            logs=RequestLogStore(database),
+            new_keys=self.new_keys,
+            download=csv_download,
+            clock=self.clock,
+            tz=self.tz,
+        )
 
     @property
     def upstream(self) -> UpstreamSources:
@@ -202,7 +218,7 @@ class DashboardWorld:
             Page(
                 "Billing", "Prices", "prices.versions", price_pages(prices, self.stats, self.clock, self.tz)
             ),
-            *resource_pages(administration, logs, self.tz, self.new_keys, self.upstream),
+            *resource_pages(administration, self.customers(administration), self.upstream),
         ]
 
     def browser(self) -> "Browser":
