@@ -141,7 +141,11 @@ def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="fuzz the readers, in turns")
     parser.add_argument("targets", nargs="*", metavar="target", help=", ".join(TARGETS))
-    parser.add_argument("--minutes", type=float, default=60.0, help="of all targets together (60)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=60.0, help="of all targets together (60)")
+    length.add_argument(
+        "--each", type=float, help="until each target has had so many minutes, also in earlier runs"
+    )
     parser.add_argument(
         "--work", type=Path, default=ROOT / "var" / "fuzz", help="where an hour's work is kept"
     )
@@ -155,9 +159,12 @@ def main() -> None:
     figures = workshop.figures()
     findings = sum(figures[name].findings for name in names)
     end = time.monotonic() + 60 * given.minutes
-    while (left := end - time.monotonic()) >= 1:
+    while True:
         # Whoever has had the least time, so that an interrupted run goes on where it was.
         name = min(names, key=lambda name: figures[name].seconds)
+        left = end - time.monotonic() if given.each is None else 60 * given.each - figures[name].seconds
+        if left < 1:
+            break
         turn(workshop, name, max(1, int(min(TURN_S, left))), figures[name])
         workshop.note(figures)
     for name in names if given.keep else ():

@@ -1,10 +1,12 @@
 """Everything the fuzzers found worth keeping is played again, on any Python and without atheris."""
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import tests.fuzz.__main__ as fuzz
 from tests.fuzz.corpus_file import MAX_BYTES, keep, kept
 from tests.fuzz.target import Material, cut
 from tests.fuzz.targets import TARGETS
@@ -42,3 +44,25 @@ def test_material_is_never_short_and_pieces_are_the_whole() -> None:
         assert b"".join(pieces) == data
         assert len(pieces) > 1
         assert all(pieces)
+
+
+def test_each_target_gets_its_minutes_counting_those_of_earlier_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: Counter[str] = Counter()
+
+    def turn(_: object, name: str, seconds: int, figures: fuzz.Figures) -> None:
+        ran[name] += seconds
+        figures.seconds += seconds
+
+    monkeypatch.setattr(fuzz, "turn", turn)
+    workshop = fuzz.Workshop(tmp_path)
+    figures = workshop.figures()
+    figures["sse"].seconds, figures["usage"].seconds = 170.0, 900.0
+    workshop.note(figures)
+    command = ["fuzz", "--each", "5", "--work", str(tmp_path), "sse", "usage", "answer"]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit, match="0"):
+        fuzz.main()
+    assert ran == {"sse": 130, "answer": 300}
+    assert workshop.figures()["answer"].seconds == 300
