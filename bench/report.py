@@ -81,7 +81,7 @@ _COLUMNS: dict[str, tuple[tuple[str, str, int], ...]] = {
     "long run": (
         ("requests", "requests", 0),
         ("requests_per_s", "requests/s", 0),
-        ("behind", "not booked at end", 0),
+        ("behind", "behind at end", 0),
         ("first_mib", "1st quarter MiB", 1),
         ("last_mib", "last quarter MiB", 1),
         ("growth", "last/first", 3),
