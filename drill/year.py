@@ -155,7 +155,9 @@ class _Running:
 class _Process:
     """A worker: its caches, its gate, its slot of the journal. `now` is the time of the year."""
 
-    def __init__(self, name: str, db: Database[Document], root: str, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, name: str, db: Database[Document], root: str, now: Callable[[], datetime], tz: ZoneInfo
+    ) -> None:
         self.name, self._db, self._now = name, db, now
         users, keys = UserStore(db), ClientKeyStore(db)
         self.directory = CachedDirectory(users, keys, clock=self._seconds, spawn=lambda task: task(), now=now)
@@ -165,7 +167,8 @@ class _Process:
         self._queue = JournaledQueue(100_000, refusals_per_minute=10**9)
         self._slot = acquire_slot(root)
         self._queue.attach(Journal(self._slot, JournalPolicy(), run_blocking=lambda work, *args: work(*args)))
-        self._booking = Booking(db, self._slot.writer_id, now=now)
+        self._tz = tz
+        self._booking = Booking(db, self._slot.writer_id, now=now, tz=tz)
         self.running: dict[str, _Running] = {}
 
     def _seconds(self) -> float:
@@ -201,7 +204,7 @@ class _Process:
         """Book all there is, and return whose requests; with `stops_at`, stop half-way at a collection."""
         booking = self._booking
         if stops_at is not None:
-            booking = Booking(_Broken(self._db, stops_at), self._slot.writer_id, now=self._now)  # type: ignore[arg-type]
+            booking = Booking(_Broken(self._db, stops_at), self._slot.writer_id, now=self._now, tz=self._tz)  # type: ignore[arg-type]
         done: list[str] = []
         while batch := self._queue.take(500, 0):
             try:
@@ -321,7 +324,7 @@ class Year:
 
     def _process(self, name: str) -> _Process:
         self._generation += 1
-        return _Process(f"{name}-{self._generation}", self._db, self._root, lambda: self.now)
+        return _Process(f"{name}-{self._generation}", self._db, self._root, lambda: self.now, self._tz)
 
     def _midnight(self, month: int, day: int = 1) -> datetime:
         years, number = divmod(month - 1, 12)
@@ -338,8 +341,7 @@ class Year:
         heapq.heappush(self._events, (moment, self._number, event))
 
     def _plan_year(self) -> None:
-        # Where midnight is not on the hour, what is before the first full hour is of the year before.
-        begin, end = self._midnight(1) + timedelta(hours=1), self._midnight(13)
+        begin, end = self._midnight(1), self._midnight(13)
         random, everybody = self._random, [*self._users, _LEGACY, _ENV]
         for user in everybody:
             for _ in range(12 * self._plan.requests):
@@ -644,7 +646,7 @@ class Year:
     def _sum_up(self) -> None:
         """Sum up the hours that are over."""
         self._summed_at = self.now
-        maker = SummaryMaker(self._db)
+        maker = SummaryMaker(self._db, self._tz)
         while maker.step(self.now):
             pass
 

@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-BY_HOURS = True
-"""Whether a UTC hour counts whole on the day, and in the month, in which it begins."""
-
 _STEP_S = 900
 _WINDOW_S = 5 * 3600
 
@@ -89,8 +86,6 @@ class YearTally:
 
     def day_of(self, moment: datetime) -> str:
         """Return the day on whose line a charge is."""
-        if BY_HOURS:
-            moment = moment.replace(minute=0, second=0, microsecond=0)
         return f"{moment.astimezone(self._tz):%Y-%m-%d}"
 
     def statement(self, user: str, month: str) -> dict[str, int | None]:
@@ -108,7 +103,7 @@ class YearTally:
             elif told < month:
                 before += spent.cost
             spent_before += spent.cost * (of < month)
-        given = [(self._month_of_line(at), nano) for at, nano in self._given[user]]
+        given = [(self.day_of(at)[:7], nano) for at, nano in self._given[user]]
         credits = sum(nano for of, nano in given if of == month and nano > 0)
         debits = -sum(nano for of, nano in given if of == month and nano < 0)
         charges = sum(spent.cost for spent in shown)
@@ -206,16 +201,6 @@ class YearTally:
         if limit.per == "week":
             return f"{day - timedelta(days=day.weekday())}"
         return f"{day:%Y-%m}" if limit.per == "month" else ""
-
-    def _month_of_line(self, moment: datetime) -> str:
-        """Return the month of a line of the ledger."""
-        local = moment.astimezone(self._tz)
-        if BY_HOURS and local.day == 1:
-            # The month begins at the first full hour of UTC that is not before its midnight.
-            begin = local.replace(hour=0, minute=0, second=0, microsecond=0)
-            if moment.timestamp() < -(-begin.timestamp() // 3600) * 3600:
-                local -= timedelta(days=1)
-        return f"{local:%Y-%m}"
 
     def _shown_in(self, spent: Spent) -> str | None:
         """Return the month whose statement a request is in; None where it is not booked."""

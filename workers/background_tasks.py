@@ -102,7 +102,9 @@ class BackgroundTasks:
         journal = _attached_journal(queue, settings)
         writer = lifecycle.start(
             queue,
-            Booking(services.database, journal.slot.writer_id, kept_s=services.settings.log_retention_s),
+            Booking(
+                services.database, journal.slot.writer_id, kept_s=settings.log_retention_s, tz=settings.tz
+            ),
             batch_size=settings.log_batch_size,
             flush_ms=settings.log_flush_ms,
             on_booked=lambda charges: _note_booked(services, charges),
@@ -194,7 +196,7 @@ class BackgroundTasks:
     def _adopt_orphans(self) -> None:
         """Settle what workers that are gone left in slots nobody owns any more."""
         database, root = self.services.database, _journal_root(self.services.settings)
-        kept_s = self.services.settings.log_retention_s
+        kept_s, tz = self.services.settings.log_retention_s, self.services.settings.tz
 
         def note(adopted: Sequence[Adopted]) -> None:
             self.services.gauges.adopted_interrupted += sum(item.interrupted for item in adopted)
@@ -202,7 +204,7 @@ class BackgroundTasks:
         adopt_orphans(
             self.stopping,
             lambda: unreachable(database),
-            lambda: replay(root, lambda writer_id: Booking(database, writer_id, kept_s=kept_s)),
+            lambda: replay(root, lambda writer_id: Booking(database, writer_id, kept_s=kept_s, tz=tz)),
             note,
         )
 

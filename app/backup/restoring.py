@@ -7,7 +7,7 @@ were copied, and are left out: nobody knows whether others that came before them
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from bson.raw_bson import RawBSONDocument
@@ -96,9 +96,15 @@ def _stays(name: str) -> bool:
 
 
 def restore_database(
-    db: Database[Any], reader: BackupReader, now: datetime, by: str, progress: Progress
+    db: Database[Any],
+    reader: BackupReader,
+    now: datetime,
+    by: str,
+    progress: Progress,
+    *,
+    tz: tzinfo = UTC,
 ) -> Restored:
-    """Put a verified backup into an empty database.
+    """Put a verified backup into an empty database. Days begin at midnight in `tz`.
 
     Raises `RestoreRefused` when it is not empty, and `PyMongoError`, `StoreUnavailable` or `BackupFileError`
     when something fails half-way: then the database is marked as incomplete.
@@ -116,7 +122,7 @@ def restore_database(
             indexes[section.collection] = section.indexes
             _create(db, section)
         _insert(db, section, progress)
-    booked, left_out = _complete(db, dict(header), progress)
+    booked, left_out = _complete(db, dict(header), progress, tz)
     _mend(db)
     remarks = [
         remark for name, found in indexes.items() for remark in _make_indexes(db, name, found, progress)
@@ -147,7 +153,7 @@ def _insert(db: Database[Any], section: Section, progress: Progress) -> None:
         progress(section.collection, len(batch))
 
 
-def _complete(db: Database[Any], header: Document, progress: Progress) -> tuple[int, int]:
+def _complete(db: Database[Any], header: Document, progress: Progress, tz: tzinfo) -> tuple[int, int]:
     """Give every sum what it lacks; return how many records were looked at, and how many left out."""
     logs = db[RECORDS]
     by_number = [(WRITER, ASCENDING), (SEQ, ASCENDING)]
@@ -158,7 +164,7 @@ def _complete(db: Database[Any], header: Document, progress: Progress) -> tuple[
     booked = left_out = 0
     for writer_id in _writers(db):
         left_out += logs.delete_many(_numbers(writer_id, above=last.get(writer_id, -1))).deleted_count
-        booking = Booking(db, writer_id, now=lambda: started_at, announces=False)
+        booking = Booking(db, writer_id, now=lambda: started_at, announces=False, tz=tz)
         for batch in _to_book(db, writer_id, at_start.get(writer_id), started_at):
             booking.apply(batch)
             booked += len(batch)

@@ -3,8 +3,7 @@
     opening balance + credits - debits - charges - late charges = closing balance
 
 Charges come from the hourly sums, so that they are right after records have expired. A month begins and ends
-at midnight in `STATS_TIMEZONE`; where that is not on the hour, at the next full hour, since sums are kept per
-hour. Credits and debits of the ledger are those of the same time.
+at midnight in `STATS_TIMEZONE`; credits and debits of the ledger are those of the same time.
 
 The month before may have been closed, and something booked into it later: then the opening balance is still
 what it was closed with, and what came late is charged (or, with the other sign, credited) here as such.
@@ -20,12 +19,10 @@ from typing import Any, NamedTuple, Self
 from app.common.display import iso_utc
 from app.statistics.periods import Period, UnknownPeriodError, midnight, month_days
 
-_HOUR = timedelta(hours=1)
-
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A month in `tz`: `start` inclusive, `end` exclusive, both on the hour."""
+    """A month in `tz`: `start` inclusive, `end` exclusive."""
 
     name: str
     start: datetime
@@ -38,7 +35,7 @@ class Month:
         days = month_days(text)
         if days is None:
             raise UnknownPeriodError(text)
-        start, end = (_on_the_hour(midnight(day, tz)) for day in days)
+        start, end = (midnight(day, tz) for day in days)
         return cls(text, start, end, tz)
 
     def is_over(self, now: datetime) -> bool:
@@ -67,11 +64,6 @@ class Month:
             "to": iso_utc(self.end),
             "timezone": str(self.tz),
         }
-
-
-def _on_the_hour(moment: datetime) -> datetime:
-    hour = moment.replace(minute=0, second=0, microsecond=0)
-    return hour if hour == moment else hour + _HOUR
 
 
 class Charge(NamedTuple):

@@ -77,7 +77,7 @@ def replay_journal(as_json: bool) -> None:
     with open_store(settings) as db:
         done = replay(
             _root(settings),
-            lambda writer_id: Booking(db, writer_id, kept_s=settings.log_retention_s),
+            lambda writer_id: Booking(db, writer_id, kept_s=settings.log_retention_s, tz=settings.tz),
             policy=policy,
         )
     records = sum(adopted.records for adopted in done)

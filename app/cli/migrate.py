@@ -83,7 +83,7 @@ def apply(only: tuple[str, ...], as_json: bool) -> None:
 def _database(*, reads_only: bool = False) -> Iterator[tuple[Database[dict[str, Any]], list[Step]]]:
     settings = current_settings()
     with open_store(settings, reads_only=reads_only) as db:
-        yield db, steps(db, cipher_of(settings), settings.log_retention_s, now_ms())
+        yield db, steps(db, cipher_of(settings), settings.log_retention_s, now_ms(), settings.tz)
 
 
 def _chosen(found: list[Step], only: tuple[str, ...]) -> list[Step]:

@@ -95,7 +95,9 @@ def _restore(
         take_secret_key(db, existing_secret_key(settings))
         with document_progress("restoring", total) as progress:
             try:
-                done = restoring.restore_database(db, reader, now_ms(), shell_actor().name, progress)
+                done = restoring.restore_database(
+                    db, reader, now_ms(), shell_actor().name, progress, tz=settings.tz
+                )
             except (PyMongoError, StoreUnavailable, OSError, BackupFileError) as error:
                 reason = store_problem(error) if isinstance(error, PyMongoError) else str(error)
                 fail(f"{reason}; database {db.name} is not whole now: repeat with --discard-incomplete")

@@ -87,7 +87,7 @@ def check_secret_key(db: Store, settings: Settings) -> Iterator[Check]:
 
 def check_secrets(db: Store, settings: Settings, now: datetime) -> Iterator[Check]:
     """Check that stored upstream keys and proxy passwords can be read with this host's SECRET_KEY."""
-    for step in steps(db, cipher_of(settings), settings.log_retention_s, now):
+    for step in steps(db, cipher_of(settings), settings.log_retention_s, now, settings.tz):
         if step.name == "secrets":
             for problem in step.look().problems:
                 yield Check("secrets", CheckState.FAILED, problem, "set the SECRET_KEY that all hosts share")
@@ -133,7 +133,7 @@ def check_earlier_software(db: Store, settings: Settings, now: datetime) -> Iter
         return
     found = {
         step.name: step.look().pending
-        for step in steps(db, cipher_of(settings), settings.log_retention_s, now)
+        for step in steps(db, cipher_of(settings), settings.log_retention_s, now, settings.tz)
         if step.name in STEP_NAMES[:3]
     }
     found["records"] = int(db["request_logs"].find_one({"outcome": None}, {"_id": True}) is not None)

@@ -4,7 +4,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from pymongo import ReturnDocument
 from pymongo.database import Database
@@ -28,9 +28,11 @@ _TURN = "turn"
 _TURN_S = 600
 
 
-def steps(db: Database[Document], cipher: KeyCipher, retention_s: int, now: datetime) -> list[Step]:
-    """Make all steps, in the order of `STEP_NAMES`."""
-    records = EarlierRecords(db, now)
+def steps(
+    db: Database[Document], cipher: KeyCipher, retention_s: int, now: datetime, tz: tzinfo = UTC
+) -> list[Step]:
+    """Make all steps, in the order of `STEP_NAMES`. Days begin at midnight in `tz`."""
+    records = EarlierRecords(db, now, tz)
     return [
         Indexes(db),
         ClientKeys(db, now),

@@ -15,7 +15,7 @@ left for later: earlier software may still write into them.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import islice
 from typing import Any, TypeVar, cast
 
@@ -71,12 +71,13 @@ class EarlierRecords:
     title = "add records of earlier software to the statistics"
     unit = "records"
 
-    def __init__(self, db: Database[Document], now: datetime) -> None:
+    def __init__(self, db: Database[Document], now: datetime, tz: tzinfo = UTC) -> None:
         self._db = db
         self._logs = db["request_logs"]
         self._rollups = db[rollups.COLLECTION]
         self._state = db[STATE]
         self._names = Names(db)
+        self._tz = tz
         self._end = rollups.hour_of(now - SETTLED_AFTER)
 
     def look(self) -> StepReport:
@@ -130,7 +131,7 @@ class EarlierRecords:
         hour, writer_id = begun["hour"], f"earlier-{begun['run']}"
         selected = {"outcome": None, "createdAt": {"$gte": hour, "$lt": hour + _HOUR}}
         if begun["phase"] == _SUMMING:
-            self._rollups.delete_many({"hour": hour, "writerId": writer_id})
+            self._rollups.delete_many({"hour": {"$gte": hour, "$lt": hour + _HOUR}, "writerId": writer_id})
             self._write_sums(writer_id, selected)
             summaries.mark_late(self._db, [hour], self._end + SETTLED_AFTER)
             self._state.update_one({"_id": _ID}, {"$set": {"phase": _STAMPING}})
@@ -159,9 +160,10 @@ class EarlierRecords:
             groups: defaultdict[str, list[Figures]] = defaultdict(list)
             for number, record in chunk:
                 row = _figures(number, record, self._names.new(record.get("userKeyId")))
-                groups[rollups.rollup_id(writer_id, row)].append(row)
+                groups[rollups.rollup_id(writer_id, row, self._tz)].append(row)
             for key, rows in groups.items():
-                _add(documents.setdefault(key, {"_id": key}), rollups.rollup_update(writer_id, rows))
+                sums = rollups.rollup_update(writer_id, rows, self._tz)
+                _add(documents.setdefault(key, {"_id": key}), sums)
         for part in _chunks(documents.values()):
             writes = [ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in part]
             self._rollups.bulk_write(writes, ordered=False)

@@ -42,7 +42,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from bson.int64 import Int64
@@ -119,16 +119,18 @@ class Booking:
         now: Callable[[], datetime] | None = None,
         announces: bool = True,
         kept_s: int = 0,
+        tz: tzinfo = UTC,
     ) -> None:
         """Make the books of one writer.
 
         `announces` is False where somebody else books for the writer, which may be gone. `kept_s` is how long
-        records are kept (0: for ever).
+        records are kept (0: for ever). Days begin at midnight in `tz`.
         """
         if not _WRITER_ID.fullmatch(writer_id):
             raise ValueError("a writer id is a letter followed by up to 63 letters, digits, _ or -")
         self._db = db
         self._now = now or _utcnow
+        self._tz = tz
         self._announces = announces
         self._announced_at: datetime | None = None
         # By collection, how far each document is booked, as far as is known. Where that is not true any
@@ -143,7 +145,7 @@ class Booking:
         self._rollups = _Account(
             rollups.COLLECTION,
             rollups.MARKER,
-            lambda rows: rollups.rollup_update(writer_id, rows),
+            lambda rows: rollups.rollup_update(writer_id, rows, tz),
             creates=True,
         )
 
@@ -173,7 +175,7 @@ class Booking:
             dead += self._book(self._users, _grouped(charged, lambda row: row.user_id))
             dead += self._book(self._client_keys, _grouped(rows, lambda row: row.user_key_id))
             dead += self._book(self._provider_keys, _grouped(rows, lambda row: row.factory_key_id))
-            by_rollup = _grouped(yielding(rows), lambda row: rollups.rollup_id(self.writer_id, row))
+            by_rollup = _grouped(yielding(rows), lambda row: rollups.rollup_id(self.writer_id, row, self._tz))
             dead += self._book(self._rollups, by_rollup)
             self._settlements.note(batch, now)
             # Also for records booked by an earlier attempt, which may have ended before it came to this.

@@ -27,8 +27,8 @@ from app.statistics.spans import (
     between,
     cover,
     cut,
+    first_from,
     following,
-    full_hour,
     without,
 )
 from app.statistics.sum_sources import Source, Sums
@@ -59,13 +59,15 @@ class PeriodSources:
         """Note which spans are summed up now, unless no summary is to be read; raises `PyMongoError`."""
         state = summaries.State.read(db[summaries.COLLECTION]) if from_summaries else summaries.NOTHING
         start, end = (None if edge is None else edge.astimezone(UTC) for edge in (period.start, period.end))
-        first, last = BEGINNING if start is None else full_hour(start), end and rollups.hour_of(end)
+        tz = period.tz
+        first = BEGINNING if start is None else first_from(Level.HOUR, start, tz)
+        last = end and begin(Level.HOUR, end, tz)
         if (start or first, end) != (first, last):
             kept_s = log_expiry_s(db)
             expired = BEGINNING if kept_s is None else period.now - timedelta(seconds=kept_s)
-            if start is not None and rollups.hour_of(start) < expired:
+            if start is not None and begin(Level.HOUR, start, tz) < expired:
                 first = start
-            if end is not None and rollups.hour_of(end) < expired:
+            if end is not None and begin(Level.HOUR, end, tz) < expired:
                 last = end
         return cls(db, start, end, state, first, last)
 
@@ -159,9 +161,7 @@ class PeriodSources:
         """Yield the whole months in these times, and the part of the running one that is summed up."""
         tz, reached = self.state.tz, self.state.pairs_reached
         for start, end in intervals:
-            first, last = begin(Level.MONTH, start, tz), begin(Level.MONTH, end, tz)
-            if first < start:
-                first = following(Level.MONTH, first, tz)
+            first, last = first_from(Level.MONTH, start, tz), begin(Level.MONTH, end, tz)
             if reached is not None and last < reached <= end and begin(Level.MONTH, reached, tz) == last:
                 last = reached
             if first < last:

@@ -1,5 +1,8 @@
 """Hourly sums of the records, kept for ever, one document per writer so that writers never contend.
 
+An hour that a midnight in `STATS_TIMEZONE` falls into is two (see `spans`), so that days and months are made
+of whole ones. What was booked in another zone, or by an earlier version, is by whole hours of UTC.
+
 A document holds the sums of one combination of hour, writer, model, user, client key, upstream key and wire
 format (and endpoint, where that is not the usual one of the format), and `seq`, the highest record number
 that is in them. Readers add up over writers.
@@ -9,7 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, tzinfo
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +22,7 @@ from pymongo.database import Database
 
 from app.statistics.figures import Figures
 from app.statistics.histogram import count_times
+from app.statistics.spans import Level, begin
 
 COLLECTION = "request_rollups"
 
@@ -49,12 +53,13 @@ def hour_of(moment: datetime) -> datetime:
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
-def rollup_id(writer_id: str, row: Figures) -> str:
-    """Return the `_id` of the document that counts this record; it sorts by hour."""
+def rollup_id(writer_id: str, row: Figures, tz: tzinfo) -> str:
+    """Return the `_id` of the document that counts this record; it sorts by hour. Days begin in `tz`."""
     parts = (row.model, row.user_id, row.user_key_id, row.factory_key_id, row.api_format)
     endpoint = _uncommon_endpoint(row)
     digest = _digest(*parts) if endpoint is None else _digest(*parts, endpoint)
-    return f"{row.created_at:%Y%m%d%H}:{writer_id}:{digest}"
+    hour = begin(Level.HOUR, row.created_at, tz)
+    return f"{hour:{'%Y%m%d%H%M' if hour.minute else '%Y%m%d%H'}}:{writer_id}:{digest}"
 
 
 @lru_cache(maxsize=10_000)  # most records are of a combination that had one a moment ago
@@ -62,12 +67,12 @@ def _digest(*parts: str | None) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
-def rollup_update(writer_id: str, rows: Sequence[Figures]) -> dict[str, Any]:
-    """Return the update that adds these records, all of one document, to its sums."""
+def rollup_update(writer_id: str, rows: Sequence[Figures], tz: tzinfo) -> dict[str, Any]:
+    """Return the update that adds these records, all of one document, to its sums. Days begin in `tz`."""
     first = rows[0]
     return {
         "$setOnInsert": {
-            "hour": hour_of(first.created_at),
+            "hour": begin(Level.HOUR, first.created_at, tz),
             "writerId": writer_id,
             "model": first.model,
             "userId": first.user_id,

@@ -1,13 +1,14 @@
 """Hours, days and months, and how a time is covered by as few of them as possible.
 
-Hours are those of UTC. Days and months begin at midnight in a zone, wherever that is within an hour: what is
-counted by the hour belongs to the day in which it begins.
+Days and months begin at midnight in a zone. Hours are those of UTC, but one that such a midnight falls into
+(in India, in Nepal) is two, so that each is of one day.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
+from functools import lru_cache
 
 from app.statistics.periods import midnight
 
@@ -16,6 +17,7 @@ BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
+_INSTANT = timedelta.resolution
 
 
 class Level(StrEnum):
@@ -38,7 +40,9 @@ FINER = {Level.DAY: Level.HOUR, Level.MONTH: Level.DAY, Level.RUNNING: Level.DAY
 def begin(level: Level, moment: datetime, tz: tzinfo) -> datetime:
     """Return when the span of this moment begins."""
     if level is Level.HOUR:
-        return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        hour = moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        broken = _midnight_within(hour, tz)
+        return hour if broken is None or moment < broken else broken
     day = moment.astimezone(tz).date()
     return midnight(day if level is Level.DAY else day.replace(day=1), tz)
 
@@ -46,15 +50,24 @@ def begin(level: Level, moment: datetime, tz: tzinfo) -> datetime:
 def following(level: Level, start: datetime, tz: tzinfo) -> datetime:
     """Return when the span after the one that begins at `start` begins (not of `RUNNING`: it varies)."""
     if level is Level.HOUR:
-        return begin(level, start, tz) + _HOUR
+        hour = begin(level, start, UTC)
+        broken = _midnight_within(hour, tz)
+        return hour + _HOUR if broken is None or broken <= start else broken
     day = start.astimezone(tz).date()
     return midnight(day + _DAY if level is Level.DAY else (day.replace(day=1) + 32 * _DAY).replace(day=1), tz)
 
 
-def full_hour(moment: datetime) -> datetime:
-    """Return the first full hour from this moment on."""
-    hour = begin(Level.HOUR, moment, UTC)
-    return hour if hour == moment else hour + _HOUR
+def first_from(level: Level, moment: datetime, tz: tzinfo) -> datetime:
+    """Return when the first span begins that does so at this moment or later."""
+    start = begin(level, moment, tz)
+    return start if start == moment else following(level, start, tz)
+
+
+@lru_cache(maxsize=1000)
+def _midnight_within(hour: datetime, tz: tzinfo) -> datetime | None:
+    """Return the midnight that this hour of UTC does not begin with, but has in it; None: there is none."""
+    found = midnight((hour + _HOUR - _INSTANT).astimezone(tz).date(), tz)
+    return found if hour < found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +148,7 @@ def _cover(
     if finer is None:
         yield Range(level, start, end)
         return
-    first, last = begin(level, start, tz), begin(level, end, tz)
-    if first < start:
-        first = following(level, first, tz)
+    first, last = first_from(level, start, tz), begin(level, end, tz)
     if first > last:
         yield from _cover(finer, start, end, tz, reached)
         return

@@ -38,7 +38,7 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from app.statistics import rollups
-from app.statistics.spans import Level, Range, begin, cover, following, full_hour
+from app.statistics.spans import Level, Range, begin, cover, following
 from app.store.driver import DUPLICATE_KEY, yielding
 
 Document = dict[str, Any]
@@ -262,7 +262,7 @@ class SummaryMaker:
         tz, before = state.tz, state.month_reached
         day = begin(Level.DAY, up_to, tz)
         midnight = following(Level.DAY, day, tz)
-        reached = min(end, full_hour(midnight))
+        reached = min(end, midnight)
         self._make_hours(up_to, reached, reached, tz)
         late = [hour for hour in state.late if hour < reached]
         month = begin(Level.MONTH, day, tz)
@@ -298,7 +298,7 @@ class SummaryMaker:
         first = self._rollups.find_one({}, {"hour": 1}, sort=[("hour", 1)])
         if first is None or first["hour"] >= end:
             return False
-        start = begin(Level.HOUR, begin(Level.DAY, first["hour"], self._tz), UTC)
+        start = begin(Level.DAY, first["hour"], self._tz)
         nowhere = {"_id": _STATE, "reached": {"$exists": False}}
         state = {"reached": start, "timezone": str(self._tz), "pairs": [list(pair) for pair in PAIRS]}
         try:

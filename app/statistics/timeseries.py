@@ -1,8 +1,7 @@
 """Statistics over time: which buckets a period is cut into, and how they are shown.
 
-A bucket is named by the moment it begins. Days and months begin at midnight in `STATS_TIMEZONE`. Sums are
-kept per UTC hour, so where midnight is not on the hour (Kolkata, Kathmandu) an hour counts in the day it
-begins in.
+A bucket is named by the moment it begins. Days and months begin at midnight in `STATS_TIMEZONE`. Hours are
+those of UTC, also where midnight is not on the hour (Kolkata, Kathmandu).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -25,7 +25,7 @@ from pymongo.database import Database
 from app.accounts.credentials import public_key_id
 from app.accounts.limits import Budget, Limits
 from app.credit.budgets import FIELD, GIVEN, bucket_name, charged_until, claim_on, kept_from
-from app.statistics import rollups
+from app.statistics import rollups, spans
 from app.verify.reconcile import CheckResult, Difference, Look, Sums
 
 Document = dict[str, Any]
@@ -228,9 +228,8 @@ class BudgetPairs:
         until = {} if end is None else {"$lt": end}
         if self._is_recorded(key):
             return self._sum(self._logs, {**match, "createdAt": {"$gte": begin, **until}}, given.budget)
-        return self._sum(
-            self._rollups, {**match, "hour": {"$gte": rollups.hour_of(begin), **until}}, given.budget
-        )
+        first_hour = spans.begin(spans.Level.HOUR, begin, self._tz)
+        return self._sum(self._rollups, {**match, "hour": {"$gte": first_hour, **until}}, given.budget)
 
     def _is_recorded(self, key: SpentKey) -> bool:
         return self._first is None or self._begin(key) >= self._first

@@ -54,7 +54,9 @@ class HourPairs:
         """List the hours from `first` on in which there is anything, oldest first."""
         by_hour = {"$subtract": ["$createdAt", {"$mod": [{"$toLong": "$createdAt"}, _HOUR_MS]}]}
         found = set(_group_ids(self._logs, _booked({"$gte": first}), by_hour))
-        found.update(_group_ids(self._rollups, {"hour": {"$gte": first}}, "$hour"))
+        # An hour that a midnight falls into has sums of two parts.
+        of_sums = {"$subtract": ["$hour", {"$mod": [{"$toLong": "$hour"}, _HOUR_MS]}]}
+        found.update(_group_ids(self._rollups, {"hour": {"$gte": first}}, of_sums))
         return sorted(found)
 
     def first_looks(self, hour: datetime) -> tuple[int, dict[Group, list[Look]]]:
@@ -89,7 +91,8 @@ class HourPairs:
         self, collection: MongoCollection[Any], hour: datetime, wanted: Iterable[Group] | None
     ) -> dict[Group, Sums]:
         is_logs = collection is self._logs
-        match: Document = _booked({"$gte": hour, "$lt": hour + _HOUR}) if is_logs else {"hour": hour}
+        within = {"$gte": hour, "$lt": hour + _HOUR}
+        match: Document = _booked(within) if is_logs else {"hour": within}
         if wanted is not None:
             match["$or"] = [dict(zip(DIMENSIONS, group[1:], strict=True)) for group in wanted]
         pipeline: list[Document] = [

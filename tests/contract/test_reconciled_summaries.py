@@ -1,11 +1,14 @@
 """Verification of summaries: what agrees, what is on its way, and what was changed by other means."""
 
 from datetime import timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
+from booking_world import sequenced
 
 from app.persistence.booking import Booking
 from app.statistics.summaries import SummaryMaker
+from app.verify.reconciled_sums import HourPairs
 from tests.support.reconciliation_world import NOON, NOW, World, differing, only, verify
 
 LATER = NOON + timedelta(days=40)
@@ -119,3 +122,21 @@ def test_a_late_booking_that_nobody_noticed_is_found(world):
     results = verify(world.db)
     assert differing(results) == {"summaries"}
     assert NOW < LATER
+
+
+@pytest.mark.parametrize("nano", [0, 1])
+def test_an_hour_that_midnight_falls_into_agrees_in_both_parts(database, nano):
+    half_past = NOON.replace(hour=18, minute=30)
+    moments = [half_past + timedelta(minutes=minutes) for minutes in (-31, -30, -1, 0, 29, 30)]
+    records = [sequenced(number, created_at=moment) for number, moment in enumerate(moments, 1)]
+    Booking(database, "w1", now=lambda: LATER, tz=ZoneInfo("Asia/Kolkata")).apply(records)
+    sums = database.request_rollups.distinct("hour")
+    assert sums == [half_past + timedelta(minutes=minutes) for minutes in (-90, -30, 0, 30)]
+    database.request_rollups.update_one({"hour": half_past}, {"$inc": {"costNanoUsd": nano}})
+    pairs = HourPairs(database)
+    hours = pairs.hours(NOON)
+    assert [hour.hour for hour in hours] == [17, 18, 19]
+    found = {hour.hour: set(pairs.first_looks(hour)[1]) for hour in hours}
+    assert [hour for hour, groups in found.items() if groups] == ([18] if nano else [])
+    groups = found[18]
+    assert pairs.read_derived(groups).keys() == pairs.read_source(groups).keys() == groups

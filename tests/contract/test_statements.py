@@ -56,9 +56,7 @@ class Year:
         database["usersNew"].insert_one(legacy)
 
     def month_of(self, moment):
-        """An hour counts in the month it begins in."""
-        hour = moment.replace(minute=0, second=0, microsecond=0)
-        return f"{hour.astimezone(self.tz):%Y-%m}"
+        return f"{moment.astimezone(self.tz):%Y-%m}"
 
     def live(self, start, end, now, shown_in=None):
         """Let things happen between two moments, booked at `now`; late ones are shown in another month."""
@@ -82,7 +80,7 @@ class Year:
                 )
             )
             self.charged[user, shown_in or self.month_of(moment)] += cost
-        Booking(self.db, "w1", now=lambda: now).apply(records)
+        Booking(self.db, "w1", now=lambda: now, tz=self.statements.tz).apply(records)
         make(self.db, now)
 
     def give(self, moment):
@@ -266,7 +264,7 @@ def test_statements_as_text(database):
     assert year.statements.statement(may, "nobody", may.end) is None
 
 
-def test_months_begin_on_the_hour():
+def test_months_begin_at_midnight():
     kolkata = Month.parse("2026-11", ZoneInfo("Asia/Kolkata"))
-    assert kolkata.start == datetime(2026, 10, 31, 19, tzinfo=UTC)
-    assert (kolkata.end, kolkata.previous) == (datetime(2026, 11, 30, 19, tzinfo=UTC), "2026-10")
+    assert kolkata.start == datetime(2026, 10, 31, 18, 30, tzinfo=UTC)
+    assert (kolkata.end, kolkata.previous) == (datetime(2026, 11, 30, 18, 30, tzinfo=UTC), "2026-10")

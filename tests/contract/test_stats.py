@@ -59,10 +59,11 @@ def made_record(number, moment, random):
     )
 
 
-def book(database, records, now=NOW):
+def book(database, records, now=NOW, tz=ZONE):
     for start in range(0, len(records), 100):
         # Two writers, as two workers would be.
-        Booking(database, f"w{start // 100 % 2}", now=lambda: now).apply(records[start : start + 100])
+        booking = Booking(database, f"w{start // 100 % 2}", now=lambda: now, tz=tz)
+        booking.apply(records[start : start + 100])
 
 
 def documents_of(records):

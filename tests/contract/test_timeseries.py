@@ -77,12 +77,18 @@ def test_days_begin_at_midnight_in_the_zone(database, stats):
     ) == 1
 
 
-def test_an_hour_that_midnight_falls_into_counts_in_the_day_it_begins_in(database, stats):
+@pytest.mark.parametrize(("zone", "day"), [(KOLKATA, 21), (UTC, 20)], ids=["same zone", "another zone"])
+def test_an_hour_that_midnight_falls_into_is_of_two_days(database, stats, zone, day):
+    """Where it was booked in another zone, it counts in the day it begins in."""
     # Midnight in Kolkata is 18:30 UTC.
-    book(database, [sequenced(1, created_at=datetime(2026, 11, 21, 18, 45, tzinfo=UTC))])
+    midnight = datetime(2026, 11, 21, 18, 30, tzinfo=UTC)
+    moments = [midnight - timedelta(minutes=1), midnight, midnight + timedelta(minutes=29)]
+    book(database, [sequenced(n, created_at=moment) for n, moment in enumerate(moments, 1)], tz=zone)
     series = stats.series(Period.of("7d", NOW, KOLKATA), bucket="day")
-    (start,) = [bucket.start for bucket in series.buckets if bucket.total.requests]
-    assert start == datetime(2026, 11, 20, 18, 30, tzinfo=UTC)
+    counts = {bucket.start.day: bucket.total.requests for bucket in series.buckets if bucket.total.requests}
+    assert counts == ({20: 1, 21: 2} if day == 21 else {20: 3})
+    hours = stats.series(Period.of("7d", NOW, KOLKATA), bucket="hour").buckets
+    assert [bucket.total.requests for bucket in hours if bucket.total.requests] == [3]
 
 
 def test_a_day_on_which_clocks_are_changed_has_all_its_hours(database, stats):

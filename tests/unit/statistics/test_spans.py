@@ -3,6 +3,8 @@ from random import Random
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.statistics.spans import (
     FINER,
@@ -11,8 +13,8 @@ from app.statistics.spans import (
     between,
     cover,
     cut,
+    first_from,
     following,
-    full_hour,
     without,
 )
 
@@ -133,10 +135,26 @@ def test_spans_nest_and_follow_each_other(tz):
             assert begin(level, over, tz) == over
             assert begin(level, over - timedelta(milliseconds=1), tz) == start
         for level, finer in FINER.items():
-            if finer is not Level.HOUR:
-                assert begin(level, begin(finer, moment, tz), tz) == begin(level, moment, tz)
+            assert begin(level, begin(finer, moment, tz), tz) == begin(level, moment, tz)
 
 
-def test_full_hours():
-    assert full_hour(FIRST) == FIRST
-    assert full_hour(FIRST + timedelta(milliseconds=1)) == FIRST + HOUR
+@given(st.sampled_from(ZONES), st.timedeltas(timedelta(0), timedelta(days=1000)).map(lambda ago: FIRST - ago))
+def test_an_hour_is_of_one_hour_of_utc_and_of_one_day(tz, moment):
+    """As counted with nothing but the calendar: by the date there, and the hour."""
+    start = begin(Level.HOUR, moment, tz)
+    over = following(Level.HOUR, start, tz)
+    for inside in (start, over - timedelta.resolution):
+        assert (inside.date(), inside.hour) == (moment.date(), moment.hour)
+        assert inside.astimezone(tz).date() == moment.astimezone(tz).date()
+    before = start - timedelta.resolution
+    assert before.hour != moment.hour or before.astimezone(tz).date() != moment.astimezone(tz).date()
+    assert first_from(Level.HOUR, moment, tz) == (start if moment == start else over)
+
+
+def test_an_hour_that_midnight_falls_into_is_two():
+    kolkata = ZoneInfo("Asia/Kolkata")
+    hour = datetime(2026, 11, 22, 18, tzinfo=UTC)
+    half_past = hour + timedelta(minutes=30)
+    assert begin(Level.HOUR, half_past - timedelta.resolution, kolkata) == hour
+    assert following(Level.HOUR, hour, kolkata) == begin(Level.HOUR, half_past, kolkata) == half_past
+    assert following(Level.HOUR, half_past, kolkata) == hour + HOUR
