@@ -54,8 +54,8 @@ class ComparedQuery(PeriodQuery):
     compare: Annotated[
         Literal["previous"] | None,
         Field(
-            description="The whole period before as well, as JSON: the day, week or month before, else as "
-            "long a time just before this one."
+            description="The whole period before as well: the day, week or month before, else as long a time "
+            "just before this one. CSV has columns of it (`previousRequestCount`, …)."
         ),
     ] = None
 

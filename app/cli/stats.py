@@ -52,7 +52,8 @@ def model_stats(
         found = with_previous(stats.model_table, asked) if compare else stats.model_table(asked)
     rows = found["models"]
     if as_csv:
-        _write(model_csv(rows))
+        earlier = (found.get("previous") or {}).get("models", []) if compare else None
+        _write(model_csv(rows, before=earlier))
         return
     if as_json:
         print_json(found)
@@ -147,7 +148,8 @@ def usage(
     with open_store(current_settings(), reads_only=True) as db:
         stats = StatsStore(db)
         if as_csv:
-            _write(usage_csv(grouping, stats.usage_rows(grouping, asked)))
+            earlier = stats.used_before(grouping, asked) if compare else None
+            _write(usage_csv(grouping, stats.usage_rows(grouping, asked), earlier))
             return
         page = stats.usage(grouping, asked, limit=limit)
         before = stats.usage_before(page, asked) if compare else None

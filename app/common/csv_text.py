@@ -25,6 +25,11 @@ def csv_lines(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Itera
         yield _taken(buffer)
 
 
+def previous_columns(columns: Iterable[str]) -> list[str]:
+    """Name the columns that tell what these were the period before."""
+    return [f"previous{name[0].upper()}{name[1:]}" for name in columns]
+
+
 def _taken(buffer: io.StringIO) -> str:
     line = buffer.getvalue().removesuffix(_END)
     buffer.seek(0)

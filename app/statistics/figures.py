@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from app.common.csv_text import csv_lines
+from app.common.csv_text import csv_lines, previous_columns
 from app.common.money import NANO
 from app.pricing.told_cost import drift_of
 from app.records.records import Outcome
@@ -339,10 +339,28 @@ SUM_FIELDS: Mapping[str, str] = {
 """The sums, and the names they are stored under in hourly sums."""
 
 
-def model_csv(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Write the rows of the model table as CSV (the caller ends the lines)."""
+def model_csv(
+    rows: Sequence[Mapping[str, Any]], *, before: Sequence[Mapping[str, Any]] | None = None
+) -> Iterator[str]:
+    """Write the rows of the model table as CSV (the caller ends the lines).
+
+    `before` are those of the period before: columns for comparison, and lines of models only used then.
+    """
     columns = tuple(Totals().model_row(None))
-    return csv_lines(columns, ([row[name] for name in columns] for row in rows))
+    if before is None:
+        return csv_lines(columns, ([row[name] for name in columns] for row in rows))
+    earlier = {row["model"]: row for row in before}
+    names = {row["model"] for row in rows}
+    shown = [*rows, *(Totals().model_row(model) for model in earlier if model not in names)]
+    nothing = Totals().model_row(None)
+    return csv_lines(
+        (*columns, *previous_columns(columns[1:])),
+        (
+            [row[name] for name in columns]
+            + [earlier.get(row["model"], nothing)[name] for name in columns[1:]]
+            for row in shown
+        ),
+    )
 
 
 def mean(total: int, number: int) -> float | None:

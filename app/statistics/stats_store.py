@@ -31,7 +31,7 @@ from app.statistics.timeseries import (
     bucket_size,
     largest,
 )
-from app.statistics.usage import DEFAULT_LIMIT, Grouping, Key, UsageBefore, UsagePage
+from app.statistics.usage import DEFAULT_LIMIT, Before, Grouping, Key, UsageBefore, UsagePage
 from app.store.driver import make_indexes, store_errors
 from app.store.fields import nano
 from app.wires.endpoints import LIST_MODELS
@@ -217,6 +217,11 @@ class StatsStore:
             return UsageBefore(None, {}, Totals())
         rows = self.usage_of(page.by, before, [key for key, _ in page.rows])
         return UsageBefore(before, rows, self.usage_total(page.by, before))
+
+    def used_before(self, by: Grouping, period: Period) -> Before:
+        """Return who says what keys used the period before this one."""
+        before = period.previous()
+        return lambda keys: None if before is None else self.usage_of(by, before, keys)
 
     def usage_of(
         self,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Any
 
 from app.accounts.credentials import shown_key_id
-from app.common.csv_text import csv_lines
+from app.common.csv_text import csv_lines, previous_columns
 from app.common.display import iso_utc
 from app.statistics.figures import Totals, mean, usd
 from app.statistics.histogram import percentile_ms
@@ -226,8 +226,11 @@ class Series:
             shown.append(row)
         return shown
 
-    def to_csv(self, metric: str, by: str) -> Iterator[str]:
-        """Write a line per bucket and key, empty for all others (the caller ends the lines)."""
+    def to_csv(self, metric: str, by: str, before: "Series | None" = None) -> Iterator[str]:
+        """Write a line per bucket and key, empty for all others (the caller ends the lines).
+
+        `before` is the period before, cut like this one: columns for its bucket in the same place.
+        """
         value = _VALUES[metric]
 
         def cells(totals: Totals) -> dict[str, Any]:
@@ -235,15 +238,30 @@ class Series:
             named: dict[str, Any] = shown if isinstance(shown, dict) else {metric: shown}
             return named | ({"costNanoUsd": totals.cost_nano_usd} if metric == "cost" else {})
 
-        def lines() -> Iterator[list[object]]:
-            for bucket in self.buckets:
-                start = iso_utc(bucket.start)
-                for key in self.keys:
-                    yield [start, _shown(key, by), *cells(bucket.parts.get(key, Totals())).values()]
-                rest = [None, *cells(bucket.other).values()] if self.keys else cells(bucket.total).values()
-                yield [start, *rest]
+        def told(bucket: Bucket, key: str | None) -> list[object]:
+            if key is not None:
+                return [*cells(bucket.parts.get(key, Totals())).values()]
+            return [*cells(bucket.other if self.keys else bucket.total).values()]
 
-        return csv_lines(("start", *((by,) if self.keys else ()), *cells(Totals())), lines())
+        def lines() -> Iterator[list[object]]:
+            for place, bucket in enumerate(self.buckets):
+                for key in [*self.keys, None]:
+                    line: list[object] = [
+                        iso_utc(bucket.start),
+                        *([key and _shown(key, by)] if self.keys else []),
+                    ]
+                    line += told(bucket, key)
+                    if before is not None and place < len(before.buckets):
+                        line += [iso_utc(before.buckets[place].start), *told(before.buckets[place], key)]
+                    elif before is not None:
+                        line += [None] * (1 + len(names))
+                    yield line
+
+        names = list(cells(Totals()))
+        columns = ["start", *([by] if self.keys else []), *names]
+        return csv_lines(
+            columns if before is None else [*columns, *previous_columns(["start", *names])], lines()
+        )
 
     def _exact(self, bucket: Bucket, by: str) -> dict[str, Any]:
         exact: dict[str, Any] = {"totalNanoUsd": bucket.total.cost_nano_usd}

@@ -3,13 +3,14 @@
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Self
 
 from app.accounts.credentials import shown_key_id
-from app.common.csv_text import csv_lines
+from app.common.csv_text import csv_lines, previous_columns
 from app.common.cursor import FilterError
 from app.statistics.figures import Totals, mean, usd
 from app.statistics.periods import Period
@@ -29,6 +30,7 @@ Key = tuple[str | None, ...]
 
 _LATEST_MS = 2**47
 _FURTHEST = 10**9
+_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +191,27 @@ def usage_row(by: Grouping, key: Key | None, totals: Totals) -> dict[str, Any]:
     return {"key": value, **named, **figures(totals)}
 
 
-def usage_csv(by: Grouping, rows: Iterable[tuple[Key, Totals]]) -> Iterator[str]:
-    """Write a heading and a line per row (the caller ends the lines)."""
-    return csv_lines(
-        (*by.words, *figures(Totals())),
-        ((*by.shown(key).values(), *figures(totals).values()) for key, totals in rows),
-    )
+Before = Callable[[Sequence[Key]], Mapping[Key, Totals] | None]
+"""Returns what these keys used the period before; None where there is none."""
+
+
+def usage_csv(
+    by: Grouping, rows: Iterable[tuple[Key, Totals]], before: Before | None = None
+) -> Iterator[str]:
+    """Write a heading and a line per row (the caller ends the lines); `before` adds columns to compare."""
+    names = list(figures(Totals()))
+    columns = [*by.words, *names, *([] if before is None else previous_columns(names))]
+
+    def lines() -> Iterator[list[object]]:
+        rest = iter(rows)
+        while some := list(islice(rest, _AT_ONCE)):
+            earlier = None if before is None else before([key for key, _ in some])
+            for key, totals in some:
+                line = [*by.shown(key).values(), *figures(totals).values()]
+                if earlier is not None:
+                    line += figures(earlier.get(key, Totals())).values()
+                elif before is not None:
+                    line += [None] * len(names)
+                yield line
+
+    return csv_lines(columns, lines())

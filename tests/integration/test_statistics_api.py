@@ -280,6 +280,39 @@ def test_sums_as_csv(client, database):
     assert list(rows[0]) == ["start", "inputTokens", "outputTokens", "cacheWriteTokens", "cacheHitTokens"]
 
 
+def test_sums_as_csv_beside_the_period_before(client, database):
+    """Each figure is what JSON says, now and then; empty where there is no period before."""
+
+    def csv_of(path):
+        answer = client.get(f"/api/admin/{path}&format=csv&compare=previous", headers=bearer())
+        assert answer.status_code == 200, answer.text
+        return list(csv.DictReader(io.StringIO(answer.text)))
+
+    earlier = {"isSuccess": True, "createdAt": NOW - timedelta(days=10), "model": "older", "creditsCost": 2.0}
+    database["request_logs"].insert_many(
+        {"_id": f"e{user}", "userId": user, **earlier} for user in ("ann", "old")
+    )
+    rows = csv_of("usage?by=user&period=7d")
+    told = {row["user"]: row for row in ask(client, "usage?by=user&period=7d&compare=previous")["rows"]}
+    assert {row["user"] for row in rows} == set(told)
+    for row in rows:
+        was = told[row["user"]]["previous"]
+        assert int(row["previousRequestCount"]) == was["requestCount"]
+        assert int(row["previousCostNanoUsd"]) == was["costNanoUsd"]
+    assert {row["user"]: row["previousCostNanoUsd"] for row in rows}["ann"] == "2000000000"
+    assert {row["previousRequestCount"] for row in csv_of("usage?by=user&period=all")} == {""}
+
+    models = {row["model"]: row for row in csv_of("model-stats?period=7d")}
+    assert (models["older"]["requestCount"], models["older"]["previousRequestCount"]) == ("0", "2")
+    assert all(row["previousRequestCount"] == "0" for name, row in models.items() if name != "older")
+
+    buckets = csv_of("timeseries?metric=cost&period=7d")
+    previous = ask(client, "timeseries?metric=cost&period=7d&compare=previous")["previous"]["buckets"]
+    assert [row["previousStart"] for row in buckets][: len(previous)] == [b["start"] for b in previous]
+    assert sum(int(row["previousCostNanoUsd"] or 0) for row in buckets) == 4_000_000_000
+    assert {row["previousCostNanoUsd"] for row in csv_of("timeseries?metric=cost&period=all")} == {""}
+
+
 def test_all_sums_agree(client):
     """Of requests that reached no model, too."""
     for period in ("all", "month", "24h"):

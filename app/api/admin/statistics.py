@@ -16,7 +16,7 @@ from app.exchange.ports import Clock
 from app.management.reading import StatsStore
 from app.statistics.figures import model_csv
 from app.statistics.periods import Period, with_previous
-from app.statistics.timeseries import UnknownChoiceError
+from app.statistics.timeseries import Series, UnknownChoiceError
 from app.statistics.usage import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
@@ -266,7 +266,10 @@ def add_statistics_routes(routes: Blueprint, stats: StatsStore, clock: Clock, tz
         """
         period = asked(query)
         if query.format == "csv":
-            return csv_download(model_csv(stats.model_stats(period)), file_name("model-stats", period))
+            before = period.previous() if query.is_compared else None
+            rows = [] if before is None else stats.model_stats(before)
+            lines = model_csv(stats.model_stats(period), before=rows if query.is_compared else None)
+            return csv_download(lines, file_name("model-stats", period))
         return compared(query, period, stats.model_table)
 
     @routes.get("/metrics")
@@ -313,14 +316,16 @@ def add_statistics_routes(routes: Blueprint, stats: StatsStore, clock: Clock, tz
             top=query.top,
             with_latency=query.metric == "latency",
         )
+        previous = period.previous() if query.is_compared else None
+        before = Series(series.size, series.keys, [])
+        if previous is not None:
+            before = stats.series(previous, by=query.by, like=series, with_latency=query.metric == "latency")
         if query.format == "csv":
-            return csv_download(series.to_csv(query.metric, query.by), file_name("timeseries", period))
+            lines = series.to_csv(query.metric, query.by, before if query.is_compared else None)
+            return csv_download(lines, file_name("timeseries", period))
         told = series.view(query.metric, query.by, period)
         if query.is_compared:
-            before = period.previous()
-            told["previous"] = before and stats.series(
-                before, by=query.by, like=series, with_latency=query.metric == "latency"
-            ).view(query.metric, query.by, before)
+            told["previous"] = previous and before.view(query.metric, query.by, previous)
         return jsonify(told)
 
 
@@ -330,7 +335,8 @@ def _usage(stats: StatsStore, query: UsageQuery, now: datetime, tz: tzinfo) -> R
     period = asked.frozen()
     if query.format == "csv":
         rows = stats.usage_rows(by, period)
-        return csv_download(usage_csv(by, rows), file_name("usage", asked), rows)
+        lines = usage_csv(by, rows, stats.used_before(by, asked) if query.is_compared else None)
+        return csv_download(lines, file_name("usage", asked), rows)
     page = stats.usage(by, period, limit=query.limit, shown=cursor.shown)
     before = stats.usage_before(page, asked) if query.is_compared else None
     following = UsageCursor(cursor.now, cursor.shown + len(page.rows)).encode() if page.has_more else None
