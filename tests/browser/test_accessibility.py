@@ -4,11 +4,10 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
-from tests.support.chromium import NARROW, Watched
-
-_TAGS = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}}
+from tests.support.axe import problems
+from tests.support.chromium import NARROW, WIDE, Watched
 
 
 def addresses(page, site):
@@ -29,12 +28,9 @@ def addresses(page, site):
         month,
         f"{month}/of/{site.users[0].name}",
         "/admin/billing/prices",
+        "/admin/upstream/keys/env-1",
+        "/admin/upstream/models",
     ]
-
-
-def problems(page):
-    found = Axe().run(page, options=_TAGS).response["violations"]
-    return [(issue["id"], node["html"][:200]) for issue in found for node in issue["nodes"]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -61,3 +57,40 @@ def test_no_page_is_wider_than_a_phone(browser, site, cookies):
         widths[address] = page.evaluate("document.documentElement.scrollWidth")
     window.close()
     assert {address: width for address, width in widths.items() if width > NARROW[0]} == {}
+
+
+def opened(page, name):
+    """Open what stands above a page."""
+    if name == "palette":
+        page.goto("/admin/")
+        page.keyboard.press("Control+k")
+        page.keyboard.type("env")
+        expect(page.locator("#palette-list [role=option]").first).to_be_visible()
+    elif name == "keys":
+        page.goto("/admin/")
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    elif name == "dialog":
+        page.goto("/admin/upstream#add-pool")
+        expect(page.get_by_role("dialog", name="Add a key")).to_be_visible()
+    else:
+        page.goto("/admin/upstream")
+        page.locator("#add-pool summary").click()
+        dialog = page.get_by_role("dialog", name="Add a key")
+        dialog.get_by_label("Name").fill("env-9")
+        dialog.get_by_label("Key", exact=True).fill("sk-upstream-0123456789")
+        dialog.get_by_role("button", name="Add the key").click()
+        expect(dialog.get_by_text("are kept for OHMYGPT_API_KEYS")).to_be_visible()
+        expect(dialog.get_by_label("Name")).to_have_value("env-9")
+
+
+@pytest.mark.parametrize(("scheme", "size"), [("light", WIDE), ("dark", NARROW)])
+def test_what_opens_above_a_page_is_accessible(browser, site, cookies, scheme, size):
+    window = Watched(browser, site.weir.url, scheme=scheme, size=size)
+    window.context.add_cookies(cookies)
+    found = {}
+    for name in ("palette", "keys", "dialog", "dialog with an error"):
+        opened(window.page, name)
+        found[name] = problems(window.page)
+    window.close()
+    assert {name: issues for name, issues in found.items() if issues} == {}

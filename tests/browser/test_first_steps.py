@@ -7,6 +7,7 @@ import pytest
 import requests
 from playwright.sync_api import expect
 
+from tests.support.axe import problems
 from tests.support.chromium import Watched
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.weir_process import WeirProcess
@@ -34,16 +35,22 @@ def test_from_an_empty_installation_to_the_first_request(fresh, browser):
     expect(page).to_have_url(re.compile("/admin/login"))
     [link] = links(fresh)
     page.goto(link)
+    assert problems(page) == []
     page.get_by_label("User name").fill("root")
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Become the owner").click()
     expect(page).to_have_url(re.compile("/admin/$"))
+    steps = page.locator("#first-steps li")
+    for place, is_done in enumerate((True, True, False, False, False)):
+        expect(steps.nth(place)).to_contain_text("done" if is_done else "to do")
+    assert problems(page) == []
     page.goto("/admin/customers")
     page.locator("#new-user > summary").click()
     page.get_by_label("Name", exact=True).fill("ann")
     page.get_by_label("Credit in USD").fill("5")
     page.get_by_role("button", name="Create the user and a key").click()
     secret = page.locator("#secret code").inner_text()
+    assert problems(page) == []
     shown = page.locator("#snippet-curl pre").inner_text()
     assert secret in shown
     assert fresh.url in shown
@@ -56,6 +63,9 @@ def test_from_an_empty_installation_to_the_first_request(fresh, browser):
     page.go_back()
     assert secret not in page.content()
     assert key_page in page.url
+    page.goto("/admin/")
+    expect(steps.nth(3)).to_contain_text("done")
+    expect(steps.nth(4)).to_contain_text("to do")
 
     model = re.search(r'"model": "([^"]+)"', shown)[1]
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
@@ -65,6 +75,10 @@ def test_from_an_empty_installation_to_the_first_request(fresh, browser):
     )
     assert answer.status_code == 200
     fresh.wait_record(answer.headers["x-request-id"])
+    expect(steps.nth(4)).to_contain_text("done")
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Home")
+    expect(steps).to_have_count(0)
     window.close()
 
     own = Watched(browser, fresh.url)
@@ -72,6 +86,7 @@ def test_from_an_empty_installation_to_the_first_request(fresh, browser):
     own.page.get_by_label("Client key or admin token").fill(secret)
     own.page.get_by_role("button", name="Log in with the key").click()
     expect(own.page).to_have_url(re.compile("/admin/me$"))
+    assert problems(own.page) == []
     own.page.get_by_role("link", name="Requests").click()
     expect(own.page.locator("tbody tr")).to_have_count(1)
     own.page.get_by_role("link", name="Keys").click()
