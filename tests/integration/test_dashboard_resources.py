@@ -66,6 +66,13 @@ def send(browser, path: str, from_page: str, **fields: str) -> str:
     return said(browser, answer.headers["Location"].removeprefix("/admin"))
 
 
+def bind(browser, key_id: str, priority: str):
+    """Bind a key to the first proxy; the page after it."""
+    fields = {"bind-key_id": key_id, "bind-proxy_id": "proxy-1", "bind-priority": priority}
+    answer = browser.post("/upstream/bindings", "/upstream/proxies", **fields)
+    return browser.get("/upstream/proxies") if answer.status_code == 303 else answer
+
+
 def make(browser, name: str = "alice", **fields: str):
     return browser.post("/customers", "/customers", username=name, role="user", credits="5", **fields)
 
@@ -101,7 +108,7 @@ def test_an_empty_page_says_what_to_do(admin, page):
 def test_pages_keep_the_policy_and_name_their_fields(admin, page):
     make(admin)
     admin.post("/upstream/proxies", "/upstream/proxies", kind="http", host="h", port="1")
-    admin.post("/upstream/bindings", "/upstream/proxies", key_id="env-1", proxy_id="proxy-1", priority="2")
+    bind(admin, "env-1", "2")
     text = admin.get(page).text
     assert " style=" not in text
     assert " onclick=" not in text
@@ -560,14 +567,16 @@ def test_proxies_are_added_changed_checked_and_deleted(admin, database):
     assert "used again" in send(admin, "/upstream/proxies/proxy-1/active", "/upstream/proxies", active="yes")
     assert "proxy-1 is deleted" in send(admin, "/upstream/proxies/proxy-1/delete", "/upstream/proxies")
     text = send(admin, "/upstream/proxies", "/upstream/proxies", **fields | {"host": "http://x", "port": "0"})
-    assert "Port: takes 1 to 65535" in text
+    assert "takes 1 to 65535" in text
+    refused = admin.post("/upstream/proxies", "/upstream/proxies", **fields | {"host": "", "port": "0"})
+    assert refused.status_code == 400
+    assert 'value="Frankfurt"' in refused.text
+    assert re.search(r'id="port-error">takes 1 to 65535', refused.text)
 
 
 def test_keys_are_bound_to_proxies_with_priorities_and_repaired(admin, database):
     send(admin, "/upstream/proxies", "/upstream/proxies", name="Frankfurt", kind="http", host="h", port="1")
-    text = send(
-        admin, "/upstream/bindings", "/upstream/proxies", key_id="env-1", proxy_id="proxy-1", priority="3"
-    )
+    text = words_of(bind(admin, "env-1", "3"))
     assert "Key env-1 goes through proxy-1, priority 3." in text
     text = send(admin, "/upstream/bindings/proxy-1/env-1", "/upstream/proxies", priority="1")
     assert "with priority 1." in text
@@ -582,9 +591,7 @@ def test_keys_are_bound_to_proxies_with_priorities_and_repaired(admin, database)
     assert "is not bound to proxy-1 any more" in send(
         admin, "/upstream/bindings/proxy-1/env-1/delete", "/upstream/proxies"
     )
-    text = send(
-        admin, "/upstream/bindings", "/upstream/proxies", key_id="none", proxy_id="proxy-1", priority="3"
-    )
+    text = words_of(bind(admin, "none", "3"))
     assert "there is no key none" in text
 
 
