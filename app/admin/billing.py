@@ -13,11 +13,11 @@ from wtforms import BooleanField
 
 from app.admin.acting import actor
 from app.admin.asking import ask
+from app.common.cursor import FilterError
 from app.exchange.ports import Clock
 from app.management.errors import Conflict
 from app.management.reading import Month, Statement, StatsStore, by_model, rows_csv
 from app.management.statements import StatementAdmin
-from app.statistics.periods import UnknownPeriodError
 
 USERS_AT_ONCE = 100
 
@@ -61,7 +61,7 @@ def billing_pages(sources: BillingSources, clock: Clock) -> Blueprint:
     def asked(name: str) -> Month:
         try:
             return statements.month(name)
-        except UnknownPeriodError:
+        except FilterError:
             abort(404)
 
     @routes.get("/billing")

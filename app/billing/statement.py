@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, NamedTuple, Self
 
+from app.common.cursor import FilterError
 from app.common.display import iso_utc
-from app.statistics.periods import Period, UnknownPeriodError, midnight, month_days
+from app.statistics.periods import Period, midnight, month_days
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,10 @@ class Month:
 
     @classmethod
     def parse(cls, text: str, tz: tzinfo) -> Self:
-        """Read `YYYY-MM`; raises `UnknownPeriodError`."""
+        """Read `YYYY-MM`; raises `FilterError`."""
         days = month_days(text)
         if days is None:
-            raise UnknownPeriodError(text)
+            raise FilterError("month", f"takes one such as 2026-11, not {text[:40]!r}")
         start, end = (midnight(day, tz) for day in days)
         return cls(text, start, end, tz)
 

@@ -65,7 +65,7 @@ class Statements:
             make_indexes(self._closed, INDEXES)
 
     def month(self, name: str) -> Month:
-        """Return the month of this name; raises `UnknownPeriodError`."""
+        """Return the month of this name; raises `FilterError`."""
         return Month.parse(name, self.tz)
 
     def months(self, now: datetime) -> list[Document]:

@@ -17,10 +17,10 @@ from app.cli.base import Group, cipher_of, current_settings, fail, json_option, 
 from app.cli.output import print_json, print_table, usd
 from app.cli.store import Store, open_store
 from app.common.clock import now_ms
+from app.common.cursor import FilterError
 from app.management.administration import build_administration
 from app.management.statements import StatementAdmin
 from app.settings import Settings
-from app.statistics.periods import UnknownPeriodError
 from app.verify.reconciliation import Reconciliation
 
 _LONGEST_NAME = 120
@@ -225,7 +225,7 @@ def _open(month: str) -> Iterator[tuple[Statements, Month, Store]]:
 def _parsed(statements: Statements, month: str) -> Month:
     try:
         return statements.month(month)
-    except UnknownPeriodError:
+    except FilterError:
         raise click.UsageError(f"MONTH takes one such as 2026-11, not {month[:40]!r}") from None
 
 
