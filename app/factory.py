@@ -6,7 +6,7 @@ from secrets import token_urlsafe
 from typing import Any
 
 import gevent
-from flask import Blueprint, Flask, Response, jsonify, request
+from flask import Blueprint, Flask, Response, request
 from pydantic import SecretStr
 from pymongo.errors import PyMongoError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
@@ -36,6 +36,7 @@ from app.api.admin import admin_blueprint
 from app.api.admin.request_logs import export_response
 from app.api.admin.resources import resources_blueprint
 from app.api.admin.statements import statements_blueprint
+from app.api.answers import http_error
 from app.api.application import Application
 from app.api.client import ClientApi
 from app.api.docs import docs_blueprint
@@ -303,6 +304,4 @@ def _http_error(client: ClientApi, error: HTTPException) -> Response:
     request.routing_exception = None  # it knows the frames it was raised in, and they the request: a cycle
     if isinstance(error, NotFound | MethodNotAllowed) and client.is_asked(error):
         return client.refuse_unrouted(error)
-    response = jsonify(error=error.description or error.name)
-    response.status_code = error.code or 500
-    return response
+    return http_error(error)

@@ -370,7 +370,10 @@ def _handle_errors(app: Flask) -> None:
         if status == _TOO_LARGE and _is_after_the_session():
             return _to_login()
         title, advice = _WORDS.get(status, (error.name, "Go back and try again."))
-        return _error_page(status, title, advice, "")
+        page = _error_page(status, title, advice, "")
+        if isinstance(error, MethodNotAllowed):
+            page.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+        return page
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> AnyResponse:

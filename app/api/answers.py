@@ -39,6 +39,13 @@ def error_answer(status: int, message: str, **details: Any) -> Response:
     return response
 
 
+def http_error(error: HTTPException) -> Response:
+    """Answer with the reason in JSON and the headers that belong to it, such as `Allow` to a 405."""
+    response = error_answer(error.code or 500, error.description or error.name)
+    response.headers.extend((name, value) for name, value in error.get_headers() if name != "Content-Type")
+    return response
+
+
 def slow_down(message: str, retry_after_s: int) -> Response:
     """Answer the 429 that says when to come back."""
     response = error_answer(429, message, retry_after=retry_after_s)
@@ -88,7 +95,7 @@ def handle_errors(routes: Blueprint) -> None:
 
     @routes.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:
-        return error_answer(error.code or 500, error.description or error.name)
+        return http_error(error)
 
     @routes.after_request
     def not_stored(response: Response) -> Response:

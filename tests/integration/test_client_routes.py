@@ -140,6 +140,13 @@ def test_what_is_no_endpoint_is_a_404_without_allow(app: Flask, path: str, metho
     assert answer.headers["X-Request-Id"]
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/keys/status", "/api/admin/metrics"])
+def test_a_wrong_method_elsewhere_is_told_the_right_ones(app: Flask, path: str) -> None:
+    answer = app.test_client().put(path)
+    assert (answer.status_code, answer.mimetype) == (405, "application/json")
+    assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
+
+
 @pytest.mark.parametrize("path", ["/", "/health", "/api/admin/nothing", "/admin/nothing"])
 @pytest.mark.parametrize("headers", [KNOWN, {}, {"anthropic-version": "2023-06-01"}])
 def test_other_paths_are_not_the_client_apis(app: Flask, path: str, headers: dict[str, str]) -> None:
