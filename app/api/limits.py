@@ -59,4 +59,5 @@ class KeyLimitsBody(LimitsBody):
         description="From where it is accepted: addresses and networks. `TRUSTED_PROXIES` says whose "
         "`X-Forwarded-For` counts.",
     )
+    isActive: bool | None = Field(None, description="false pauses the key; a revoked one stays revoked.")
     expiresAt: datetime | None = Field(None, description=f"Until when it is accepted; null: for good. {ZONE}")

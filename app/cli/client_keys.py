@@ -25,6 +25,12 @@ from app.management.views.keys import (
 
 def _key_options(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option("--name", "keyName", help="What the key is called.")(command)
+    command = click.option(
+        "--active/--paused",
+        "isActive",
+        default=None,
+        help="Whether it is accepted; a revoked one stays revoked.",
+    )(command)
     command = click.option("--allowed-ips", "allowedIps", help="Only from these: 10.0.0.0/8,::1; none: all.")(
         command
     )
@@ -77,6 +83,7 @@ def limit_key(key_id: str, notes: str | None, as_json: bool, **options: Any) -> 
         return
     click.echo(
         f"{key.hint} of {key.username}: {'the usual' if key.rpm is None else key.rpm} requests per minute"
+        + ("" if key.is_active else ", not accepted")
     )
     for line in limit_lines(key.limits, left):
         click.echo(f"  {line}")

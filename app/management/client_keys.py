@@ -107,7 +107,7 @@ class ClientKeyAdmin:
             if self._users.get(username) is None:
                 raise Unusable("name", f"there is no user {username[:80]}")
             key = self._keys.add(username, now=now_ms(), more=fields)
-        self._changed(key.key_id, True)
+        self._changed(key.key_id, fields.get("isActive", True))
         return key
 
     def add_own(self, actor: Actor, username: str, given: Mapping[str, Any]) -> NewClientKey:

@@ -776,6 +776,13 @@ def test_limits_are_given_changed_and_taken_away(admin, database):
     assert any("budgets" in details for details in actions)
 
 
+def test_a_key_is_made_paused(admin, database):
+    add(admin)
+    made = admin("POST", "/keys", {"name": "alice", "isActive": False}).json
+    assert admin.get(f"/keys/{made['id']}")["isActive"] is False
+    assert database.user_keys.find_one({"_id": made["id"]})["isActive"] is False
+
+
 def test_an_expiry_without_a_zone_is_in_that_of_statistics(database, mongo_uri, tmp_path):
     zone = {"stats_timezone": "Asia/Ho_Chi_Minh"}
     with admin_app(mongo_uri, database.name, tmp_path / "var", models_file=MODELS_FILE, **zone) as app:

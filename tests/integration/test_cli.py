@@ -725,6 +725,15 @@ def test_limits_of_users_and_keys(run: Run, database) -> None:
     assert (stored["maxParallel"], stored["expiresAt"].year) == (2, 2027)
 
 
+def test_a_key_is_paused_and_accepted_again(run: Run, database) -> None:
+    ok(run("users", "add", "ann"))
+    made = ok_json(run("client-keys", "add", "ann", "--paused", "--json"))
+    assert database.user_keys.find_one({"_id": made["id"]})["isActive"] is False
+    assert "not accepted" in ok(run("client-keys", "limit", made["id"]))
+    assert ok_json(run("client-keys", "limit", made["id"], "--active", "--json"))["isActive"] is True
+    assert "not accepted" not in ok(run("client-keys", "limit", made["id"]))
+
+
 def test_an_expiry_without_a_zone_is_in_that_of_statistics(config: dict[str, object], database) -> None:
     run = commands(**config, stats_timezone="America/New_York")
     made = ok_json(run("users", "add", "ann", "--expires", "2027-01-31", "--json"))

@@ -53,7 +53,6 @@ class KeyChangeBody(KeyLimitsBody):
     """What to change; what is left out stays, null takes a limit away."""
 
     notes: Notes | None = None
-    isActive: bool | None = Field(None, description="false pauses the key; a revoked one stays revoked.")
 
 
 class RotateBody(Body):
