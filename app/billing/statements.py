@@ -36,7 +36,8 @@ INDEXES = (
 CLOSED, CLOSING, OPEN = "closed", "closing", "open"
 
 _LINES = 5000
-_PARTS_AT_ONCE = 20
+# Written at once: each time waits for the disk, and so many lines are some megabytes.
+_PARTS_AT_ONCE, _LINES_AT_ONCE = 200, 20_000
 _ABANDONED = timedelta(minutes=5)
 _HEAD = (
     *("closedAt", "closedBy", "users", "sums", "sha256", "requests", "records", "priceVersions", "verify"),
@@ -164,15 +165,18 @@ class Statements:
         now, totals = clock(), MonthTotals()
         users = self._figures.users(month, now)
         documents: list[Document] = []
+        lines = 0
         for statement in self._current(month, users, now):
             totals.add(statement)
             for number, part in enumerate(parts_of(statement, _LINES)):
                 place = f"{month.name}/{claim}/{statement.user}/{number}"
                 named = {"month": month.name, "claim": claim, "user": statement.user, "part": number}
                 documents.append({"_id": place, **part, **named})
-            if len(documents) >= _PARTS_AT_ONCE or totals.users == len(users):
+            lines += len(statement.charges) + len(statement.ledger)
+            is_much = len(documents) >= _PARTS_AT_ONCE or lines >= _LINES_AT_ONCE
+            if is_much or totals.users == len(users):
                 self._closed.insert_many(documents)
-                documents = []
+                documents, lines = [], 0
                 self._go_on(month, claim, clock())
                 progress(totals.users, len(users))
         within = {"createdAt": {"$gte": month.start, "$lt": month.end}}
