@@ -11,7 +11,7 @@ from app.admin.asking import ask, asked_question
 from app.common.cursor import FilterError
 from app.exchange.ports import Clock
 from app.management.errors import Unusable
-from app.management.price_history import PREVIEW_S, PriceHistory
+from app.management.price_history import PREVIEW_END_S, PREVIEW_S, PriceHistory
 from app.management.reading import StatsStore
 from app.management.views.models import missing_models_view
 from app.management.views.price_history import PreviewView, preview_view, version_view
@@ -80,9 +80,15 @@ def price_pages(prices: PriceHistory, stats: StatsStore, clock: Clock, tz: tzinf
         text = _table_of(form)
         if since is None or text is None:
             return page(form)
-        late_at = clock.monotonic() + PREVIEW_S
+        began = clock.monotonic()
         try:
-            found = prices.preview(text, since, now, is_late=lambda: clock.monotonic() > late_at)
+            found = prices.preview(
+                text,
+                since,
+                now,
+                is_late=lambda: clock.monotonic() > began + PREVIEW_S,
+                is_over=lambda: clock.monotonic() > began + PREVIEW_END_S,
+            )
         except Unusable as error:
             form.table.errors = [f"{error}"]
             return page(form)

@@ -13,11 +13,13 @@ from app.pricing.explanation import Explanation, explain
 from app.pricing.model_table import ModelTable
 from app.pricing.price_versions import PriceVersions
 from app.pricing.table_parser import ModelTableError
-from app.statistics.price_preview import Preview, PricePreview
+from app.statistics.price_preview import Preview, PricePreview, TakesTooLong
 
 MOST_VERSIONS: Final = 500
 PREVIEW_S: Final = 20.0
 """How long records are read for a comparison somebody waits for, in seconds; the rest is of hourly sums."""
+PREVIEW_END_S: Final = 40.0
+"""After how many seconds such a comparison is given up."""
 
 _TABLES_KEPT = 4
 
@@ -61,18 +63,25 @@ class PriceHistory:
         until: datetime,
         *,
         is_late: Callable[[], bool] = lambda: False,
+        is_over: Callable[[], bool] = lambda: False,
         progress: Callable[[float], object] = lambda _done: None,
     ) -> Preview:
-        """Say what a table of this text would have charged; raises `Unusable` where it is none.
+        """Say what a table of this text would have charged.
 
-        `is_late` and `progress` are as in `PricePreview`.
+        `is_late`, `is_over` and `progress` are as in `PricePreview`. Raises `Unusable` where the text is no
+        table, or the time too long.
         """
         try:
             other = self._read(text)
         except ModelTableError as error:
             raise Unusable("table", str(error)) from None
-        compared = PricePreview(self._db, other, self.in_force(), is_late=is_late, progress=progress)
-        return compared.run(since, until)
+        compared = PricePreview(
+            self._db, other, self.in_force(), is_late=is_late, is_over=is_over, progress=progress
+        )
+        try:
+            return compared.run(since, until)
+        except TakesTooLong:
+            raise Unusable("from", _TOO_LONG) from None
 
     def _table(self, version: str) -> tuple[ModelTable | None, str]:
         now = self.in_force()
@@ -93,6 +102,9 @@ class PriceHistory:
         return table, ""
 
 
+_TOO_LONG: Final = (
+    "the sums of so long a time take too long: ask for a later start, or use `weir prices preview`"
+)
 _NO_VERSION: Final = (
     "The record does not say by which version of the table it was charged: it is of before 0.2."
 )

@@ -134,6 +134,49 @@ def test_records_that_are_missing_among_others_are_told(shop: Shop) -> None:
     assert "the hourly sums say another cost" in shown["parts"][0]["exactness"]
 
 
+GROUPED = TEXT + '[groups.friends]\nprice_factor = "0.5"\n'
+
+
+@pytest.mark.parametrize("has_records", [True, False], ids=["records", "sums"])
+def test_a_new_factor_of_a_group_counts_for_who_is_in_it_now(shop: Shop, has_records: bool) -> None:
+    shop.db.usersNew.insert_many(
+        [{"_id": "ann", "group": "friends"}, {"_id": "bob", "group": "friends", "priceFactor": "0.9"}]
+    )
+    if not has_records:
+        shop.forget_records(48)
+    was = shop.preview(TEXT).users
+    found = shop.preview(GROUPED)
+    assert {part.source for part in found.parts} == {"records" if has_records else "sums"}
+    assert found.users["ann"].old_nano == was["ann"].old_nano
+    assert found.users["ann"].difference_nano == -was["ann"].old_nano // 2
+    assert found.users["bob"].difference_nano == 0, "a factor of one's own goes before the group's"
+    # Where both tables say the same of the group, it is the factor of the record that counts.
+    same = PriceHistory(shop.db, lambda: ModelTable.from_toml(GROUPED)).preview(GROUPED, DAY, DAY + 48 * HOUR)
+    assert same.whole.difference_nano == 0
+
+
+def test_what_is_booked_while_it_is_read_is_no_difference(shop: Shop) -> None:
+    read: list[float] = []
+
+    def progress(done: float) -> None:
+        if not read:  # beside the reading of the records: some of this is read, some is not
+            for hours in (2.5, 40):
+                shop.charge("eve", "small", Usage(input_tokens=1, output_tokens=1), hours)
+        read.append(done)
+
+    shown = preview_view(shop.preview(TEXT, progress=progress))
+    assert read
+    assert "another cost" not in shown["parts"][0]["exactness"]
+
+
+def test_sums_that_take_too_long_are_an_error(shop: Shop) -> None:
+    shop.forget_records(48)
+    looks = iter([False, True])
+    with pytest.raises(Unusable, match="later start"):
+        shop.preview(DEARER, hours=24 * 60, is_over=lambda: next(looks))
+    assert shop.preview(DEARER, hours=24 * 60).whole.requests == 4
+
+
 def test_when_time_is_up_the_rest_comes_from_the_sums(shop: Shop) -> None:
     assert sources(shop.preview(DEARER, is_late=lambda: True)) == [("sums", 0, 48)]
     for number in range(250):

@@ -12,7 +12,7 @@ from app.api.admin.health import HealthReader
 from app.api.operation import ApiSection, BadRequest, Query
 from app.api.parameters import Text
 from app.exchange.ports import Clock
-from app.management.price_history import PREVIEW_S, PriceHistory
+from app.management.price_history import PREVIEW_END_S, PREVIEW_S, PriceHistory
 from app.management.views.price_history import PreviewView, VersionView, preview_view, version_view
 from app.pricing.model_file import MAX_TEXT
 from app.records.log_filter import parse_moment
@@ -61,14 +61,20 @@ def add_price_history_routes(
         """Compare the table in the body, a `models.toml` as text, with what was charged in a past period.
 
         Nothing is changed. Whole hours are compared. Records are read for 20 seconds at most, from the oldest
-        on; what is left, and what has no records any more, comes from the hourly sums. `weir prices preview`
-        takes the time it needs.
+        on; what is left, and what has no records any more, comes from the hourly sums. Where these take more
+        than 20 seconds more, that is an error; `weir prices preview` takes the time it needs.
         """
         if len(body) > MAX_TEXT:
             raise BadRequest.of("", f"takes a table of at most {MAX_TEXT} characters")
         since, until = _period(query, clock.utcnow(), tz)
-        late_at = clock.monotonic() + PREVIEW_S
-        found = prices.preview(body, since, until, is_late=lambda: clock.monotonic() > late_at)
+        began = clock.monotonic()
+        found = prices.preview(
+            body,
+            since,
+            until,
+            is_late=lambda: clock.monotonic() > began + PREVIEW_S,
+            is_over=lambda: clock.monotonic() > began + PREVIEW_END_S,
+        )
         return jsonify(preview_view(found))
 
 
