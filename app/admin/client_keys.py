@@ -119,7 +119,7 @@ def _add_one_key(routes: Blueprint, sources: CustomerSources) -> None:
         form = KeyLimitsForm()
 
         def action() -> str:
-            key = keys.change(actor(), key_id, form.changes(tz))
+            key = keys.change(actor(), key_id, form.changes())
             return f"{key.key_name or key.hint} of {key.username} is changed; workers follow within seconds."
 
         return _to(key_id) if sent(form, action) else draw(key_id, _REFUSED, form=form)

@@ -165,7 +165,7 @@ def _add_keys(routes: Blueprint, sources: OwnSources) -> None:
             return _key_form(form, None)
         if form.validate():
             try:
-                made = keys.add_own(actor(), _me(), form.changes(sources.tz))
+                made = keys.add_own(actor(), _me(), form.changes())
             except ManagementError as refusal:
                 show_refusal(form, refusal)
             else:
@@ -186,7 +186,7 @@ def _add_key_changes(routes: Blueprint, sources: OwnSources) -> None:
         form = KeyLimitsForm()
         if form.validate():
             try:
-                keys.change(actor(), key.key_id, form.changes(sources.tz))
+                keys.change(actor(), key.key_id, form.changes())
             except ManagementError as refusal:
                 show_refusal(form, refusal)
             else:

@@ -1,6 +1,6 @@
 """What can be filled in about users and their keys."""
 
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 from decimal import Decimal
 from typing import Any
 
@@ -58,12 +58,8 @@ class CreditForm(FlaskForm):  # type: ignore[misc]  # it has no types
 
 
 def _minute(moment: datetime | None, tz: tzinfo) -> datetime | None:
-    """Return a moment as a field shows it, which knows no seconds."""
+    """Return a moment as a field shows it, which knows neither seconds nor zones."""
     return moment and moment.astimezone(tz).replace(second=0, microsecond=0, tzinfo=None)
-
-
-def _moment(typed: datetime | None, tz: tzinfo) -> datetime | None:
-    return typed and typed.replace(tzinfo=tz).astimezone(UTC)
 
 
 class LimitsForm(FlaskForm):  # type: ignore[misc]  # it has no types
@@ -131,10 +127,6 @@ class NewUserForm(LimitsForm):
         prices = {"priceFactor": text_of(self.price_factor), "group": text_of(self.group)}
         return {**super().given(), **prices}
 
-    def expiry(self, tz: tzinfo) -> datetime | None:
-        """Return until when the credit is valid; None: for good."""
-        return _moment(self.expires_at.data, tz)
-
 
 class SettingsForm(FlaskForm):  # type: ignore[misc]  # it has no types
     """What can be changed of a user, beside limits."""
@@ -165,19 +157,19 @@ class SettingsForm(FlaskForm):  # type: ignore[misc]  # it has no types
         )
 
     def changes(self, user: User, tz: tzinfo) -> dict[str, Any]:
-        """Return what is not as the user has it, what is empty as none; times are in `tz`."""
+        """Return what is not as the user has it, what is empty as none; times are in `tz`, naive."""
         given = {
             "role": self.role.data,
             "group": text_of(self.group),
             "priceFactor": text_of(self.price_factor),
-            "expiresAt": _moment(self.expires_at.data, tz),
+            "expiresAt": self.expires_at.data,
             "onClientAbort": self.on_client_abort.data or None,
         }
         has = {
             "role": role_name(user.role),
             "group": user.group,
             "priceFactor": user.price_factor,
-            "expiresAt": _moment(_minute(user.expires_at, tz), tz),
+            "expiresAt": _minute(user.expires_at, tz),
             "onClientAbort": user.on_client_abort,
         }
         return {name: value for name, value in given.items() if value != has[name]}
@@ -197,14 +189,14 @@ class KeyLimitsForm(LimitsForm):
         "Accepted until", [Optional()], format=_MINUTES, description="Empty: for good"
     )
 
-    def changes(self, tz: tzinfo) -> dict[str, Any]:
-        """Return what is filled in as `app.management` takes it, times in `tz`; raises `Unusable`."""
+    def changes(self) -> dict[str, Any]:
+        """Return what is filled in as `app.management` takes it; raises `Unusable`."""
         return {
             **self.given(),
             "keyName": (self.key_name.data or "").strip() or None,
             "notes": (self.notes.data or "").strip(),
             "allowedIps": (self.allowed_ips.data or "").strip() or None,
-            "expiresAt": _moment(self.expires_at.data, tz),
+            "expiresAt": self.expires_at.data,
         }
 
     @classmethod

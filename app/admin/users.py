@@ -165,7 +165,7 @@ def _add_list(routes: Blueprint, sources: CustomerSources) -> None:
                 form.rpm.data,
                 form.password.data or None,
                 limits=form.given(),
-                expires_at=form.expiry(sources.tz),
+                expires_at=form.expires_at.data,
             )
             user, key = users.add(actor(), new)
             made.append((user.username, key))
@@ -420,7 +420,7 @@ def _add_keys(routes: Blueprint, sources: CustomerSources, draw: DrawUser) -> No
 
         def add() -> str:
             keys = sources.administration.client_keys
-            made.append(keys.add(actor(), name, more=form.changes(sources.tz)))
+            made.append(keys.add(actor(), name, more=form.changes()))
             return f"A key for {name} is created."
 
         if not sent(form, add):

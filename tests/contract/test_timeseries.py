@@ -8,11 +8,12 @@ import pytest
 from booking_world import closed_database, sequenced
 from bson import ObjectId
 from test_stats import NOW, book, documents_of, made, within
+from test_summaries import make
 
 from app.common.errors import StoreUnavailable
 from app.statistics.figures import Totals
 from app.statistics.histogram import percentile_ms
-from app.statistics.periods import ADMIN_PERIODS, Period
+from app.statistics.periods import ADMIN_PERIODS, Period, midnight
 from app.statistics.stats_store import StatsStore
 from app.statistics.timeseries import UnknownChoiceError
 from app.statistics.usage import Grouping
@@ -44,6 +45,35 @@ def test_the_buckets_of_any_period_add_up_to_its_sums(database, stats, zone):
             assert sum(part.requests for part in parts) == len(mine)
             timed = sum(d["outcome"] != "rejected" for d in mine)
             assert sum(sum(part.latency.values()) for part in parts) == timed
+
+
+@pytest.mark.parametrize("zone", [UTC, SAIGON])
+def test_what_some_used_over_time_is_a_plain_recount_with_summaries_and_without(database, stats, zone):
+    records = made(400)
+    book(database, records)
+    start = midnight(NOW.astimezone(zone).date() - timedelta(days=45), zone)
+    period = Period(None, start, None, NOW, zone)
+    documents = within(records, period)
+    for _ in range(2):
+        for by, field in (("user", "userId"), ("key", "userKeyId")):
+            names = sorted({document[field] for document in documents})[:2]
+            for bucket, digits in (("day", 10), ("month", 7)):
+                expected = defaultdict(int)
+                for document in documents:
+                    label = document["createdAt"].astimezone(zone).isoformat()[:digits]
+                    expected[document[field], label] += document["costNanoUsd"]
+                series = stats.series_of([*names, "nobody"], period, by=by, bucket=bucket)
+                found = {
+                    (name, found.start.astimezone(zone).isoformat()[:digits]): sums.cost_nano_usd
+                    for found in series.buckets
+                    for name, sums in found.parts.items()
+                }
+                assert found == {place: nano for place, nano in expected.items() if place[0] in names}
+            whole = stats.costs(Grouping((by,)), period)
+            assert sum(whole.values()) == sum(document["costNanoUsd"] for document in documents)
+            assert {key for (key,) in whole} == {document[field] for document in documents}
+        make(database)
+    assert stats.series_of([], period, by="user", bucket="day").buckets[0].parts == {}
 
 
 def test_hours_and_five_minutes_hold_what_happened_in_them(database, stats):

@@ -659,6 +659,20 @@ def test_limits_and_budgets_are_given_on_the_pages_of_users_and_keys(admin, data
     assert admin.get("/keys/wk_unknown").status_code == 404
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00", "9999-12-31T23:59"])
+def test_an_expiry_that_cannot_be_is_refused_beside_its_field(admin, moment):
+    make(admin)
+    place = "/customers/alice"
+    refused = [
+        admin.post(f"{place}/settings", place, role="user", expires_at=moment),
+        admin.post(f"{place}/keys", place, **{"key-expires_at": moment}),
+        make(admin, "bob", expires_at=moment),
+    ]
+    for answer in refused:
+        assert answer.status_code == 400
+        assert re.search(r'expires_at-error">takes a time in the years', answer.text)
+
+
 def test_a_key_is_rotated_on_its_page(admin, database):
     make(admin)
     [key_id] = [key["_id"] for key in database.user_keys.find({"name": "alice"})]
