@@ -54,6 +54,7 @@ def test_what_is_typed_outlives_the_session(stranger, site):
     page.goto("/admin/customers?period=7d#new-user")
     form = page.locator("form", has=page.get_by_label("Credit in USD")).first
     form.get_by_label("Name", exact=True).fill("Ann Late")
+    form.locator("summary").click()
     form.get_by_label("Password").fill("not to be kept anywhere")
     stranger.context.clear_cookies()
     form.locator("button.primary").click()

@@ -87,7 +87,8 @@ function showAgain(found) {
   const form = formsTo(found.action)[found.place];
   if (!form) return;
   sessionStorage.removeItem(KEPT);
-  const [first] = fill(elementsOf(form), found.fields);
+  const filled = fill(elementsOf(form), found.fields);
+  for (const field of filled) field.closest("form details")?.setAttribute("open", "");
   const note = document.createElement("p");
   note.className = "note warning";
   note.setAttribute("role", "status");
@@ -98,7 +99,7 @@ function showAgain(found) {
   }
   const dialog = form.closest("dialog");
   if (dialog && !dialog.open) dialog.showModal();
-  first?.focus();
+  filled[0]?.focus();
 }
 
 /** Keep what is sent until it is known that it was taken. */
