@@ -12,14 +12,17 @@ A view's arguments `query` (a `Query` model), `body` (a `Body` model, or `str` f
 pydantic has a schema for) and not checked here: the tests do that.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import update_wrapper
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from flask import request
 from flask.typing import ResponseReturnValue
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import UnsupportedMediaType
@@ -50,9 +53,20 @@ class Query(BaseModel):
 
 
 class Body(BaseModel):
-    """A JSON body. Unknown fields are refused, and nothing is taken for a number or a flag that is none."""
+    """A JSON body. Unknown fields are refused, a flag is no number, and nothing else is a flag."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _tell_flags_from_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if bool in _types_of(annotation):
+            if not isinstance(value, bool | None):
+                raise ValueError("takes true or false")
+        elif isinstance(value, bool):
+            raise ValueError("takes neither true nor false")
+        return value
 
 
 class NoQuery(Query):
@@ -184,6 +198,8 @@ def parse_query(model: type[Query], given: MultiDict[str, str]) -> Query:
 
 def parse_json(model: type[Body], raw: bytes) -> Body:
     """Read a JSON body. Raises `BadRequest`, which never repeats a value: it may be a secret."""
+    if name := _repeated_name(raw):
+        raise BadRequest.of(name[:_SHOWN], "is given more than once")
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
@@ -193,6 +209,28 @@ def parse_json(model: type[Body], raw: bytes) -> Body:
 def names_of(model: type[BaseModel]) -> list[str]:
     """Return the names a request uses for the model's fields."""
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _types_of(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _types_of(argument)
+
+
+def _repeated_name(raw: bytes) -> str | None:
+    """Return a name that an object of a JSON text has twice; None for what is no JSON, too.
+
+    Readers of JSON do not agree on which of two counts.
+    """
+    found: list[str] = []
+
+    def note(members: list[tuple[str, Any]]) -> None:
+        names = Counter(name for name, _ in members)
+        found.extend(name for name, count in names.items() if count > 1)
+
+    with suppress(ValueError, RecursionError):
+        json.loads(raw, object_pairs_hook=note)
+    return found[0] if found else None
 
 
 def _parse_body(body: type[Body] | type[str]) -> Body | str:

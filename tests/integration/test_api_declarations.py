@@ -33,6 +33,7 @@ class ThingQuery(Query):
 class ThingBody(Body):
     name: Annotated[str, Field(min_length=1, max_length=5)]
     amount: Decimal = Decimal(0)
+    count: int | None = None
     is_on: bool = True
 
 
@@ -156,7 +157,12 @@ def test_a_body_is_read_exactly(client):
         ('{"name":"secret"}', "name", "at most 5 characters"),
         ('{"name":"x","amount":"secret"}', "amount", "amount: "),
         ('{"name":"x","amount":NaN}', "amount", "amount: "),
-        ('{"name":"x","colour":"secret"}', "colour", "is not known; this takes name, amount, is_on"),
+        ('{"name":"x","colour":"secret"}', "colour", "is not known; this takes name, amount, count, is_on"),
+        ('{"name":"x","name":"secret"}', "name", "name: is given more than once"),
+        ('{"name":"x","count":true}', "count", "count: takes neither true nor false"),
+        ('{"name":"x","amount":false}', "amount", "amount: takes neither true nor false"),
+        ('{"name":"x","is_on":0}', "is_on", "is_on: takes true or false"),
+        ('{"name":"x","is_on":"secret"}', "is_on", "is_on: takes true or false"),
     ],
 )
 def test_a_body_that_does_not_fit_is_refused_without_being_repeated(client, body, parameter, says):
