@@ -291,11 +291,14 @@ def _add_requests(routes: Blueprint, sources: OwnSources) -> None:
         number = min(max(number, 1), _REACH // _PAGE)
         wanted = LogFilter(user=_me())
         found, total = sources.logs.numbered_page(wanted, number, _PAGE, _REACH + 1)
+        has_more = number * _PAGE < min(total, _REACH)
         page = render_template(
             "own_requests.html",
             rows=[own_record(record) for record in found],
             number=number,
-            has_more=number * _PAGE < min(total, _REACH),
+            has_more=has_more,
+            # Where the list ends, it says why.
+            expired=None if has_more else sources.logs.kept_since(sources.clock.utcnow()),
         )
         return make_response(page)
 

@@ -1,15 +1,18 @@
 """Answers all JSON routes share: errors in one shape, and what every answer says about caching."""
 
 from collections.abc import Sequence
-from typing import Any, NotRequired
+from datetime import datetime
+from typing import Annotated, Any, NotRequired
 
 from flask import Blueprint, Response, jsonify
+from pydantic import Field
 from typing_extensions import TypedDict
 from werkzeug.exceptions import HTTPException
 
 from app.accounts.login_tries import TooManyTries
 from app.api.operation import BadRequest, Problem
 from app.common.cursor import FilterError
+from app.common.display import iso_utc
 from app.common.errors import StoreUnavailable
 from app.management.errors import Conflict, Missing, Unusable
 from app.statistics.periods import UnknownPeriodError
@@ -30,6 +33,31 @@ class ErrorView(TypedDict):
     parameter: NotRequired[str]
     details: NotRequired[list[ProblemView]]
     valid_periods: NotRequired[list[str]]
+
+
+class ExpiredView(TypedDict):
+    """What an answer says besides where it was asked for a time whose records have expired."""
+
+    expiredBefore: NotRequired[
+        Annotated[str, Field(description="There are no records from before this: they have expired.")]
+    ]
+    hint: NotRequired[str]
+
+
+EXPIRED_HEADER = "X-Weir-Expired-Before"
+"""Says the same of a file."""
+
+SUMS_OF_ANY_TIME = (
+    "the sums of any time are in usage and timeseries by user, key, model, factoryKey and endpoint"
+)
+
+
+def expired_note(expired_before: datetime | None, sums: str = SUMS_OF_ANY_TIME) -> dict[str, str]:
+    """Say that what was asked for reaches into time whose records have expired, and where its sums are."""
+    if expired_before is None:
+        return {}
+    hint = f"older records have expired (LOG_RETENTION_DAYS); {sums}"
+    return {"expiredBefore": iso_utc(expired_before), "hint": hint}
 
 
 def error_answer(status: int, message: str, **details: Any) -> Response:

@@ -11,7 +11,7 @@ from app.accounts.credentials import CredentialProblem, extract_credential, show
 from app.accounts.login_tries import LoginGuard
 from app.accounts.principal import Principal
 from app.accounts.rate_window import RateLimiter
-from app.api.answers import error_answer, handle_errors, slow_down
+from app.api.answers import ExpiredView, error_answer, expired_note, handle_errors, slow_down
 from app.api.operation import USER, ApiSection, Query
 from app.api.parameters import AdminPeriod, ComparedQuery, PeriodQuery, PeriodView
 from app.common.display import json_ready
@@ -125,7 +125,7 @@ class OwnRecordView(TypedDict):
     count: NotRequired[int]
 
 
-class OwnPageView(TypedDict):
+class OwnPageView(ExpiredView):
     """A page, newest first. `total` is counted up to 10,000; then `totalIsMore` is true."""
 
     requests: list[OwnRecordView]
@@ -208,7 +208,7 @@ def user_blueprint(
         """List records, newest first."""
         period = query.at(clock.utcnow(), tz)
         wanted = LogFilter(user=_principal().user_id, start=period.start, end=period.end)
-        return page_of(wanted, query.page, query.limit)
+        return page_of(wanted, query.page, query.limit, period.now)
 
     @routes.get("/request-history")
     @_own("Your requests", answers=OwnPageView)
@@ -220,7 +220,7 @@ def user_blueprint(
             start=parse_moment("from", query.from_, now, tz) if query.from_ else None,
             end=parse_moment("to", query.to, now, tz) if query.to else None,
         )
-        return page_of(wanted, query.page, query.limit)
+        return page_of(wanted, query.page, query.limit, now)
 
     @routes.get("/credits-usage")
     @_own("Your cost of the last hour, day, week and month", answers=CreditsUsageView)
@@ -228,14 +228,16 @@ def user_blueprint(
         """Show the cost in USD."""
         return jsonify(_costs(stats, _principal().user_id, clock.utcnow(), tz))
 
-    def page_of(wanted: LogFilter, page: int, limit: int) -> Response:
+    def page_of(wanted: LogFilter, page: int, limit: int, now: datetime) -> Response:
         if page * limit > _REACH:
             hint = "narrow the time instead: `period`, or `from` and `to` of request-history"
             return error_answer(
                 400, f"page: pages go back {_REACH} requests at most", hint=hint, parameter="page"
             )
         found, total = logs.numbered_page(wanted, page, limit, _REACH + 1)
+        sums = "the sums of any time are in detailed-usage, and months in statements"
         return jsonify(
+            **expired_note(logs.expired_before(wanted, now), sums),
             requests=[own_record(document) for document in found],
             total=min(total, _REACH),
             totalIsMore=total > _REACH,

@@ -105,8 +105,10 @@ def export(
         raise click.UsageError(str(error)) from None
     with open_store(current_settings(), reads_only=True) as db:
         logs = RequestLogStore(db)
-        if wanted.reaches_before(kept_since := logs.kept_since(now)):
-            click.echo(f"Records before {shown(kept_since)} have expired: see `weir stats usage`.", err=True)
+        if (expired_before := logs.expired_before(wanted, now)) is not None:
+            click.echo(
+                f"Records before {shown(expired_before)} have expired: see `weir stats usage`.", err=True
+            )
         found = logs.export(wanted)
         is_csv = form == "csv" and not as_json
         lines = csv_lines(found) if is_csv else map(fit_json, jsonl_lines(found))

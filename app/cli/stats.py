@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from itertools import zip_longest
 from typing import Any
 
 import click
 
 from app.cli.base import Group, current_settings, json_option
-from app.cli.output import print_json, print_table, usd
+from app.cli.output import print_json, print_table, shown, usd
 from app.cli.period_option import period_of, period_options
 from app.cli.store import open_store
 from app.common.cursor import FilterError
@@ -24,7 +25,7 @@ _DAY = "24h"
 compare_option = click.option(
     "--compare",
     type=click.Choice(["previous"]),
-    help="Show the whole period before as well; not in CSV.",
+    help="Show the whole period before as well.",
 )
 csv_option = click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets: every row.")
 
@@ -97,6 +98,17 @@ _BEFORE = ("REQUESTS BEFORE>", "COST BEFORE>")
 _NOTHING = {"requestCount": 0, "costNanoUsd": 0}
 
 
+def _say_expired(expired_before: datetime | None) -> None:
+    """Say, beside what is asked for, that records of the time have expired."""
+    if expired_before is not None:
+        words = "user, key, model, factoryKey and endpoint"
+        click.echo(
+            f"Counted from records, and those before {shown(expired_before)} have expired: "
+            f"by {words} any time is summed up.",
+            err=True,
+        )
+
+
 def _cells_before(row: Mapping[str, Any]) -> tuple[object, ...]:
     return row["requestCount"], usd(row["costNanoUsd"])
 
@@ -147,6 +159,7 @@ def usage(
         raise click.UsageError(f"--{error}") from None
     with open_store(current_settings(), reads_only=True) as db:
         stats = StatsStore(db)
+        _say_expired(stats.expired_before(grouping, asked))
         if as_csv:
             earlier = stats.used_before(grouping, asked) if compare else None
             _write(usage_csv(grouping, stats.usage_rows(grouping, asked), earlier))

@@ -18,7 +18,7 @@ from app.accounts.credentials import is_key_id
 from app.common.cursor import PageCursor
 from app.records.breakdown import Breakdown, Grid, pipeline, read
 from app.records.log_filter import MAX_LIMIT, VIEWS, LogFilter
-from app.store.connection import log_expiry_s
+from app.store.connection import kept_since
 from app.store.driver import make_indexes, store_errors, yielding
 from app.store.paging import BRIEF_MS, after, beginning_with, cursor_at
 
@@ -324,8 +324,12 @@ class RequestLogStore:
     def kept_since(self, now: datetime) -> datetime | None:
         """Return the moment before which records have expired; None: none ever does."""
         with store_errors():
-            kept_s = log_expiry_s(self._logs.database)
-        return None if kept_s is None else now - timedelta(seconds=kept_s)
+            return kept_since(self._logs.database, now)
+
+    def expired_before(self, wanted: LogFilter, now: datetime) -> datetime | None:
+        """Return the moment before which records have expired, where a filter asks for any of before."""
+        since = self.kept_since(now)
+        return since if wanted.reaches_before(since) else None
 
     def get(self, request_id: str) -> Document | None:
         """Return one record; None when there is none (any more)."""

@@ -32,6 +32,7 @@ from app.statistics.timeseries import (
     largest,
 )
 from app.statistics.usage import DEFAULT_LIMIT, Before, Grouping, Key, UsageBefore, UsagePage
+from app.store.connection import kept_since
 from app.store.driver import make_indexes, store_errors
 from app.store.fields import nano
 from app.wires.endpoints import LIST_MODELS
@@ -351,6 +352,17 @@ class StatsStore:
                 if not source.is_records:
                     source.add_to(sums, by, None)
         return {key: totals for (key, _), totals in sums.items()}
+
+    def expired_before(self, by: Grouping | None, period: Period) -> datetime | None:
+        """Return from when on a period is counted, where that is done from records that have expired before.
+
+        `by` None: it is counted from records anyway.
+        """
+        if by is not None and not by.is_of_records:
+            return None
+        with store_errors():
+            since = kept_since(self._db, period.now)
+        return since if since is not None and (period.start is None or period.start < since) else None
 
     def _first_of(self, period: Period) -> datetime:
         """Return the period's start, or else when the first request was that anything is known of."""

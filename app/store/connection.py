@@ -186,6 +186,12 @@ def log_expiry_s(db: Database[Document]) -> int | None:
     return min((int(seconds) for seconds in found if seconds < NEVER_S), default=None)
 
 
+def kept_since(db: Database[Document], now: datetime) -> datetime | None:
+    """Return the moment before which records have expired; None: none ever does."""
+    kept_s = log_expiry_s(db)
+    return None if kept_s is None else now - timedelta(seconds=kept_s)
+
+
 def would_lose_history(logs: Collection[Document], retention_s: int) -> bool:
     """Return whether records that are in no hourly sums are older than `retention_s` seconds."""
     oldest_kept = datetime.now(UTC) - timedelta(seconds=retention_s)

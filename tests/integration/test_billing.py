@@ -197,6 +197,19 @@ def test_usage_by_command(config, booked):
     assert run("stats", "usage", "--by", "colour").exit_code == 2
     assert run("stats", "usage", "--period", "fortnight").exit_code == 2
     assert run("stats", "models", "--period", month_of(booked), "--csv").stdout.startswith("model,")
+    for of in ("usage", "models"):
+        compared = run("stats", of, "--period", "month", "--compare", "previous", "--csv")
+        assert "previousCostNanoUsd" in compared.stdout.splitlines()[0].split(",")
+
+
+def test_usage_that_is_counted_from_records_says_what_has_expired(config, booked, database):
+    run = commands(**config)
+    asked = ("stats", "usage", "--period", "all", "--by", "client")
+    assert run(*asked).stderr == ""
+    database["request_logs"].create_index("createdAt", expireAfterSeconds=10**6)
+    assert "have expired" in run(*asked).stderr
+    assert run(*asked, "--json").exit_code == 0
+    assert run("stats", "usage", "--period", "all").stderr == ""
 
 
 @pytest.fixture

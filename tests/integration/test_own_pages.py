@@ -107,6 +107,15 @@ def test_users_see_their_usage_keys_statements_and_requests(world, ann):
     assert "0.004500000" in csv.text
 
 
+def test_the_end_of_the_own_requests_says_what_has_expired(world, ann, database):
+    assert "have expired" not in said(ann, "/me/requests")
+    database.request_logs.create_index("createdAt", expireAfterSeconds=7 * 86_400)
+    page = ann.get("/me/requests").text
+    assert 'id="expired"' in page
+    assert "have expired" in said(ann, "/me/requests")
+    assert 'href="/admin/me/statements"' in page
+
+
 def test_nothing_of_others_or_of_the_operator_is_on_any_page(world, ann):
     pages = (*PAGES, f"/me/keys/{world.key_ids['ann']}", "/me/requests/ann-0", "/me/statements/2026-11")
     for page in (*pages, "/me/statements/2026-11.csv", f"/me/keys/{world.key_ids['ann']}/edit"):

@@ -375,3 +375,33 @@ def test_a_time_whose_records_have_expired_leads_to_the_sums(client, database):
     assert (told["expiredBefore"], "usage" in told["hint"]) == ("2026-10-24T12:20:30.000Z", True)
     assert "expiredBefore" not in ask(client, "request-logs?from=2026-11-01")
     assert "expiredBefore" not in ask(client, "request-logs")
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("request-logs/breakdown?from=2026-10-01", "request-logs/breakdown?from=2026-11-01"),
+        ("usage?by=endUser&period=2026-10", "usage?by=endUser&period=7d"),
+        ("usage?by=tag,user&period=all", "usage?by=user&period=all"),
+        ("timeseries?by=client&period=2026-10", "timeseries?by=model&period=2026-10"),
+        ("metrics/rate-limit?period=2026-10", "metrics/rate-limit?period=24h"),
+    ],
+)
+def test_whatever_is_counted_from_records_says_that_some_have_expired(client, database, path, kept):
+    assert "expiredBefore" not in ask(client, path)
+    database["request_logs"].create_index("createdAt", expireAfterSeconds=30 * 86_400)
+    told = ask(client, path)
+    assert (told["expiredBefore"], "usage" in told["hint"]) == ("2026-10-24T12:20:30.000Z", True)
+    assert "expiredBefore" not in ask(client, kept)
+
+
+def test_an_export_and_a_missing_record_say_what_has_expired(client, database):
+    def export(query):
+        return client.get(f"/api/admin/request-logs/export?{query}", headers=bearer()).headers
+
+    assert "X-Weir-Expired-Before" not in export("from=2026-10-01")
+    assert "hint" not in ask(client, "request-logs/nobody", 404)
+    database["request_logs"].create_index("createdAt", expireAfterSeconds=30 * 86_400)
+    assert export("from=2026-10-01")["X-Weir-Expired-Before"] == "2026-10-24T12:20:30.000Z"
+    assert "X-Weir-Expired-Before" not in export("from=2026-11-01")
+    assert "2026-10-24T12:20:30.000Z" in ask(client, "request-logs/nobody", 404)["hint"]

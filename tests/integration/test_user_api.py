@@ -179,6 +179,22 @@ def test_request_history_by_time(world):
     assert (older["total"], len(older["requests"])) == (18, 5)
 
 
+@pytest.mark.parametrize(
+    ("expired", "kept"),
+    [
+        ("request-logs?period=30d", "request-logs?period=1h"),
+        ("request-history?from=8d", "request-history?from=6d"),
+        ("request-history?to=8d", "request-history"),
+    ],
+)
+def test_a_time_whose_records_have_expired_leads_to_the_sums(world, database, expired, kept):
+    database["request_logs"].create_index("createdAt", name="expiry", expireAfterSeconds=7 * 86_400)
+    told = ask(world, expired)
+    assert "detailed-usage" in told["hint"]
+    assert datetime.fromisoformat(told["expiredBefore"]) < datetime.now(UTC) - timedelta(days=6)
+    assert not {"expiredBefore", "hint"} & set(ask(world, kept))
+
+
 @pytest.mark.parametrize("name", ["ann", "bob"])
 def test_nobody_sees_others_or_the_upstream(world, name):
     others = "bob" if name == "ann" else "ann"

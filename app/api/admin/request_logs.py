@@ -9,7 +9,7 @@ from flask import Blueprint, Response, jsonify
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from app.api.answers import error_answer
+from app.api.answers import EXPIRED_HEADER, ExpiredView, error_answer, expired_note
 from app.api.downloads import JSON_LINES, csv_download, download
 from app.api.operation import ApiSection, Content, Query
 from app.api.parameters import LIMIT_DEFAULT, AdminPeriod, Cursor, Limit
@@ -124,7 +124,7 @@ class TotalsView(TypedDict):
     cacheHitTokens: int
 
 
-class PageView(TypedDict):
+class PageView(ExpiredView):
     """A page, newest first unless it was sorted. `nextCursor` null: there are no more.
 
     A page with fewer records than `limit` and a `nextCursor` is one for which many records had to be looked
@@ -135,10 +135,6 @@ class PageView(TypedDict):
     nextCursor: str | None
     searchedTo: str | None
     totals: NotRequired[TotalsView]
-    expiredBefore: NotRequired[
-        Annotated[str, Field(description="There is nothing in the log from before this: it has expired.")]
-    ]
-    hint: NotRequired[str]
 
 
 class BarView(TypedDict):
@@ -169,7 +165,7 @@ class FacetView(TypedDict):
     others: int
 
 
-class BreakdownView(TypedDict):
+class BreakdownView(ExpiredView):
     """What a filter selects from `since` on (null: all of it). Latencies are within five per cent."""
 
     since: str | None
@@ -232,7 +228,7 @@ def add_request_log_routes(
         }
         if query.totals:
             answer["totals"] = logs.totals(wanted)
-        return jsonify(answer | _expired_note(wanted, logs.kept_since(now)))
+        return jsonify(answer | expired_note(logs.expired_before(wanted, now)))
 
     @routes.get("/request-logs/breakdown")
     @_logs(
@@ -251,7 +247,7 @@ def add_request_log_routes(
         found = logs.breakdown(wanted, now, tz)
         if found is None:
             return error_answer(503, "it takes too long to count that", hint="narrow the time")
-        return jsonify(_breakdown_view(found))
+        return jsonify({**_breakdown_view(found), **expired_note(logs.expired_before(wanted, now))})
 
     @routes.get("/request-logs/export")
     @_logs(
@@ -261,9 +257,16 @@ def add_request_log_routes(
         },
     )
     def export(query: ExportQuery) -> Response:
-        """Stream records, however many there are. A file that ends early ends with a broken connection."""
-        records = logs.export(logs.with_known_keys(query.filter(clock.utcnow(), tz)))
-        return export_response(records, query.format)
+        """Stream records, however many there are. A file that ends early ends with a broken connection.
+
+        Where records of the time asked for have expired, `X-Weir-Expired-Before` says up to when.
+        """
+        now = clock.utcnow()
+        wanted = logs.with_known_keys(query.filter(now, tz))
+        response = export_response(logs.export(wanted), query.format)
+        if (expired_before := logs.expired_before(wanted, now)) is not None:
+            response.headers[EXPIRED_HEADER] = iso_utc(expired_before)
+        return response
 
     @routes.get("/request-logs/<request_id>")
     @_logs("One record", answers=RecordView, errors={404: "There is no such record (any more)."})
@@ -274,19 +277,13 @@ def add_request_log_routes(
         """
         document = logs.get(request_id)
         if document is None:
-            return error_answer(404, f"there is no record of a request {request_id[:80]}")
+            since = logs.kept_since(clock.utcnow())
+            hint = {} if since is None else {"hint": f"records from before {iso_utc(since)} have expired"}
+            return error_answer(404, f"there is no record of a request {request_id[:80]}", **hint)
         shown = shown_record(document)
         if prices is not None:
             shown["explanation"] = explanation_view(prices.explain(document))
         return jsonify(shown)
-
-
-def _expired_note(wanted: LogFilter, kept_since: datetime | None) -> Document:
-    """Say that a filter reaches into time whose records have expired, and where its sums are."""
-    if kept_since is None or not wanted.reaches_before(kept_since):
-        return {}
-    hint = "older records have expired (LOG_RETENTION_DAYS); the sums of any time are in usage and timeseries"
-    return {"expiredBefore": iso_utc(kept_since), "hint": hint}
 
 
 def export_response(records: Iterator[Document], form: str) -> Response:

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, jsonify
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from app.api.answers import error_answer
+from app.api.answers import ExpiredView, error_answer, expired_note
 from app.api.downloads import csv_download
 from app.api.operation import ApiSection
 from app.api.parameters import ComparedQuery, Cursor, PeriodQuery, PeriodView
@@ -16,7 +16,7 @@ from app.exchange.ports import Clock
 from app.management.reading import StatsStore
 from app.statistics.figures import model_csv
 from app.statistics.periods import Period, with_previous
-from app.statistics.timeseries import Series, UnknownChoiceError
+from app.statistics.timeseries import RECORD_GROUPS, Series, UnknownChoiceError
 from app.statistics.usage import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
@@ -213,7 +213,7 @@ class PreviousUsageView(PeriodView):
     total: UsageRow
 
 
-class UsageView(PeriodView):
+class UsageView(PeriodView, ExpiredView):
     """A page of rows, what all others (`otherCount` of them) come to, and everything together."""
 
     by: str
@@ -226,7 +226,7 @@ class UsageView(PeriodView):
     previous: NotRequired[PreviousUsageView | None]
 
 
-class TimeseriesView(PeriodView):
+class TimeseriesView(PeriodView, ExpiredView):
     """Buckets, oldest first: `{start, total, series: {key: value}, other}`, the last two where `by` is given.
 
     For `cost` there are exact `totalNanoUsd`, `seriesNanoUsd` and `otherNanoUsd` beside them.
@@ -282,7 +282,8 @@ def add_statistics_routes(routes: Blueprint, stats: StatsStore, clock: Clock, tz
     @_statistics("Requests answered with 429", answers=RateLimitView)
     def rate_limited(query: PeriodQuery) -> Response:
         """Count refusals here and those passed on from the upstream, as far back as records are kept."""
-        return jsonify(stats.rate_limited(asked(query)))
+        period = asked(query)
+        return jsonify(stats.rate_limited(period) | expired_note(stats.expired_before(None, period)))
 
     @routes.get("/user-stats")
     @_statistics("All users together", answers=UserStatsView)
@@ -307,26 +308,31 @@ def add_statistics_routes(routes: Blueprint, stats: StatsStore, clock: Clock, tz
         The first bucket holds only what came after the period's start. Days and months begin at midnight in
         `STATS_TIMEZONE`.
         """
-        period = asked(query)
-        series = stats.series(
-            period,
-            by=query.by,
-            bucket=query.bucket,
-            rank_by=query.metric,
-            top=query.top,
-            with_latency=query.metric == "latency",
-        )
-        previous = period.previous() if query.is_compared else None
-        before = Series(series.size, series.keys, [])
-        if previous is not None:
-            before = stats.series(previous, by=query.by, like=series, with_latency=query.metric == "latency")
-        if query.format == "csv":
-            lines = series.to_csv(query.metric, query.by, before if query.is_compared else None)
-            return csv_download(lines, file_name("timeseries", period))
-        told = series.view(query.metric, query.by, period)
-        if query.is_compared:
-            told["previous"] = previous and before.view(query.metric, query.by, previous)
-        return jsonify(told)
+        return _timeseries(stats, query, asked(query))
+
+
+def _timeseries(stats: StatsStore, query: TimeseriesQuery, period: Period) -> Response:
+    series = stats.series(
+        period,
+        by=query.by,
+        bucket=query.bucket,
+        rank_by=query.metric,
+        top=query.top,
+        with_latency=query.metric == "latency",
+    )
+    previous = period.previous() if query.is_compared else None
+    before = Series(series.size, series.keys, [])
+    if previous is not None:
+        before = stats.series(previous, by=query.by, like=series, with_latency=query.metric == "latency")
+    if query.format == "csv":
+        lines = series.to_csv(query.metric, query.by, before if query.is_compared else None)
+        return csv_download(lines, file_name("timeseries", period))
+    told = series.view(query.metric, query.by, period)
+    if query.is_compared:
+        told["previous"] = previous and before.view(query.metric, query.by, previous)
+    if query.by in RECORD_GROUPS:
+        told |= expired_note(stats.expired_before(None, period))
+    return jsonify(told)
 
 
 def _usage(stats: StatsStore, query: UsageQuery, now: datetime, tz: tzinfo) -> Response:
@@ -340,7 +346,8 @@ def _usage(stats: StatsStore, query: UsageQuery, now: datetime, tz: tzinfo) -> R
     page = stats.usage(by, period, limit=query.limit, shown=cursor.shown)
     before = stats.usage_before(page, asked) if query.is_compared else None
     following = UsageCursor(cursor.now, cursor.shown + len(page.rows)).encode() if page.has_more else None
-    return jsonify(asked.to_json() | page.to_json(before) | {"nextCursor": following})
+    note = expired_note(stats.expired_before(by, period))
+    return jsonify(asked.to_json() | page.to_json(before) | {"nextCursor": following} | note)
 
 
 def file_name(of: str, period: Period) -> str:
