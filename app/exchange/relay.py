@@ -48,6 +48,10 @@ _LEAST_METERED: Final = 1024
 _MANY_LINES: Final = 512
 _EVENT_END: Final = b"\n\n"
 
+# At hand, since they are looked at for each chunk.
+_PASSED_ON: Final = Passed.ON
+_NOT_PASSED: Final = Passed.NOT
+
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 """A comment of a stream of events: no event, nothing that a client's reader hands on."""
 
@@ -162,6 +166,7 @@ class RelayStream:
         scrubbed: Callable[[str], str] = scrub,
     ) -> None:
         self._exchange = exchange
+        self._watch = exchange.call.watch
         self._reply = reply
         self._meter = meter
         self._path = path
@@ -186,7 +191,7 @@ class RelayStream:
         self._is_learnt = not exchange.is_kept
         self._keep_alive = exchange.keep_alive if is_passable else None
         if self._keep_alive is not None:
-            exchange.call.watch.tell_silence(self._keep_alive.every_s, self._last_sign)
+            self._watch.tell_silence(self._keep_alive.every_s, self._last_sign)
         self._note_content()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -224,8 +229,8 @@ class RelayStream:
         if is_at_end and self._is_stream and self._ends_by is None:
             # Nobody needs what may still come: the client's answer ends soon, whatever the upstream does.
             self._ends_by = exchange.clock.monotonic() + LINGER_S
-            exchange.call.watch.end_within(LINGER_S)
-        if exchange.call.watch.departed and not self._has_all:
+            self._watch.end_within(LINGER_S)
+        if self._watch.departed and not self._has_all:
             self.close()
             raise self._cut()
         chunk = self._pending
@@ -235,7 +240,7 @@ class RelayStream:
                 self._finish()
                 raise StopIteration
             chunk = self._read_next()
-            if exchange.call.watch.departed and not self._has_all:
+            if self._watch.departed and not self._has_all:
                 # While this was waited for. It may hold all that was missing, but nobody gets it any more.
                 self.close()
                 raise self._cut()
@@ -277,7 +282,7 @@ class RelayStream:
             self._settle(Outcome.INTERRUPTED, "interrupted")
             self._cut()
             return
-        self._exchange.call.watch.depart()
+        self._watch.depart()
         try:
             if not self._has_all:
                 self._drain()
@@ -285,7 +290,7 @@ class RelayStream:
             self._settle_departed()
 
     def _read_next(self) -> bytes:
-        watch = self._exchange.call.watch
+        watch = self._watch
         if self._ends_by is not None and self._exchange.clock.monotonic() >= self._ends_by:
             # An upstream that never pauses gives the watch nothing to interrupt.
             self._failure = "timeout"
@@ -323,16 +328,17 @@ class RelayStream:
         """
         exchange, client = self._exchange, self._client
         events = self._meter.passable(data)
-        if client is None or not events or exchange.call.watch.departed or not self._is_clean(data):
-            return Passed.NOT
+        if client is None or not events or self._watch.departed or not self._is_clean(data):
+            return _NOT_PASSED
         passed = client.offer(data)
-        if passed is not Passed.NOT:
-            self._meter.note_passed(events, len(data))
+        if passed is not _NOT_PASSED:
+            size = len(data)
+            self._meter.note_passed(events, size)
             self._last_read_at = exchange.clock.monotonic()
-            if passed is Passed.ON:
-                exchange.bytes_out += len(data)
+            if passed is _PASSED_ON:
+                exchange.bytes_out += size
             else:
-                self._in_flight = len(data)
+                self._in_flight = size
         return passed
 
     def _last_sign(self) -> float:
@@ -347,7 +353,7 @@ class RelayStream:
             self._failure = "timeout"
             self._at_end = True
             return self._path.flush()
-        is_over = self._exchange.call.watch.departed or self._meter.is_terminated
+        is_over = self._watch.departed or self._meter.is_terminated
         return KEEP_ALIVE if self._meter.is_between_events and not is_over else b""
 
     def _wait_for_client(self) -> None:
@@ -383,7 +389,7 @@ class RelayStream:
     def _finish(self) -> None:
         """Settle when the upstream's side is over; whether its answer was whole is for the meter to say."""
         meter = self._meter
-        departed = self._exchange.call.watch.departed and not self._has_all
+        departed = self._watch.departed and not self._has_all
         # What could not be decoded was not sent on, the terminator in it perhaps included.
         has_stream = self._is_stream and meter.is_terminated
         has_stream = has_stream and (self._has_all or self._failure != "garbled")
@@ -410,7 +416,7 @@ class RelayStream:
         """Read the rest for the meter's sake, as long as the watch's grace lasts."""
         if self._drain_s <= 0 or self._at_end:
             return
-        watch = self._exchange.call.watch
+        watch = self._watch
         watch.waiting()
         try:
             while not self._is_read_enough and (data := self._reply.read()):

@@ -136,9 +136,10 @@ class ClientConnection:
     def send_now(self, data: bytes | memoryview) -> int:
         """Send as much as needs no waiting, and how much that was."""
         try:
-            return int(self._socket.send(data))
+            sent: int = self._socket.send(data)
         except BlockingIOError:
             return 0
+        return sent
 
     def close(self) -> None:
         """Close; where a body was refused, only after it has been sent or the client has heard so."""

@@ -4,7 +4,7 @@ import socket
 import time
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from gunicorn.http.message import TOKEN_RE
 from gunicorn.http.wsgi import Response
@@ -17,6 +17,7 @@ from app.upstream.transport import Passed
 MOST_SKIPPED = 64 * 1024
 _JOINED_WITH_HEAD = 64 * 1024
 _NAMES_KNOWN = 256
+_PASSED_ON: Final = Passed.ON
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -66,14 +67,15 @@ class ClientResponse(Response):  # type: ignore[misc]  # gunicorn has no types
         """Send a further piece of the body, as far as that needs no waiting (`ClientStream`)."""
         if not self.headers_sent or self._unsent or self.response_length is not None:
             return Passed.NOT
-        data = self._framed(chunk)
+        size = len(chunk)
+        data = b"%X\r\n%b\r\n" % (size, chunk) if self.chunked and size else chunk
         try:
             sent = self.sock.send_now(data)
         except OSError:
             return Passed.NOT  # whoever sends it the usual way hears of it
-        self.sent += len(chunk)
+        self.sent += size
         if sent == len(data):
-            return Passed.ON
+            return _PASSED_ON
         self._unsent = data[sent:]
         return Passed.PARTLY
 

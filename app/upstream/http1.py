@@ -48,6 +48,10 @@ class Framing(Enum):
     CLOSE = "close"
 
 
+_CHUNKED: Final = Framing.CHUNKED
+"""At hand: CPython 3.11 takes ten times as long to look up a member of an enumeration."""
+
+
 class AnswerHead:
     """Status and headers of a final answer.
 
@@ -133,7 +137,7 @@ class BodyReader:
         if self.is_whole:
             self.surplus += data
             return b""
-        if self.framing is Framing.CHUNKED:
+        if self.framing is _CHUNKED:
             return self._feed_chunked(data)
         return data if self.framing is Framing.CLOSE else self._feed_length(data)
 

@@ -344,7 +344,11 @@ class StreamMeter(_MeterBase):
 
         They need not be fed: it is enough to `note_passed` their number once they have been forwarded.
         """
-        count, end = self._fitting(data, 0)
+        # As `_fitting`, for live streams, of which each chunk comes here.
+        pattern = self._pattern
+        if pattern is None or self._swallow_lf or self._readings.is_terminated or not self._splitter.is_empty:
+            return 0
+        count, end = pattern.run(data)
         return count if end == len(data) else 0
 
     def _fitting(self, data: bytes, at: int) -> tuple[int, int]:
