@@ -364,7 +364,10 @@ def _is_form(exchange: Exchange) -> bool:
 
 def _need(exchange: Exchange, body: RequestBody, model: Model, prompt_size: int, *tiers: str) -> Need:
     """Work out what a request may cost, which is answered in these tiers in any case."""
-    terms = [exchange.terms._replace(tiers=(*tiers, *more)) for more in body.reachable_tiers()]
+    usual = exchange.terms
+    terms = [
+        usual._replace(tiers=(*tiers, *more)) if tiers or more else usual for more in body.reachable_tiers()
+    ]
     if body.quantities or not body.names.output_limits:
         return _need_of_results(body, model, prompt_size, terms)
     found = body.read_input()

@@ -128,9 +128,9 @@ class AnswerPath:
         return coded
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RelayOptions:
-    """What holds for one relayed answer.
+    """What holds for one relayed answer. Nothing changes it; freezing it would make it thrice as dear.
 
     `is_stream` says whether it is a stream of events, `content_length` what the client was promised (None:
     not known), and `drain_s` how many seconds the upstream may go on once the client has left, to book the

@@ -75,8 +75,9 @@ class SocketWatch:
     def working(self) -> None:
         """Note that the greenlet does not wait any more: nothing is thrown into it."""
         self._greenlet = None
-        _close(self._end)
-        self._end = None
+        if self._end is not None:
+            _close(self._end)
+            self._end = None
 
     def give(self, grace_s: float) -> None:
         """Set how long the upstream may go on after the client left, in seconds."""
@@ -98,8 +99,9 @@ class SocketWatch:
 
     def tell_no_silence(self) -> None:
         """Stop telling."""
-        _close(self._silence_timer)
-        self._silence_timer = None
+        if self._silence_timer is not None:
+            _close(self._silence_timer)
+            self._silence_timer = None
         self._heard_at = None  # which knows the request, which knows this: a reference cycle
 
     def depart(self) -> None:
@@ -115,8 +117,9 @@ class SocketWatch:
         self.working()
         self.tell_no_silence()
         self._stop_io()
-        _close(self._timer)
-        self._timer = None
+        if self._timer is not None:
+            _close(self._timer)
+            self._timer = None
 
     def reset_on_close(self) -> None:
         """Have the server's closing of the connection arrive as a reset, not as an end."""

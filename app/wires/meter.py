@@ -151,7 +151,8 @@ class _MeterBase:
         readings = self._readings
         if readings.counted_tokens is not None:
             return counted_tokens(readings.counted_tokens)
-        return readings.usage.usage(self._wire_format)
+        merger = readings.usage
+        return merger.known or merger.usage(self._wire_format)
 
     @property
     def usage_raw(self) -> dict[str, Any] | None:

@@ -124,8 +124,8 @@ class UsageMerger:
     """Gathers the usage objects of one answer, in the order they arrive."""
 
     __slots__ = (
-        *("_beside", "_extras", "_fields", "_is_clean", "_last", "_quantities", "_start", "_usage"),
-        *("is_news", "is_output_open", "tells_tools"),
+        *("_beside", "_extras", "_fields", "_is_clean", "_last", "_quantities", "_start"),
+        *("is_news", "is_output_open", "known", "tells_tools"),
     )
 
     def __init__(self) -> None:
@@ -136,8 +136,8 @@ class UsageMerger:
         self._extras: dict[str, Any] = {}
         self._last: dict[str, Any] | None = None
         self._start: dict[str, Any] | None = None
-        # What `usage` has worked out, until something is added.
-        self._usage: Usage | None = None
+        self.known: Usage | None = None
+        """What `usage` has worked out, until something is added."""
         self.is_news = False
         """Set when something is added, for a caller who wants to know and takes it back."""
         self.is_output_open = False
@@ -153,7 +153,7 @@ class UsageMerger:
         """
         if not isinstance(raw, dict):
             return
-        self._usage = None
+        self.known = None
         if is_start:
             self._start = raw
         else:
@@ -170,13 +170,13 @@ class UsageMerger:
 
     def count(self, unit: str, quantity: Quantity) -> None:
         """Take a quantity that no usage object tells (`app.wires.units`); of several the last counts."""
-        self._usage = None
+        self.known = None
         self._quantities = {**(self._quantities or {}), unit: quantity}
         self.is_news = True
 
     def count_beside(self, model: str | None, usage: Usage) -> None:
         """Take what another model used for the answer; None: the answer's own."""
-        self._usage = None
+        self.known = None
         self._beside = (*self._beside, (model, usage))
         self.is_news = True
 
@@ -194,9 +194,9 @@ class UsageMerger:
 
     def usage(self, wire_format: WireFormat) -> Usage | None:
         """Return the canonical counts; None as long as nothing usable was seen, as unknown is not zero."""
-        if self._usage is None:
-            self._usage = self._worked_out(wire_format)
-        return self._usage
+        if self.known is None:
+            self.known = self._worked_out(wire_format)
+        return self.known
 
     def _worked_out(self, wire_format: WireFormat) -> Usage | None:
         counts = _Counts(self._fields, wire_format)
