@@ -430,7 +430,8 @@ class Exchange:
         """Return the checkpoint with its ending if nothing else is known by now; else a new record."""
         last = self._last_checkpoint
         # Whose cost has been seen to its end is not said before that.
-        if last is None or self.target is not None or not metered.is_same_but_for_source(last[0]):
+        is_same = last is not None and (metered is last[0] or metered.is_same_but_for_source(last[0]))
+        if last is None or self.target is not None or not is_same:
             return self._record(outcome, status, metered, error_type, ended_at)
         record = last[1]
         record.end(

@@ -298,10 +298,12 @@ class Gateway:
         if exchange.body is None:
             return self._relay_state(exchange)
         assert exchange.model is not None  # noqa: S101  (admission left it)
-        body, now = exchange.body, exchange.clock.monotonic()
-        # One user's refusals tell nothing about the others' requests: they may have been brought about.
-        kind = exchange.principal.user_id, exchange.model.upstream_id, body.shape
-        inject = body.can_inject_usage and self._refused_option.may_ask(kind, now)
+        body, now, kind = exchange.body, 0.0, None
+        if inject := body.can_inject_usage:
+            # One user's refusals tell nothing about the others' requests: they may have been brought about.
+            now = exchange.clock.monotonic()
+            kind = exchange.principal.user_id, exchange.model.upstream_id, body.shape
+            inject = self._refused_option.may_ask(kind, now)
         result = self._send(exchange, inject)
         if inject and isinstance(result, Setback) and names_option(result.status, result.body_text):
             inject = False

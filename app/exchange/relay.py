@@ -179,6 +179,8 @@ class RelayStream:
         self._in_flight = 0
         self._has_checkpoint = False
         self._has_whole_checkpoint = False
+        # What a good ending has to tell, once all of a body is there whose length was told.
+        self._final: Metered | None = None
         self._has_all = False
         self._ends_by: float | None = None
         self._at_end = False
@@ -264,7 +266,10 @@ class RelayStream:
         self._has_checkpoint, self._has_whole_checkpoint = True, is_whole
         if has_all_bytes:
             self._meter.flush()  # a plain body is read when it is all there
-        self._exchange.checkpoint(self._status, self._result(Outcome.INTERRUPTED), is_whole=is_whole)
+        metered = self._result(Outcome.INTERRUPTED)
+        if has_all_bytes and self._is_whole:
+            self._final = metered
+        self._exchange.checkpoint(self._status, metered, is_whole=is_whole)
 
     @property
     def _status(self) -> int:
@@ -496,6 +501,8 @@ class RelayStream:
         return None if self._failure is None else of_failure(self._failure)
 
     def _result(self, outcome: Outcome) -> Metered:
+        if self._final is not None and outcome is Outcome.OK:
+            return self._final
         meter = self._meter
         usage = meter.usage
         flags = meter.flags | {KEY_ECHOED} if self._path.mask.has_found else meter.flags

@@ -93,12 +93,13 @@ def _other_sign(body: RequestBody) -> bytes | None:
     if name is None:
         return None
     data = bytes(memoryview(members[name])[:_WINDOW])
-    if len(body.data) < LEAST_CACHED and (data.count(_ROLE_NAME) <= 1 or not _first_texts(data)[1]):
+    begins = _first_texts(data) if len(body.data) < LEAST_CACHED else None
+    if begins is not None and not begins[1]:
         return None
     for person, read in _PERSONS.items():
         if person in members and (value := read(members[person])):
             return value
-    texts, _ = _first_texts(data)
+    texts, _ = begins or _first_texts(data)
     for system in _SYSTEMS:
         if system in members:
             texts += _texts_in(b'"text":' + bytes(memoryview(members[system])[:_SYSTEM_WINDOW]))
