@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 _END = "\r\n"
@@ -9,12 +10,14 @@ _END = "\r\n"
 # A spreadsheet would take text that begins so for a formula, and some of the text was sent by strangers. The
 # apostrophe itself is among them, so that taking one away gives back any text.
 _GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+# An exact amount is written as text; below 0 it begins like a formula, and is none.
+_NUMBER = re.compile(r"-\d+(?:\.\d+)?", re.ASCII)
 
 
 def csv_lines(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Iterator[str]:
     """Write a heading, then one line per row (RFC 4180 quoting; the caller ends the lines).
 
-    Text that begins like a formula has an apostrophe before it; what is no text is written as it is.
+    Text that begins like a formula has an apostrophe before it; numbers are written as they are.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator=_END)  # of which it looks for the characters when quoting
@@ -38,4 +41,4 @@ def _taken(buffer: io.StringIO) -> str:
 
 
 def _guarded(text: str) -> str:
-    return f"'{text}" if text.startswith(_GUARDED) else text
+    return f"'{text}" if text.startswith(_GUARDED) and not _NUMBER.fullmatch(text) else text
