@@ -83,7 +83,7 @@ def billing_pages(sources: BillingSources, clock: Clock) -> Blueprint:
         begin = bisect_right(wanted, cursor) if cursor else 0
         some = wanted[begin : begin + USERS_AT_ONCE]
         head = ask(lambda: statements.head(month, now))
-        rows = ask(lambda: [found.row() for found in statements.statements(month, some, now)]) or []
+        rows = ask(lambda: statements.rows(month, some, now)) or []
         return render_template(
             "billing_month.html",
             month=month,

@@ -13,6 +13,7 @@ from app.accounts.users import GRANTED
 from app.billing.statement import Charge, LedgerLine, Month, Statement
 from app.credit.credit_ledger import COLLECTION as LEDGER
 from app.credit.credit_ledger import PENDING
+from app.statistics.figures import SUM_FIELDS, Totals
 from app.statistics.period_sources import PeriodSources
 from app.statistics.periods import Period
 from app.statistics.ranking import Ranking
@@ -55,21 +56,23 @@ class MonthFigures:
         named.update(user for (user,) in ranking.every_key() if user is not None)
         return sorted(named)
 
-    def statements(self, month: Month, users: Sequence[str], now: datetime) -> Iterator[Statement]:
-        """Yield the statements of these users."""
+    def statements(
+        self, month: Month, users: Sequence[str], now: datetime, *, itemised: bool = True
+    ) -> Iterator[Statement]:
+        """Yield the statements of these users; not `itemised`, with one charge for everything."""
         for at in range(0, len(users), AT_ONCE):
-            yield from self._some(month, users[at : at + AT_ONCE], now)
+            yield from self._some(month, users[at : at + AT_ONCE], now, itemised)
 
     def requests(self, month: Month, now: datetime) -> int:
         """Count the requests of the month."""
         return Ranking(self._db, month.period(now), _BY_USER, None).total().requests
 
-    def _some(self, month: Month, users: Sequence[str], now: datetime) -> list[Statement]:
+    def _some(self, month: Month, users: Sequence[str], now: datetime, itemised: bool) -> list[Statement]:
         balances = self._balances(users)
         ledger = self._lines(users, balances, month.end)
         brought, unexplained = self._brought_forward(balances, ledger, now)
         spent_before = self._spent(users, month.before(now))
-        charges = self._charges(month, users, now)
+        charges = self._charges(month, users, now) if itemised else self._together(month, users, now)
         statements = []
         for user in users:
             opening = None
@@ -158,12 +161,22 @@ class MonthFigures:
         }
 
     def _spent(self, users: Sequence[str], period: Period) -> dict[str, int]:
+        return {user: totals.cost_nano_usd for user, totals in self._sums(users, period).items()}
+
+    def _together(self, month: Month, users: Sequence[str], now: datetime) -> dict[str, list[Charge]]:
+        charges: dict[str, list[Charge]] = defaultdict(list)
+        for user, totals in self._sums(users, month.period(now)).items():
+            numbers = (getattr(totals, of) for of, name in SUM_FIELDS.items() if name in _SUMMED)
+            charges[user].append(Charge(month.name, None, "", *numbers))
+        return charges
+
+    def _sums(self, users: Sequence[str], period: Period) -> dict[str, Totals]:
         sources = PeriodSources.of(self._db, period)
         sums: Sums = {}
         chosen = {"userId": {"$in": list(users)}}
         for source in (*sources.unsummed(chosen), *sources.summed("userId", keys=users)):
             source.add_to(sums, "userId", None)
-        return {str(user): totals.cost_nano_usd for (user, _), totals in sums.items()}
+        return {str(user): totals for (user, _), totals in sums.items()}
 
     def _charges(self, month: Month, users: Sequence[str], now: datetime) -> dict[str, list[Charge]]:
         timeline = Timeline(DAY, month.start, month.end - _INSTANT, month.tz)

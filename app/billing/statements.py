@@ -103,6 +103,17 @@ class Statements:
                 for at in range(0, len(users), AT_ONCE):
                     yield from self._frozen(month.name, claim, users[at : at + AT_ONCE])
 
+    def rows(self, month: Month, users: list[str], now: datetime) -> list[Document]:
+        """Return the sums of these users' statements, as `Statement.row` has them."""
+        with store_errors():
+            claim = self._claim_of(month.name)
+            if claim is None:
+                return [found.row() for found in self._current(month, users, now, itemised=False)]
+            wanted = {"month": month.name, "claim": claim, "user": {"$in": users}, "part": 0}
+            left_out = ("_id", "month", "claim", "part", "ledger", "charges")
+            found = self._closed.find(wanted, dict.fromkeys(left_out, 0)).sort("user", 1)
+            return list(yielding(found))
+
     def statement(self, month: Month, user: str, now: datetime) -> Statement | None:
         """Return a user's statement; None when there is no such user, and nothing was charged."""
         found = next(iter(self.statements(month, [user], now)), None)
@@ -227,12 +238,14 @@ class Statements:
         with store_errors():
             return [head["_id"] for head in self._closed.find({"state": CLOSED}, {"_id": 1}).sort("_id", 1)]
 
-    def _current(self, month: Month, users: list[str], now: datetime) -> Iterator[Statement]:
+    def _current(
+        self, month: Month, users: list[str], now: datetime, *, itemised: bool = True
+    ) -> Iterator[Statement]:
         claim = self._claim_of(month.previous)
         for at in range(0, len(users), AT_ONCE):
             some = users[at : at + AT_ONCE]
             rows = {} if claim is None else self._closed_with(month.previous, claim, some)
-            for statement in self._figures.statements(month, some, now):
+            for statement in self._figures.statements(month, some, now, itemised=itemised):
                 row = rows.get(statement.user)
                 yield statement if row is None else statement.continuing(row)
 

@@ -94,8 +94,12 @@ class Year:
 
     def rows(self, name, now):
         month = self.statements.month(name)
-        found = self.statements.statements(month, self.statements.users(month, now), now)
-        return {statement.user: statement.row() for statement in found}
+        users = self.statements.users(month, now)
+        rows = {
+            statement.user: statement.row() for statement in self.statements.statements(month, users, now)
+        }
+        assert self.statements.rows(month, users, now) == list(rows.values())
+        return rows
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def statements_blueprint(
             return csv_download(rows_csv(asked, found), f"statements-{asked.name}", found)
         begin = bisect_right(users, query.cursor) if query.cursor else 0
         some = users[begin : begin + query.limit]
-        rows = [statement.row() for statement in statements.statements(asked, some, now)]
+        rows = statements.rows(asked, some, now)
         has_more = begin + query.limit < len(users)
         return jsonify(
             statements.head(asked, now) | {"rows": rows, "nextCursor": some[-1] if has_more else None}
