@@ -124,6 +124,7 @@ class Demo:
         self._environ = dict(os.environ)  # noqa: TID251  handed on to the processes it starts
         self._upstream = SimulatorProcess(environment=self._environ)
         self._proxy: Proxy | None = None
+        self.data_dir = directory / "data"
         self.url = ""
         self.admin_token = ""
         self.api_key = ""
@@ -135,7 +136,7 @@ class Demo:
         for name in _OWN:
             self._environ.pop(name, None)
         self._environ |= {
-            "DATA_DIR": str(self._directory / "data"),
+            "DATA_DIR": str(self.data_dir),
             "OHMYGPT_BASE_URL": self._upstream.url,
             "OHMYGPT_API_KEYS": "sk-demo-upstream-key-one,sk-demo-upstream-key-two",
             "HOST": "127.0.0.1",
@@ -147,7 +148,7 @@ class Demo:
         self.url = self._proxy.url
         added = self.weir("users", "add", "demo", "--credits", "5", "--json")
         self.api_key = json.loads(added)["apiKey"]
-        self.admin_token = (self._directory / "data" / "admin-token").read_text().strip()
+        self.admin_token = (self.data_dir / "admin-token").read_text().strip()
 
     def stop(self) -> None:
         """Stop both, the proxy first."""
@@ -246,6 +247,10 @@ def show_ways_in(demo: Demo) -> None:
 
   Statistics, as a cron job reads them:
   curl -s '{url}/api/admin/model-stats?period=1h' -H 'Authorization: Bearer {demo.admin_token}'
+
+  Commands, and the recipes of docs/cron.md:
+  export DATA_DIR={demo.data_dir} WEIR={url}/api/admin AUTH='Authorization: Bearer {demo.admin_token}'
+  weir stats usage --period month
 """)
 
 

@@ -22,6 +22,7 @@ from app.api.admin import admin_blueprint
 from app.api.admin.statements import statements_blueprint
 from app.billing.statements import Statements
 from app.common.clock import SystemClock, now_ms
+from app.common.money import NANO
 from app.credit.credit_ledger import CreditLedger, LedgerNote
 from app.management.audit import AuditLog
 from app.management.reading import RequestLogStore, StatsStore
@@ -37,6 +38,10 @@ __all__ = ["config"]
 
 TOKEN = "a-token-for-the-admin-api"
 RECIPES = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "cron.md").read_text(encoding="utf-8"), re.DOTALL)
+STEPS = re.findall(
+    r"`(weir [^`]+)`",
+    (ROOT / "docs" / "billing.md").read_text(encoding="utf-8").partition("## What a statement says")[0],
+)
 ANN_NANO, BOB_NANO = 2_000_000_001, 4_000_000_000
 
 
@@ -210,6 +215,36 @@ def test_usage_that_is_counted_from_records_says_what_has_expired(config, booked
     assert "have expired" in run(*asked).stderr
     assert run(*asked, "--json").exit_code == 0
     assert run("stats", "usage", "--period", "all").stderr == ""
+
+
+def test_a_month_as_billing_md_tells_it(config, database, tmp_path):
+    """Every command and path of the walk through a month, in its order; acme has a request of last month."""
+    settings, now = Settings(**config), now_ms()
+    month = Period.of("last_month", now, settings.tz)
+    run, left = commands(**config), STEPS.copy()
+
+    def step(name):
+        assert left[0].startswith(f"weir {name}"), left[0]
+        words = left.pop(0).replace("2026-11", month_of(month)).replace("out/", f"{tmp_path}/out").split()[1:]
+        done = run(*words)
+        assert done.exit_code == 0, (words, done.output)
+        return done.stdout
+
+    step("users add acme")
+    assert "$25.00" in step("users credit")
+    key = database["user_keys"].find_one({"name": "acme"})["_id"]
+    cost = 2 * NANO
+    request = sequenced(1, user_id="acme", user_key_id=key, created_at=month.start, cost_nano_usd=cost)
+    Booking(database, "w1", tz=settings.tz).apply([request])
+    assert "month" in step("stats usage")
+    assert "$2.00" in step("statements show")
+    (config["data_dir"] / "journal").mkdir(parents=True)
+    step("journal status")
+    assert "Everything agrees" in step("verify")
+    step("statements close")
+    assert "as it was closed" in step("statements export")
+    assert {"acme.csv", "acme.html", "statements.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == []
 
 
 @pytest.fixture
