@@ -80,7 +80,7 @@ export function show(told) {
 }
 
 /** Follows the page's stream, or asks now and then where there is none to be had. */
-class Follower {
+export class Follower {
   /** @param {string} url @param {HTMLInputElement | null} box @param {HTMLElement | null} state */
   constructor(url, box, state) {
     this.url = url;

@@ -33,7 +33,7 @@ function option(hit, place) {
   return row;
 }
 
-class Palette {
+export class Palette {
   /** @param {HTMLDialogElement} dialog @param {HTMLInputElement} input @param {HTMLElement} list */
   constructor(dialog, input, list) {
     this.dialog = dialog;
