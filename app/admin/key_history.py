@@ -80,7 +80,8 @@ class KeyHistory:
         for stretch in known:
             spent[str(stretch.status)] += (stretch.end - stretch.start).total_seconds()  # type: ignore[assignment]
         parts = (f"{key_state(status)} {_share(seconds, whole)}" for status, seconds in spent.most_common())
-        return ", ".join(parts)
+        told = ", ".join(parts)
+        return told if len(known) == len(self.stretches) else f"{told} of the time that is known"
 
 
 def key_state(status: str) -> str:

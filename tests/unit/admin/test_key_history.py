@@ -60,7 +60,7 @@ def test_what_happened_after_the_range_says_what_was_in_it():
 def test_before_it_was_known_nothing_is_said():
     history = history_of([], "healthy", START, END, known_from=START + timedelta(hours=5))
     assert drawn(history) == [(None, 0, 500), ("healthy", 500, 500)]
-    assert history.summary == "healthy 100 %"
+    assert history.summary == "healthy 100 % of the time that is known"
     later = history_of([], "healthy", START, END, known_from=END + timedelta(hours=1))
     assert later.summary == "nothing is known of this time"
 
