@@ -33,7 +33,8 @@ DIVIDED = {
     "outage": Divided("outage_s", 400, 1.0, fixed_s=160),
     "replica-set": Divided("elections", 4, 90.0),
     "bill": Divided("billed", 10_000, 0.02),
-    "year": Divided("year_users", 6, 60.0),
+    # Three zones: with fewer than three users one would have none.
+    "year": Divided("year_users", 4, 70.0),
 }
 _ATTACK_S, _ATTACKS_AT_ONCE = 75.0, 4
 _ELSE_S = 90.0

@@ -43,6 +43,7 @@ def test_the_full_drill_has_what_was_promised_in_parts_of_minutes() -> None:
     assert max(part.seconds for part in parts) <= LONGEST_S
     amounts = (FULL.worker_kills, FULL.least_requests, FULL.tree_kills, FULL.outage_s, FULL.histories)
     assert amounts == (1000, 200_000, 200, 3600, 10**6)
+    assert min(part.level.year_users for part in parts if part.scenario == "year") >= 3, "one in each zone"
     assert f"{len(parts)} parts" in (cli.ROOT / "docs" / "durability.md").read_text()
 
 
