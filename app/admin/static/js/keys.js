@@ -36,7 +36,7 @@ function rows() {
   const links = [];
   for (const row of document.querySelectorAll("main tbody tr")) {
     const link = row.querySelector("a[href]");
-    if (link instanceof HTMLElement && link.offsetParent) links.push(link);
+    if (link instanceof HTMLElement && link.checkVisibility()) links.push(link);
   }
   return links;
 }
