@@ -28,14 +28,14 @@ from tests.support.temporary_mongo import temporary_mongo
 RECORDS, SUMS, USERS = 1_000_000, 280 * HOURS, 10_000
 NOW = datetime(2026, 11, 30, 12, 20, 30, tzinfo=UTC)
 MONTH_OVER = NOW + timedelta(days=2)
-SLOW_MS = 30_000
+PAIRS_MS, SLOW_MS = 500, 30_000
 CLOSING_S = 120
 
 
 def usage(db: Database[Any], now: datetime, period: str) -> Iterator[tuple[str, int, Ask]]:
     """Name, limit in milliseconds, and what to measure."""
     stats, asked = StatsStore(db), Period.of(period, now, ZONE).frozen()
-    for by, limit in (("user", PAGE_MS), ("key", PAGE_MS), ("model", PAGE_MS), ("user,model", SLOW_MS)):
+    for by, limit in (("user", PAGE_MS), ("key", PAGE_MS), ("model", PAGE_MS), ("user,model", PAIRS_MS)):
         yield f"usage {period} by {by}", limit, lambda by=by: stats.usage(Grouping.parse(by), asked)
     by_user = Grouping.parse("user")
     yield f"usage {period}, the last users", PAGE_MS, lambda: stats.usage(by_user, asked, shown=USERS - 200)
