@@ -275,6 +275,20 @@ def test_in_another_zone_all_is_made_anew(database):
     assert not SummaryMaker(database, SAIGON).step(NOW)
 
 
+def test_where_months_are_not_summed_up_by_all_pairs_all_is_made_anew(database):
+    """Of a version that had none, nothing is read by pairs, until they are there."""
+    book(database, spread(60, 40))
+    expected = list(answers_by_two(database))
+    make(database)
+    database["request_summaries"].delete_many({"_id.second": {"$exists": True}})
+    database["request_summaries"].update_one({"_id": "state"}, {"$unset": {"pairs": "", "pairsReached": ""}})
+    assert not State.read(database["request_summaries"]).pairs
+    assert list(answers_by_two(database)) == expected
+    assert make(database) > 30
+    assert_right(database)
+    assert list(answers_by_two(database)) == expected
+
+
 def test_a_maker_that_has_begun_leaves_the_zone_of_another_alone(database):
     book(database, spread(20, 3))
     first, second = SummaryMaker(database, SAIGON), SummaryMaker(database, UTC)
