@@ -44,6 +44,7 @@ from app.admin.login import HOME, THEME_COOKIE, THEMES, home, login_pages
 from app.admin.moved import moved_pages
 from app.admin.ports import AuthConfig
 from app.admin.question import FILTERS, NAMES, last_months, presets
+from app.admin.reasons import ending
 from app.admin.search import Searched, search_pages
 from app.admin.setup import setup_pages
 from app.common.display import iso_utc
@@ -304,6 +305,7 @@ def _is_allowed(url: str, method: str = "POST") -> bool:
 def _register_filters(app: Flask, pages: Sequence[Page], clock: Clock, tz: tzinfo) -> None:
     filters: dict[str, Any] = {
         "role": role_name,
+        "ending": ending,
         "number": formats.number,
         "percent": formats.percent,
         "share": formats.share,

@@ -15,8 +15,22 @@ class Reason:
     advice: str = ""
 
 
+ENDINGS: Mapping[str, str] = {
+    Outcome.OK: "ok",
+    Outcome.REJECTED: "refused",
+    Outcome.CLIENT_ABORT: "client left",
+    Outcome.UPSTREAM_ERROR: "upstream error",
+    Outcome.UPSTREAM_UNREACHABLE: "upstream unreachable",
+    Outcome.UPSTREAM_TIMEOUT: "upstream timed out",
+    Outcome.UPSTREAM_TRUNCATED: "answer cut off",
+    Outcome.STREAM_ERROR: "error in the stream",
+    Outcome.INTERRUPTED: "interrupted",
+    Outcome.INTERNAL_ERROR: "internal error",
+}
+"""What pages call outcomes."""
+
 _BY_OUTCOME: Mapping[str, Reason] = {
-    Outcome.OK: Reason("The client got a whole, good answer."),
+    Outcome.OK: Reason("The client received a complete answer."),
     Outcome.REJECTED: Reason("The proxy refused the request; nothing went upstream."),
     Outcome.CLIENT_ABORT: Reason(
         "The client left before the end of the answer.",
@@ -27,8 +41,8 @@ _BY_OUTCOME: Mapping[str, Reason] = {
         "The attempts below show what each key was told.",
     ),
     Outcome.UPSTREAM_UNREACHABLE: Reason(
-        "No connection to the upstream came about, or it broke before the answer began.",
-        "Check OHMYGPT_BASE_URL, the network and, where there are some, the proxies. weir doctor tries it.",
+        "No connection to the upstream could be made, or it broke before the answer began.",
+        "Check OHMYGPT_BASE_URL, the network and any outbound proxies; weir doctor tests them.",
     ),
     Outcome.UPSTREAM_TIMEOUT: Reason(
         "The upstream fell silent for longer than UPSTREAM_READ_TIMEOUT_S.",
@@ -36,15 +50,15 @@ _BY_OUTCOME: Mapping[str, Reason] = {
     ),
     Outcome.UPSTREAM_TRUNCATED: Reason(
         "The upstream's answer ended before its end; the client saw its connection break.",
-        "It is the upstream's fault, or that of something in between.",
+        "The fault lies with the upstream or something on the way to it.",
     ),
     Outcome.STREAM_ERROR: Reason(
         "The upstream sent an error within the stream; the client got it there.",
-        "The upstream's status page, or trying again, tells whether it goes on.",
+        "Try again, or see the upstream's status page, to find out whether it persists.",
     ),
     Outcome.INTERRUPTED: Reason(
         "The proxy's process ended while the request ran.",
-        "A restart cuts what runs longer than GRACEFUL_TIMEOUT_S. After none, the log tells of a crash.",
+        "A restart cuts off what runs longer than GRACEFUL_TIMEOUT_S. Otherwise look for a crash in the log.",
     ),
     Outcome.INTERNAL_ERROR: Reason(
         "A fault of the proxy itself.", "Its log has a traceback with this request's id: please report it."
@@ -54,10 +68,10 @@ _BY_OUTCOME: Mapping[str, Reason] = {
 _BY_ERROR: Mapping[str, Reason] = {
     "rate_limit_exceeded": Reason(
         "The client key had used up its requests of the minute.",
-        "RATE_LIMIT_RPM, or the user's own limit, says how many there are.",
+        "RATE_LIMIT_RPM, or the limit of the user or key, says how many are allowed.",
     ),
     "parallel_limit_exceeded": Reason(
-        "As many requests of the key or its user were running as may.",
+        "The key or its user already had as many requests running as allowed.",
         "Their limit is on the key's page and the user's.",
     ),
     "token_limit_exceeded": Reason(
@@ -86,26 +100,33 @@ _BY_ERROR: Mapping[str, Reason] = {
     "invalid_request_error": Reason(
         "The body of the request cannot be used.", "The client has to send another."
     ),
-    "request_too_large": Reason("The body was larger than MAX_BODY_MB.", "Raise it if that is wanted."),
+    "request_too_large": Reason(
+        "The body was larger than MAX_BODY_MB.", "Raise it if such bodies are expected."
+    ),
     "unsupported_encoding": Reason("The body was compressed in a way the proxy does not know."),
-    "not_found": Reason("There is no such path.", "The client's base URL is wrong, most likely."),
+    "not_found": Reason("There is no such path.", "Most likely the client's base URL is wrong."),
     "method_not_allowed": Reason("The path does not take this method."),
     "no_upstream_key": Reason(
-        "There was no upstream key that may be used.", "Add one, or see why the others are out of use."
+        "No upstream key was available for use.", "Add one, or see on Upstream why the others are out of use."
     ),
     "upstream_keys_busy": Reason(
         "Every upstream key was cooling down.",
-        "More keys, or fewer requests, help: the key table says until when.",
+        "More keys or fewer requests help; Upstream shows until when.",
     ),
     "store_unavailable": Reason(
-        "The database was away and nothing was known of this key.", "See that the database answers."
+        "The database was away and nothing was known of this key.", "Check that the database answers."
     ),
-    "journal_full": Reason("The journal was full, and JOURNAL_FULL=refuse.", "Free its disk."),
+    "journal_full": Reason("The journal was full, and JOURNAL_FULL=refuse.", "Free space on its disk."),
     "upstream_account": Reason(
         "The upstream refused the operator's keys: no money left, or no right to this model.",
         "The attempts below and the key table say which.",
     ),
 }
+
+
+def ending(outcome: object) -> str:
+    """Return an outcome in words; one that is not known as it is."""
+    return ENDINGS.get(str(outcome), str(outcome)) if outcome else "unknown"
 
 
 def reason_of(record: Mapping[str, Any]) -> Reason:

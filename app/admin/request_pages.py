@@ -24,7 +24,7 @@ from app.admin.asking import ask, asked_question, is_redrawn
 from app.admin.charts import endings_chart
 from app.admin.live import live
 from app.admin.question import NAMES
-from app.admin.reasons import reason_of
+from app.admin.reasons import ENDINGS, reason_of
 from app.admin.record_view import booked_nano, cost_view, position, timeline, whole
 from app.admin.request_views import (
     COLUMNS,
@@ -44,7 +44,6 @@ from app.pricing.model_table import ModelTable
 from app.records.breakdown import Breakdown
 from app.records.log_export import FORMATS
 from app.records.log_filter import FAILED, LogFilter, parse_limit
-from app.records.records import Outcome
 from app.records.shown_record import shown_record
 from app.statistics.periods import ALL, UnknownPeriodError
 
@@ -54,7 +53,7 @@ NEWEST_FIRST = "-createdAt"
 
 CHOICES: Mapping[str, Mapping[str, str]] = {
     "view": VIEW_TITLES,
-    "outcome": {FAILED: "failed (all but ok)"} | {str(outcome): str(outcome) for outcome in Outcome},
+    "outcome": {FAILED: "anything but ok"} | dict(ENDINGS),
     "apiFormat": {"openai": "openai", "anthropic": "anthropic"},
 }
 """Filters that take one of a few values, and what these are called."""
@@ -335,7 +334,7 @@ def _pages_about(shown: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     if isinstance(user, str) and user and "users.one_user" in current_app.view_functions:
         yield f"User {user}", url_for("users.one_user", name=user)
     if isinstance(key, str) and key.startswith("wk_") and "client_keys.one_key" in current_app.view_functions:
-        yield "Its client key", url_for("client_keys.one_key", key_id=key)
+        yield "Client key", url_for("client_keys.one_key", key_id=key)
 
 
 def _alike(shown: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, str | None]]]:

@@ -14,6 +14,7 @@ from flask import Blueprint, Response, jsonify, make_response, render_template, 
 from app.admin import palette
 from app.admin.asking import ask
 from app.admin.key_history import key_state
+from app.admin.reasons import ending
 from app.management.client_keys import ClientKeyAdmin
 from app.management.reading import KeyView, RequestLogStore
 from app.management.users import UserAdmin
@@ -91,7 +92,7 @@ class Searched:
         exact = self.logs.get(text)
         for record in [exact] if exact is not None else self.logs.beginning(text.lower(), FOUND):
             request_id = str(record["_id"])
-            said = (record.get("outcome"), record.get("userId"), record.get("model"))
+            said = (ending(record.get("outcome")), record.get("userId"), record.get("model"))
             detail = ", ".join(str(part)[:60] for part in said if part)
             yield Hit("request", request_id, detail, url_for("requests.record", request_id=request_id))
 

@@ -53,7 +53,7 @@ ASKED: Mapping[str, str] = {word: "api" if word == "endpoint" else word for word
 """What each is filtered by in the address."""
 
 BUCKETS: Mapping[str, str] = {
-    AUTO: "as fits", MINUTES: "5 minutes", HOUR: "hour", DAY: "day", MONTH: "month",
+    AUTO: "automatic", MINUTES: "5 minutes", HOUR: "hour", DAY: "day", MONTH: "month",
 }  # fmt: skip
 _NO_NAME: Mapping[str, str] = {
     "model": "no known model",

@@ -29,7 +29,7 @@ def test_a_filter_is_the_address_and_the_form_shows_it(admin, site):
     assert "outcome" not in page.url
     page.locator("#add-filter").click()
     expect(page.get_by_label("User", exact=True)).to_have_value(site.users[1].name)
-    page.get_by_role("link", name="Show all").click()
+    page.get_by_role("link", name="Clear filters").click()
     expect(page.locator(".chip")).to_have_count(0)
 
 
@@ -98,7 +98,7 @@ def test_a_record_says_what_it_cost_and_which_keys_were_tried(admin, site):
     page = admin.page
     retried = next(record for record in site.weir.records() if len(record["attempts"]) > 1)
     page.goto(f"/admin/requests/{retried['_id']}")
-    expect(page.locator("#reason")).to_contain_text("a whole, good answer")
+    expect(page.locator("#reason")).to_contain_text("received a complete answer")
     attempts = page.locator("section", has=page.get_by_role("heading", name="Attempts")).locator("tbody tr")
     expect(attempts).to_have_count(len(retried["attempts"]))
     expect(attempts.first).to_contain_text("env-1")

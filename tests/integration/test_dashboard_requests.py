@@ -191,7 +191,7 @@ def test_a_time_that_cannot_be_read_is_told_beside_its_field(admin) -> None:
 def test_too_much_to_count_is_said_and_rows_are_shown(admin, database, monkeypatch) -> None:
     insert(database, 1)
     monkeypatch.setattr(RequestLogStore, "breakdown", lambda *_: None)
-    assert "It takes too long to count" in said(admin, "/requests")
+    assert "take too long to count" in said(admin, "/requests")
     assert rows(admin) == ["r1"]
 
 
@@ -201,5 +201,5 @@ def test_a_part_that_was_counted_is_called_a_part(admin, database, monkeypatch) 
         insert(database, number)
     text = said(admin, "/requests")
     assert "at least 2" in text
-    assert "these figures are of those since" in text
+    assert "these figures cover those since" in text
     assert rows(admin, "sort=-cost") == ["r2", "r1"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.admin.formats import number
-from app.admin.reasons import reason_of
+from app.admin.reasons import ending, reason_of
 from app.admin.record_view import booked_nano, cost_view, position, timeline
 from app.pricing.model_table import ModelTable
 from app.records.records import Outcome
@@ -104,6 +104,12 @@ ITEM = st.dictionaries(st.sampled_from(["unit", "quantity", "nanoUsd", "model"])
 def test_whatever_a_record_holds_its_cost_can_be_shown(members):
     view = cost_view(members, TABLE.resolve)
     assert isinstance(view.booked_nano, int)
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_every_outcome_has_a_name_in_words(outcome):
+    assert "_" not in ending(str(outcome))
+    assert (ending("of_another_version"), ending(None)) == ("of_another_version", "unknown")
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
