@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from flask import Flask
 
 from app.api.client import ClientView, start
+from app.common.clock import SystemClock
 from app.exchange.exchange import Answer
 from app.exchange.ports import Pace
 from app.server.client_paths import corrected_path
 from app.wires.endpoints import forwarded_with_parameters
+from app.wires.error_bodies import id_headers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -40,7 +42,8 @@ class Application(Flask):
                 pace.give_way()
         if view is None:
             if self._asks_for_socket(environ):
-                return start(Answer(_UPGRADE_REQUIRED, [("Content-Length", "0")], []), start_response)
+                headers = [("Content-Length", "0"), *id_headers(SystemClock().new_request_id())]
+                return start(Answer(_UPGRADE_REQUIRED, headers, []), start_response)
             return super().__call__(environ, start_response)
         return start(view.answer(environ, **parameters), start_response)
 

@@ -52,7 +52,7 @@ from app.wires.endpoints import (
     Answers,
     Endpoint,
 )
-from app.wires.error_bodies import error_headers, render_error
+from app.wires.error_bodies import error_headers, id_headers, render_error
 from app.wires.errors import GatewayError, Refusal, UpstreamProblem
 from app.wires.headers import request_headers, response_headers
 from app.wires.meter import (
@@ -450,7 +450,7 @@ class Gateway:
         headers: list[tuple[str, str]],
         body: Iterable[bytes],
     ) -> Answer:
-        ids = [("x-request-id", call.request_id), ("request-id", call.request_id)]
+        ids = id_headers(call.request_id)
         if isinstance(body, list):
             headers = [*headers, ("Content-Length", str(sum(map(len, body))))]
         return Answer(status, [*headers, *ids, *rate_headers(rate)], body)

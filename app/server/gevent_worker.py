@@ -27,6 +27,7 @@ from gunicorn.util import close
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
+from app.common.clock import SystemClock
 from app.exchange.exchange import Answer
 from app.server.client_connection import LINGER_S, SHORT_LINGER_S, ClientConnection, HeadTimeout
 from app.server.client_limits import ClientLimits
@@ -35,7 +36,7 @@ from app.server.http_request import PlainRequest, RequestReading, settle_framing
 from app.server.http_response import MOST_SKIPPED, ClientResponse
 from app.server.pace import Pace, Turns
 from app.wires.endpoints import format_of_path, is_of_api
-from app.wires.error_bodies import error_headers, render_error
+from app.wires.error_bodies import error_headers, id_headers, render_error
 from app.wires.errors import NO_PLACE, ErrorKind, Refusal
 from app.wires.wire_format import WireFormat
 
@@ -402,7 +403,9 @@ def _refusal(status: HTTPStatus, wire_format: WireFormat = WireFormat.OPENAI) ->
         error = Refusal(
             NO_PLACE, "The proxy serves as many requests as it can. Try again.", retry_after_s=_BUSY_RETRY_S
         )
-    return Answer(status, list(error_headers(error)), [render_error(error, wire_format, "")])
+    request_id = SystemClock().new_request_id()  # nothing is recorded, but whoever reports it has it, too
+    headers = [*error_headers(error), *id_headers(request_id)]
+    return Answer(status, headers, [render_error(error, wire_format, request_id)])
 
 
 def _written(answer: Answer) -> bytes:

@@ -53,6 +53,11 @@ def render_error(error: GatewayError, wire_format: WireFormat, request_id: str) 
     return msgspec.json.encode({"error": body})
 
 
+def id_headers(request_id: str) -> list[tuple[str, str]]:
+    """Return the headers that tell a request's id, under the names that either SDK looks for."""
+    return [("x-request-id", request_id), ("request-id", request_id)]
+
+
 def error_headers(error: GatewayError) -> list[tuple[str, str]]:
     """Return the headers of an error's answer: content type, `Retry-After`, `x-should-retry`.
 

@@ -362,6 +362,7 @@ def test_a_websocket_is_asked_to_post_instead(lab: Lab, path: str, upgrade: str,
     answer = lab.refused("GET", path, headers | ({"Authorization": f"Bearer {key}"} if key else {}))
 
     assert (answer.status, answer.body, answer.headers["content-length"]) == (426, b"", "0")
+    assert answer.headers["x-request-id"] == answer.headers["request-id"]
     assert lab.entries() == []
 
 

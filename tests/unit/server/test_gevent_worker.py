@@ -1,6 +1,7 @@
 """One connection after the other through the worker, over real sockets."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -327,6 +328,10 @@ def test_a_page_may_read_what_is_wrong_with_its_head(wire: bytes, status: bytes)
     assert SHARED in told
     assert untold.startswith(b"HTTP/1.1 " + status)
     assert b"Access-Control" not in untold
+    ids = [re.findall(rb"\n(?:x-)?request-id: (\S+)", answer) for answer in (told, untold)]
+    assert [len(found) for found in ids] == [2, 2]
+    assert [len({*found}) for found in ids] == [1, 1]
+    assert ids[0] != ids[1]
 
 
 @pytest.mark.parametrize(("path", "shape"), [(b"/v1/chat", b'{"error":{'), (b"/v1/messages", b'{"type":"e')])
