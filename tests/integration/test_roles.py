@@ -107,6 +107,19 @@ def test_pages_let_in_whom_the_role_lets_and_nothing_is_changed_by_others(app, d
         assert database.usersNew.find_one({"_id": "x"})["credits"] == 7
 
 
+def test_no_form_is_taken_without_the_token_of_its_session(app, database):
+    browser = logged_in(app, "owner")
+    forged, before = logged_in(app, "owner").csrf_token("/"), contents(database)
+    assert forged != browser.csrf_token("/")
+    for method, rule in pages(app):
+        for fields in ({}, {"csrf_token": forged}) if method == "POST" else ():
+            answer = browser.bare_post(path_of(rule), **fields)
+            assert answer.status_code == 400, rule.rule
+            assert "nothing was done" in answer.text, rule.rule
+    assert contents(database) == before
+    assert browser.get("/").status_code == 200, "not even logged out"
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_windows_follow_what_the_role_may_see_and_no_page_of_ones_own(app, role):
     browser, views = logged_in(app, role), app.extensions[DASHBOARD].view_functions
