@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Blueprint, make_response, redirect, render_template, request, url_for
+from flask import Blueprint, current_app, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from app.admin.asking import ask
@@ -12,6 +12,24 @@ from app.management.audit import AuditLog
 PAGE = 50
 FILTERS = {"actor": "actor", "action": "action", "target": "target", "outcome": "result"}
 """What entries are filtered by, and its name in the address, where `outcome` is one of requests."""
+_PAGES = {
+    "user": ("users.one_user", "name"),
+    "client-key": ("client_keys.one_key", "key_id"),
+    "key": ("upstream.one_key", "key_id"),
+    "proxy": ("proxies.one_proxy", "proxy_id"),
+    "month": ("billing.one_month", "month"),
+}
+"""The page of what an entry is about, and what it is asked for, by the kind of it."""
+
+
+def page_of(target: str) -> str | None:
+    """Return the address of the page about an entry's target; None where there is none."""
+    kind, _, name = target.partition(":")
+    endpoint, argument = _PAGES.get(kind, ("", ""))
+    if not name or endpoint not in current_app.view_functions:
+        return None
+    values: dict[str, Any] = {argument: name}
+    return url_for(endpoint, **values)
 
 
 def audit_pages(audit: AuditLog) -> Blueprint:
@@ -31,7 +49,12 @@ def audit_pages(audit: AuditLog) -> Blueprint:
             return redirect(url_for("audit.entries", **same))
         rows, next_cursor = found or ([], None)
         page = render_template(
-            "audit.html", entries=rows, next_cursor=next_cursor, wanted=wanted, is_first=cursor is None
+            "audit.html",
+            entries=rows,
+            next_cursor=next_cursor,
+            wanted=wanted,
+            is_first=cursor is None,
+            page_of=page_of,
         )
         return make_response(page)
 

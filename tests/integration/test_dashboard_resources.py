@@ -613,6 +613,15 @@ def test_the_audit_log_shows_who_did_what_and_can_be_filtered(world, admin):
     assert "users.disable" in said(admin, "/settings/audit?actor=root")
 
 
+def test_the_audit_log_leads_to_what_was_changed(world, admin):
+    make(admin)
+    entries = world.database.admin_audit
+    entries.insert_one({**entries.find_one({}, {"_id": 0}), "target": "<i>:x"})
+    page = admin.get("/settings/audit").text
+    assert 'href="/admin/customers/alice">user:alice</a>' in page
+    assert "&lt;i&gt;:x</td>" in page, "there is no page of it"
+
+
 def test_limits_and_budgets_are_given_on_the_pages_of_users_and_keys(admin, database):
     make(admin)
     [key_id] = [key["_id"] for key in database.user_keys.find({"name": "alice"})]
