@@ -237,9 +237,13 @@ class ClientKeyStore:
         return [str(found["_id"]) for found in self._keys.find({"$or": either}, {"_id": 1}).limit(most)]
 
     def names(self, stored_ids: Collection[str]) -> dict[str, str]:
-        """Return the names of those of these keys that have one, by their ids."""
-        wanted = {"_id": {"$in": list(stored_ids)}, "keyName": {"$type": "string"}}
-        return {str(found["_id"]): found["keyName"] for found in self._keys.find(wanted, {"keyName": 1})}
+        """Return what to call those of these keys that there are: the name, else what is shown of it."""
+        wanted = {"_id": {"$in": list(stored_ids)}}
+        called = (
+            (str(found["_id"]), found.get("keyName") or found.get("hint"))
+            for found in self._keys.find(wanted, {"keyName": 1, "hint": 1})
+        )
+        return {stored_id: name for stored_id, name in called if isinstance(name, str)}
 
     def beginning(self, text: str, limit: int) -> Sequence[ClientKey]:
         """Return keys whose name or id begins with a text, or of which it is what is shown, or the end."""

@@ -261,7 +261,7 @@ class RequestLogStore:
         return replace(wanted, key=tuple(ids)) if ids else wanted
 
     def key_names(self, stored_ids: Collection[str]) -> dict[str, str]:
-        """Return the names of those of these client keys that have one, by their ids as records have them."""
+        """Return what to call those of these client keys that there are, by id as records have it."""
         with store_errors():
             return self._client_keys.names(stored_ids)
 

@@ -154,6 +154,13 @@ def test_a_key_is_found_and_shown_by_its_name(admin, database) -> None:
     assert "production &lt;backend&gt;" in admin.get("/requests/r1").text
 
 
+def test_a_key_without_a_name_is_called_by_what_is_shown_of_it(admin, database) -> None:
+    key = ClientKeyStore(database).add("ann", now=NOON)
+    insert(database, 1, userKeyId=key.key_id)
+    assert f">{key.hint}</a>" in admin.get("/requests").text
+    assert key.hint in said(admin, "/requests/r1")
+
+
 def test_a_record_has_the_requests_beside_it(admin, database) -> None:
     for number in range(1, 5):
         insert(database, number, userId="bob" if number == 3 else "ann")
