@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from app.persistence.booking import Booking
 from app.records.records import SequencedRecord
@@ -170,6 +170,8 @@ def shoot(site: Site, browser: Browser, directory: Path) -> list[str]:
         window.log_in(site.token)
         for title, path in pages(site).items():
             window.page.goto(path)
+            charts = window.page.locator("figure.chart:has(.plot)").count()
+            expect(window.page.locator("figure.chart canvas")).to_have_count(charts)
             window.page.screenshot(path=directory / f"{title}-{name}.png", full_page=title != "requests")
         complaints += window.complaints
         window.close()

@@ -5,7 +5,7 @@ import { endOf, named, parts, said, stacked, steps, within, written } from "./fi
 /** @typedef {import("./figures.js").ChartData} ChartData */
 
 const LEAST_HEIGHT = 2;
-const LABEL_ROOM = 76;
+const LABEL_ROOM = 88;
 const LEAST_DRAG = 8;
 /** @type {WeakMap<Element, () => void>} */
 const drawn = new WeakMap();
@@ -77,7 +77,7 @@ function options(chart, place, readout) {
     width: place.clientWidth,
     height: place.clientHeight,
     legend: { show: false },
-    padding: [8, 8, 0, 0],
+    padding: [8, 32, 0, 0], // the last name of the axis reaches beyond its bar
     scales: {
       x: { time: false, range: () => [-0.5, count - 0.5] },
       y: { range: (_, __, most) => [0, most > 0 ? most * 1.05 : 1] },
