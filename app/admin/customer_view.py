@@ -31,12 +31,16 @@ class Trend:
     def rate(self, now: datetime, made: datetime | None = None) -> float:
         """Return nano-dollars a day, of the last `RATE_DAYS` days and the one that is running.
 
-        Of who was made later than that, since they were made; a first morning does not count as a whole day.
+        Of who was made later than that, since they were made, unless something was spent on a day before, as
+        by users taken over; a first morning does not count as a whole day.
         """
         if not self.starts:
             return 0.0
         first = self.starts[-min(len(self.starts), RATE_DAYS + 1)]
         began = max(first, made) if made is not None else first
+        days = zip(self.starts, self.starts[1:], self.nano, strict=False)
+        if any(nano and start >= first and following <= began for start, following, nano in days):
+            began = first
         return self.since(first) / max(_LEAST_DAY, (now - began) / _DAY)
 
     @property

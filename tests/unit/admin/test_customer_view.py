@@ -42,6 +42,11 @@ def test_who_is_new_has_the_rate_of_the_days_since_they_came() -> None:
     assert just_now == pytest.approx(4 * DOLLAR), "a minute does not stand for a day"
 
 
+def test_what_was_spent_before_somebody_was_made_counts_in_all_these_days() -> None:
+    taken_over = trend(1, 1, 1, 1, 1, 1, 1, 0)
+    assert taken_over.rate(NOON, NOON) == taken_over.rate(NOON)
+
+
 def test_days_that_began_since_then_are_added_up() -> None:
     assert trend(8, 4, 2, 1).since(MIDNIGHT - timedelta(days=1)) == 3 * DOLLAR
     assert trend(8, 4).since(NOON) == 0
