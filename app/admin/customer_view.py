@@ -214,19 +214,6 @@ class Deed:
 
 
 _LEDGER: Mapping[str, str] = {"opening": "Opening balance", "set": "Credit set"}
-OUTCOMES: Mapping[str, str] = {
-    "ok": "answered",
-    "rejected": "refused",
-    "client_abort": "client left",
-    "upstream_error": "upstream's error",
-    "upstream_unreachable": "upstream not reached",
-    "upstream_timeout": "upstream silent",
-    "upstream_truncated": "answer cut short",
-    "stream_error": "error within the stream",
-    "interrupted": "proxy stopped",
-    "internal_error": "fault of the proxy",
-}
-"""How requests end, in words."""
 
 
 def ledger_words(line: Mapping[str, Any]) -> str:

@@ -18,7 +18,6 @@ from app.admin.acting import actor, attempt, sent, text_of
 from app.admin.asking import ask
 from app.admin.charts import METRICS, Chart, metric_chart
 from app.admin.customer_view import (
-    OUTCOMES,
     RATE_DAYS,
     Pages,
     Trend,
@@ -305,7 +304,6 @@ def _drawing(sources: CustomerSources) -> DrawUser:
             lines=[(line, ledger_words(line)) for line in lines],
             older_lines=older,
             recent=[shown_record(record) for record in recent],
-            outcomes=OUTCOMES,
             deeds=deeds_about(sources, f"user:{name}"),
             is_oneself=user.username == current_user.username,
             asked_for=asked,
