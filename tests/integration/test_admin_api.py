@@ -231,6 +231,7 @@ def test_the_request_log_is_filtered(client):
 def test_the_request_log_is_broken_down(client):
     found = client.get("/api/admin/request-logs/breakdown?period=all", headers=bearer()).json
     assert (found["since"], found["requests"], found["views"]["failed"]) == (None, 6, found["failed"])
+    assert found["creditsCost"] == found["costNanoUsd"] / 10**9 > 0
     assert sum(bar[name] for bar in found["bars"] for name in ("ok", "refused", "left", "failed")) == 6
     by = {facet["by"]: facet for facet in found["facets"]}
     assert {row["value"]: row["requests"] for row in by["user"]["values"]} == {"ann": 6}

@@ -365,6 +365,7 @@ def test_the_log_by_outcomes_amounts_and_parts_of_names(client, database):
     ask(client, f"request-logs?sort=-cost&from=2020-01-01&cursor={other}", 400)
     totals = ask(client, "request-logs?limit=1&totals=1")["totals"]
     assert (totals["requests"], totals["costNanoUsd"] > 5 * 10**9) == (6, True)
+    assert totals["creditsCost"] == totals["costNanoUsd"] / 10**9
     assert ask(client, "request-logs?totals=1&user~=nobody")["totals"]["requests"] == 0
     assert ask(client, "request-logs?sort=-cost", 400)["parameter"] == "sort"
 

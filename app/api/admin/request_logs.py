@@ -1,6 +1,6 @@
 """`/api/admin/request-logs…`: pages of records, one record, and all of them as a file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, tzinfo
 from typing import Annotated, Any, Literal, NotRequired
@@ -25,6 +25,7 @@ from app.records.log_export import csv_lines, jsonl_lines
 from app.records.log_filter import VIEWS, LogFilter
 from app.records.records import Outcome
 from app.records.shown_record import shown_record
+from app.statistics.figures import usd
 from app.statistics.periods import Period
 
 Document = dict[str, Any]
@@ -117,6 +118,7 @@ class TotalsView(TypedDict):
     """What the filter selects, summed up over all pages, as far back as records are kept."""
 
     requests: int
+    creditsCost: float
     costNanoUsd: int
     inputTokens: int
     outputTokens: int
@@ -171,6 +173,7 @@ class BreakdownView(ExpiredView):
     since: str | None
     requests: int
     failed: int
+    creditsCost: float
     costNanoUsd: int
     inputTokens: int
     outputTokens: int
@@ -181,6 +184,10 @@ class BreakdownView(ExpiredView):
     bars: list[BarView]
     facets: list[FacetView]
     views: dict[str, int]
+
+
+def _with_usd(sums: Mapping[str, int]) -> Document:
+    return {**sums, "creditsCost": usd(sums["costNanoUsd"])}
 
 
 def _breakdown_view(found: Breakdown) -> Document:
@@ -194,7 +201,7 @@ def _breakdown_view(found: Breakdown) -> Document:
     ]
     return {
         "since": None if found.since is None else iso_utc(found.since),
-        **found.sums,
+        **_with_usd(found.sums),
         "p50LatencyMs": found.p50_ms,
         "p95LatencyMs": found.p95_ms,
         "bars": [{"start": iso_utc(bar.start), **bar.counts} for bar in found.bars],
@@ -227,7 +234,7 @@ def add_request_log_routes(
             "searchedTo": None if following is None or query.sort != "-createdAt" else _moment_of(following),
         }
         if query.totals:
-            answer["totals"] = logs.totals(wanted)
+            answer["totals"] = _with_usd(logs.totals(wanted))
         return jsonify(answer | expired_note(logs.expired_before(wanted, now)))
 
     @routes.get("/request-logs/breakdown")
