@@ -24,7 +24,7 @@ HOSTILE = [
 ]
 TEXT_FIELDS = ("userId", "userKeyId", "factoryKeyId", "model", "requestedModel", "upstreamModel", "apiFormat",
                "endpoint", "errorType", "errorMessage", "toldMessage", "upstreamRequestId", "serviceTier",
-               "usageSource", "outcome")  # fmt: skip
+               "usageSource", "outcome", "endUser", "sessionId", "clientName")  # fmt: skip
 NUMBERS = ("inputTokens", "outputTokens", "cacheHitTokens", "latencyMs", "ttftMs", "statusCode", "bytesOut",
            "overheadMs", "upstreamStatusCode", "cacheWriteTokens", "costNanoUsd")  # fmt: skip
 
@@ -38,6 +38,7 @@ def hostile(number: int, text: str) -> dict:
         "attempts": [{"factoryKeyId": text, "statusCode": text, "error": text, "latencyMs": text}, text],
         "usageRaw": {text.replace("\0", "").replace(".", ""): text, "nested": [text]},
         "usageFlags": [text],
+        "tags": [text],
         "createdAt": datetime.now(UTC) - timedelta(seconds=number),
     }
 
@@ -93,6 +94,14 @@ def test_home_shows_hostile_names_as_text(admin, records):
     assert is_unharmed(admin)
     expect(page.locator("#users tbody")).to_contain_text("onerror")
     expect(page.locator("#models tbody")).to_contain_text("<svg onload")
+
+
+@pytest.mark.parametrize("by", ["tag", "endUser", "session", "client"])
+def test_usage_shows_hostile_names_as_text(admin, records, by):
+    page = admin.page
+    page.goto(f"/admin/usage?period=24h&metric=requests&by={by}")
+    assert is_unharmed(admin)
+    expect(page.locator("main table").last).to_contain_text("onerror")
 
 
 @pytest.mark.parametrize(
