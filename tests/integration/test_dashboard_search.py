@@ -52,6 +52,12 @@ def found(world, text: str) -> list[tuple[str, str, str]]:
     return [(hit["kind"], hit["title"], hit["url"]) for hit in answer.json["hits"]]
 
 
+def test_a_page_that_is_not_there_leads_to_finding(world) -> None:
+    answer = world.admin().get("/customers/nobody")
+    assert answer.status_code == 404
+    assert '<a class="button" href="/admin/search">Find a user' in answer.text
+
+
 def test_an_id_a_key_and_a_name_are_found_by_their_beginning(world) -> None:
     assert found(world, ID) == [("request", ID, f"/admin/requests/{ID}")]
     assert [title for _, title, _ in found(world, ID[:13].upper())] == [ID[:-1] + "e", ID]
