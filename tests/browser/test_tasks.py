@@ -145,12 +145,10 @@ def dearest_requests(who: Person) -> None:
 def this_month_beside_last(who: Person) -> None:
     who.go("Usage")
     who.choose("By", "user")
-    who.choose("Beside", "the period before")
+    who.choose("Compare with", "the previous period")
     who.click("Show", "button")
     who.show_period("This month")
-    expect(
-        who.page.locator("main table").last.get_by_role("columnheader", name=re.compile("before"))
-    ).to_be_visible()
+    expect(who.page.locator("main table").last.get_by_role("columnheader", name="Change")).to_be_visible()
 
 
 def bill_of_a_month(who: Person) -> None:
