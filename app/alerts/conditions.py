@@ -183,7 +183,7 @@ def of_store(facts: StoreFacts, now: datetime) -> Iterator[Alert]:
     for user_id, key_id, expires_at in facts.expiring:
         yield Alert(
             "expires", key_id, expires_at.isoformat(timespec="minutes"),
-            f"A client key of {_name(user_id)} expires on {expires_at:%Y-%m-%d}",
+            f"A client key of {_name(user_id)} expires at {expires_at:%Y-%m-%d %H:%M} UTC",
             f"From {expires_at:%Y-%m-%d %H:%M} UTC on requests with key {key_id} are refused.",
             f"weir client-keys add {_name(user_id)} makes another one.",
         )  # fmt: skip

@@ -34,7 +34,7 @@ def test_one_of_all_workers_tells_it_once_also_after_a_restart(
             entries = ask_json(weir, "/api/admin/audit?action=alerts.send")["entries"]
             assert weir.log_messages("ERROR") == []
         assert "hidden-token" not in weir.log_path.read_text()
-    assert told["title"] == f"A client key of ann expires on {ends:%Y-%m-%d}"
+    assert told["title"] == f"A client key of ann expires at {ends:%Y-%m-%d %H:%M} UTC"
     assert told["destinationsLeft"] == 0
     assert [body["title"] for body in hook.bodies] == [told["title"]]
     assert [(entry["outcome"], entry["actor"], entry["details"]) for entry in entries] == [

@@ -72,7 +72,7 @@ CASES: list[tuple[WorkerFacts | StoreFacts, str]] = [
     (StoreFacts(month="2026-10"), "2026-10 is over and can be closed"),
     (
         StoreFacts(expiring=(("ann", "wk_1", NOW + timedelta(days=2)),)),
-        "A client key of ann expires on 2026-12-02",
+        "A client key of ann expires at 2026-12-02 12:30 UTC",
     ),
 ]
 
