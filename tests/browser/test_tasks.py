@@ -56,15 +56,17 @@ class Person:
         self.on(self.page.locator("#range"))
         self.on(self.page.get_by_role("navigation", name="Period").get_by_role("link", name=name, exact=True))
 
-    def find(self, text: str) -> None:
-        """Say it to the palette."""
-        for key in ("Control+k", "Enter"):
-            self.steps += 1
-            self.page.keyboard.press(key)
-            if key != "Enter":
-                self.steps += 1
-                self.page.get_by_role("combobox").fill(text)
-                expect(self.page.get_by_role("option").first).to_be_visible()
+    def find(self, text: str, first: str) -> None:
+        """Say it to the palette, and take what it offers first."""
+        self.press("Control+k")
+        self.steps += 1
+        self.page.get_by_role("combobox", name="Find, or say what to do").fill(text)
+        expect(self.page.locator("#palette-list [role=option]").first).to_contain_text(first)
+        self.press("Enter")
+
+    def press(self, key: str) -> None:
+        self.steps += 1
+        self.page.keyboard.press(key)
 
     def sees(self, text: str, where: str = "main") -> None:
         expect(self.page.locator(where).first).to_contain_text(text)
@@ -122,7 +124,7 @@ def give_credit(who: Person) -> None:
 
 
 def give_credit_in_a_sentence(who: Person) -> None:
-    who.find(f"give credit {who.user} 1.5 for the outage")
+    who.find(f"give credit {who.user} 1.5 for the outage", f"Give 1.5 USD to {who.user}")
     who.send("Give credit")
     who.sees("the outage", "#ledger")
 
@@ -297,7 +299,7 @@ def disable_a_user_and_undo(who: Person) -> None:
 
 
 def key_by_what_is_shown(who: Person) -> None:
-    who.find(who.hint)
+    who.find(who.hint, who.hint)
     who.sees(who.hint)
 
 
