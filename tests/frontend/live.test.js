@@ -30,6 +30,7 @@ beforeEach(() => {
   Stream.made = [];
   globalThis.document = {
     hidden: false,
+    forms: [],
     body: new Element(),
     getElementById: (id) => parts[id] ?? null,
     querySelectorAll: (selector) => Object.values(parts).filter((part) => selector.includes(`"${part.dataset.now}"`)),
@@ -133,6 +134,17 @@ test("a session that is over has the page load again, which leads to the login",
   follower.settle();
   Stream.made.at(-1).tell("over");
   assert.equal(reloads, 2);
+});
+
+test("a form that somebody has begun stays when the session is over", async () => {
+  const field = { name: "note", type: "text", value: "x", defaultValue: "", matches: () => true };
+  document.forms = [{ method: "post", elements: [field] }];
+  answers = [{ status: 401 }];
+  follower.settle();
+  await close();
+  assert.equal(reloads, 0);
+  assert.match(state.textContent, /^Your session has ended/);
+  assert.deepEqual(timers.waits, []);
 });
 
 test("who hides the page while it asks is asked for nothing more", async () => {

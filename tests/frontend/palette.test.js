@@ -15,7 +15,7 @@ beforeEach(() => {
   state = new Element();
   globalThis.HTMLElement = Element;
   globalThis.Element = Element;
-  globalThis.document = { getElementById: () => state, createElement: (name) => new Element(name) };
+  globalThis.document = { forms: [], getElementById: () => state, createElement: (name) => new Element(name) };
   globalThis.window = {
     setTimeout: timers.setTimeout, clearTimeout: timers.clearTimeout,
     location: { href: "http://weir/admin/", assign: (url) => went.push(url), reload: () => (reloads += 1) },

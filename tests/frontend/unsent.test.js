@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { fill, typed } from "../../app/admin/static/js/unsent.js";
+import { fill, isBegun, typed } from "../../app/admin/static/js/unsent.js";
 
 const field = (name, value, more = {}) => ({ name, value, type: "text", autocomplete: "", checked: false, ...more });
 
@@ -32,4 +32,16 @@ test("fields are filled in again by their names, ticks by what they stand for", 
   assert.deepEqual(form.map(({ value }) => value), ["a", "acme", "b", "stays", "owner", "viewer", "y", "fresh"]);
   assert.deepEqual(form.map(({ checked }) => checked), [false, false, false, false, true, false, false, false]);
   assert.equal(filled.length, 6);
+});
+
+test("a form is begun once something in it is not what the page came with", () => {
+  const note = field("note", "x", { defaultValue: "x" });
+  const tick = field("active", "y", { type: "checkbox", checked: true, defaultValue: "y", defaultChecked: true });
+  const form = [note, tick, field("csrf_token", "x", { type: "hidden", defaultValue: "" }), field("role", "owner")];
+  assert.equal(isBegun(form), false);
+  note.value = "xy";
+  assert.equal(isBegun(form), true);
+  note.value = "x";
+  tick.checked = false;
+  assert.equal(isBegun(form), true);
 });

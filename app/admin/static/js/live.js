@@ -2,6 +2,8 @@
 // that <body data-stream> names, while the page is looked at. Everything else on the page, the focus, what is
 // selected and what is typed stay as they are. A switch with the id "live" turns it off and on; the choice is kept.
 
+import { leaveEndedSession } from "./unsent.js";
+
 /** @typedef {{ parts?: Record<string, string>, now?: Record<string, string | boolean> }} Told */
 
 const KEPT = "weir.live";
@@ -119,6 +121,12 @@ export class Follower {
     this.timer = this.worry = 0;
   }
 
+  /** The session is over. */
+  end() {
+    this.stop();
+    this.say(leaveEndedSession());
+  }
+
   listen() {
     const source = (this.source = new EventSource(this.url));
     source.addEventListener("open", () => {
@@ -128,7 +136,7 @@ export class Follower {
     });
     source.addEventListener("now", (event) => show({ now: JSON.parse(event.data) }));
     source.addEventListener("parts", (event) => show(JSON.parse(event.data)));
-    source.addEventListener("over", () => window.location.reload());
+    source.addEventListener("over", () => this.end());
     source.addEventListener("error", () => {
       if (source !== this.source) return;
       if (source.readyState === EventSource.CLOSED) {
@@ -148,7 +156,7 @@ export class Follower {
     try {
       const headers = { "X-Weir-Live": "1", Accept: "application/json" };
       const answer = await fetch(this.url, { headers, cache: "no-store" });
-      if (answer.status === 401) return window.location.reload();
+      if (answer.status === 401) return this.end();
       if (answer.ok) show(await answer.json());
       this.say(answer.ok ? "" : "The proxy cannot draw this page at the moment.");
     } catch {

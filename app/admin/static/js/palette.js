@@ -2,6 +2,8 @@
 // happens before somebody sends the form it leads to. Without this script the button leads to a page that does
 // the same.
 
+import { leaveEndedSession } from "./unsent.js";
+
 /** @typedef {{ kind: string, title: string, detail: string, url: string }} Hit */
 
 const WAIT_MS = 120;
@@ -66,7 +68,7 @@ export class Palette {
     url.searchParams.set("find", this.input.value);
     try {
       const answer = await fetch(url, { headers: { Accept: "application/json", "X-Weir-Live": "1" } });
-      if (answer.status === 401) return window.location.reload();
+      if (answer.status === 401) return this.say(leaveEndedSession());
       const told = await answer.json();
       if (number === this.asked) this.show(told.hits);
     } catch {

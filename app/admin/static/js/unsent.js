@@ -102,6 +102,29 @@ function showAgain(found) {
   filled[0]?.focus();
 }
 
+/**
+ * Say whether somebody has typed into one of these fields, or ticked one.
+ * @param {Iterable<Field>} elements
+ */
+export function isBegun(elements) {
+  return fieldsOf(elements).some((field) => {
+    if (!("defaultValue" in field)) return false; // a choice is quickly made again
+    if (TICKED.has(field.type)) return "defaultChecked" in field && field.checked !== field.defaultChecked;
+    return field.value !== field.defaultValue;
+  });
+}
+
+/**
+ * Lead to the login, now that the session has ended; but not away from a form that somebody has begun to fill in:
+ * that stays, and leads there when it is sent.
+ * @returns {string} what to tell them then
+ */
+export function leaveEndedSession() {
+  const begun = [...document.forms].some((form) => form.method === "post" && isBegun(elementsOf(form)));
+  if (!begun) window.location.reload();
+  return begun ? "Your session has ended. What you have typed is kept: send it to log in again." : "";
+}
+
 /** Keep what is sent until it is known that it was taken. */
 export function watchForms() {
   const found = kept();
