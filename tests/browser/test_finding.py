@@ -99,7 +99,7 @@ def test_rows_and_places_are_reached_by_single_keys(admin, site):
     dialog = page.get_by_role("dialog", name="Keys")
     expect(dialog).to_be_visible()
     expect(dialog).to_contain_text("g r")
-    dialog.get_by_label("Single keys").uncheck()
+    dialog.get_by_label("Use single-key shortcuts").uncheck()
     page.keyboard.press("Escape")
     page.reload()
     page.keyboard.press("?")

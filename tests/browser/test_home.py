@@ -86,8 +86,7 @@ def test_the_question_goes_along_to_every_page(admin, site):
         page.wait_for_url(f"**period=7d&user={site.users[0].name}**")
     expect(page.locator("#log tbody tr")).to_have_count(shown)
     page.locator("#log tbody tr").first.get_by_role("link").nth(1).click()  # its model
-    assert "period=7d" in page.url
-    assert "model=" in page.url
+    page.wait_for_url(lambda url: "period=7d" in url and "model=" in url)
 
 
 def test_charts_say_what_they_show(admin, site):
@@ -170,6 +169,7 @@ def test_the_theme_follows_the_system_until_one_is_chosen(admin):
     assert not is_dark()
     page.locator(".account summary").click()
     page.get_by_role("button", name="Dark").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
     assert is_dark()
     page.emulate_media(media="print")
     assert not is_dark()
@@ -177,6 +177,7 @@ def test_the_theme_follows_the_system_until_one_is_chosen(admin):
     page.locator(".account summary").click()
     expect(page.get_by_role("button", name="Dark")).to_have_attribute("aria-pressed", "true")
     page.get_by_role("button", name="Auto").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "auto")
     assert not is_dark()
 
 

@@ -11,6 +11,7 @@ def test_use_is_grouped_narrowed_and_led_to_its_requests(admin, site):
     page.get_by_label("By", exact=True).select_option("user")
     page.get_by_label("Metric").select_option("requests")
     page.get_by_role("button", name="Show", exact=True).last.click()
+    page.wait_for_url("**by=user**")
     rows = page.locator("#usage tbody tr")
     expected = {row["key"]: row for row in site.api("usage", by="user", period="1h")["rows"]}
     assert {row.locator("th").inner_text() for row in rows.all()} == set(expected)
