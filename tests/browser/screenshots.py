@@ -178,20 +178,26 @@ def shoot(site: Site, browser: Browser, directory: Path) -> list[str]:
     return complaints
 
 
-def main() -> int:
-    """Start everything, draw, stop everything."""
-    if EXECUTABLE is None:
-        print("no Chromium on this machine: apt-get install chromium", file=sys.stderr)
-        return 1
-    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
-    with tempfile.TemporaryDirectory() as data, UpstreamProcess() as upstream, chromium() as browser:
+def draw(browser: Browser, directory: Path) -> list[str]:
+    """Start everything, draw all pictures, stop everything; return what the browser complained about."""
+    with tempfile.TemporaryDirectory() as data, UpstreamProcess() as upstream:
         site = Site(Path(data), upstream)
         with site.weir:
             site.prepare()
             add_customers(site)
             furnish(site)
             add_history(site)
-            complaints = shoot(site, browser, directory)
+            return shoot(site, browser, directory)
+
+
+def main() -> int:
+    """Draw into docs/images, or into the directory that is given."""
+    if EXECUTABLE is None:
+        print("no Chromium on this machine: apt-get install chromium", file=sys.stderr)
+        return 1
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
+    with chromium() as browser:
+        complaints = draw(browser, directory)
     print("\n".join(complaints) or f"drawn into {directory}")
     return bool(complaints)
 
