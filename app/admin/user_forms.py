@@ -213,10 +213,6 @@ class KeyLimitsForm(LimitsForm):
         )
 
 
-class SureForm(FlaskForm):  # type: ignore[misc]  # it has no types
-    """Nothing to fill in: sending it is to be sure."""
-
-
 class RotateForm(FlaskForm):  # type: ignore[misc]  # it has no types
     """Another secret for a client key."""
 
