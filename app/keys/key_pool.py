@@ -42,7 +42,7 @@ from app.keys.key_states import (
     is_confirmed,
     is_doubtful,
     is_refused,
-    merge,
+    learned,
     must_be_shared,
     next_probe,
     transition,
@@ -348,6 +348,14 @@ class SharedKeyPool:
         for key_id in sorted(found):
             log.error("upstream key %s is left out: it was stored with another SECRET_KEY", key_id)
 
+    def hear(self, states: Mapping[str, StoredState]) -> None:
+        """Take over the stored states of these keys only, by the ids under which they are stored."""
+        with self._lock:
+            now = self._moment()
+            for store_id, stored in states.items():
+                if (entry := self._by_store_id.get(store_id)) is not None:
+                    self._learn(entry, stored, now)
+
     # -- what OhMyGPT says --------------------------------------------------------------------------------
 
     def secrets(self) -> dict[str, str]:
@@ -502,8 +510,10 @@ class SharedKeyPool:
         return entry
 
     def _learn(self, entry: PooledKey, stored: StoredState, now: datetime) -> None:
-        before = entry.state
-        entry.state = merge(before, stored.restore(entry.first_seen, now, self.policy))
+        before, told = entry.state, stored.restore(entry.first_seen, now, self.policy)
+        entry.state = learned(before, told, now)
+        if entry.state not in (before, told):  # more than either of them knew
+            entry.share(is_own=entry.pending is not None and entry.pending.is_own)
         limits = entry.model_limits
         if entry.state.version > before.version:
             limits = {}  # an operator's word is about them, too

@@ -153,12 +153,12 @@ class KeyStateStore:
         self._events.create_index([("createdAt", -1)], expireAfterSeconds=EVENTS_KEPT_S)
         self._events.create_index([("keyId", 1), ("createdAt", -1)])
 
-    def env_states(self, store_ids: Iterable[str]) -> dict[str, StoredState]:
-        """Read what is stored of the configured keys."""
+    def states(self, store_ids: Iterable[str], *, is_env: bool) -> dict[str, StoredState]:
+        """Read what is stored of these keys, configured ones or others."""
         wanted = list(store_ids)
         if not wanted:
             return {}
-        found = self._env.find({"_id": {"$in": wanted}})
+        found = self._collection(is_env).find({"_id": {"$in": wanted}})
         return {str(document["_id"]): StoredState.from_document(document) for document in found}
 
     def write(

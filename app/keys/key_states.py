@@ -237,6 +237,29 @@ def merge(mine: KeyState, stored: KeyState) -> KeyState:
     return max(mine, stored, key=_rank)
 
 
+def learned(mine: KeyState, stored: KeyState, now: datetime) -> KeyState:
+    """Return what a worker knows of a key, by its own state and another's: the `merge` of both.
+
+    A restriction in force that two workers have met, each for a client of its own, is hearsay to nobody: a
+    merge alone would forget one of the two.
+    """
+    merged = merge(mine, stored)
+    if merged.limited_by is None or not _is_same_restriction(mine, stored, now):
+        return merged
+    return (
+        merged if mine.limited_by == stored.limited_by else replace(merged, limited_by=None, updated_at=now)
+    )
+
+
+def _is_same_restriction(mine: KeyState, stored: KeyState, now: datetime) -> bool:
+    return (
+        mine.status is stored.status is not KeyStatus.HEALTHY
+        and mine.version == stored.version
+        and is_ejected(mine) == is_ejected(stored)
+        and min(returns_at(mine), returns_at(stored)) > now
+    )
+
+
 def _rank(state: KeyState) -> tuple[object, ...]:
     holds_until = state.updated_at if state.status is KeyStatus.HEALTHY else returns_at(state)
     return (

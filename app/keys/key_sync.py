@@ -85,7 +85,7 @@ class KeySync:
         Raises `PyMongoError`.
         """
         stored = list(self._keys.list())
-        env_states = self._states.env_states(self._pool.env_ids)
+        env_states = self._states.states(self._pool.env_ids, is_env=True)
         self._pool.load(stored, env_states)
         states = [*env_states.values(), *(key.state for key in stored)]
         return sum(state.replaced_by is not None for state in states)
@@ -126,6 +126,11 @@ class KeySync:
             self._shares.exchange(is_leaving=True)
 
     def _send(self) -> None:
+        told = self._pool.pending()
+        for is_env in (True, False):
+            # Two workers that have met the same limit, each for one client, must not overwrite each other.
+            ids = [item.store_id for item in told if item.is_env is is_env]
+            self._pool.hear(self._states.states(ids, is_env=is_env))
         for item in self._pool.pending():
             self._states.write(
                 item.store_id, item.key_id, item.state, is_env=item.is_env, wants_backup=item.is_own

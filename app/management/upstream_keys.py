@@ -188,7 +188,7 @@ class UpstreamKeyAdmin:
         return found
 
     def _env_keys(self) -> KeyList:
-        known = self._states.env_states(env_store_id(secret) for secret in self._env_secrets)
+        known = self._states.states((env_store_id(secret) for secret in self._env_secrets), is_env=True)
         keys = []
         for number, secret in enumerate(self._env_secrets, 1):
             state = known.get(env_store_id(secret), StoredState())

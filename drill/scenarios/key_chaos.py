@@ -154,7 +154,7 @@ class _Chaos:
         self.stage.upstream.key(secret, "ok")
         states = KeyStateStore(self.stage.database)
         store_id, now = env_store_id(secret), datetime.now(UTC)
-        found = states.env_states([store_id]).get(store_id)
+        found = states.states([store_id], is_env=True).get(store_id)
         is_cooling = found is not None and (found.status, found.last_error) == ("rate_limited",) * 2
         if found is not None and (is_urgent or not is_cooling):
             state, _ = reset(found.restore(now, now, Policy()), now)

@@ -29,8 +29,10 @@ class FakeStores:
         self._check()
         return list(self.keys)
 
-    def env_states(self, store_ids):
-        return {store_id: self.env[store_id] for store_id in store_ids if store_id in self.env}
+    def states(self, store_ids, *, is_env):
+        self._check()
+        known = self.env if is_env else {key.key_id: key.state for key in self.keys}
+        return {store_id: known[store_id] for store_id in store_ids if store_id in known}
 
     def write(self, store_id, key_id, state, *, is_env, wants_backup=False):
         self._check()

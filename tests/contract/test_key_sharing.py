@@ -38,6 +38,31 @@ def test_others_know_after_one_round(two, clock: Clock, key_id: str, finding, st
     assert len(second.usable()) == 3
 
 
+@pytest.mark.parametrize("key_id", ["a", "env-1"])
+@pytest.mark.parametrize("finding", [LIMITED, SPENT])
+@pytest.mark.parametrize("is_told_at_once", [True, False])
+def test_what_two_workers_met_for_a_client_each_is_everybodys(
+    two, database, clock: Clock, key_id: str, finding, is_told_at_once: bool
+) -> None:
+    first, second = two
+    clock.pass_s(1)
+    first.ends(key_id, finding, client="ann")
+    clock.pass_s(0.1)
+    second.ends(key_id, finding, client="bob")
+    clock.pass_s(0.1)
+    first.sync.flush()
+    if is_told_at_once:
+        second.sync.flush()
+    else:  # in the very moment in which the first one told it, so that neither heard of the other's
+        (told,) = second.pool.pending()
+        second.states.write(told.store_id, told.key_id, told.state, is_env=told.is_env)
+        first.sync.refresh()
+    others = {"a", "b", "env-1", "env-2"} - {key_id}
+    third = Worker(database, clock, SECRETS)
+    assert third.taken(1, frozenset(others), client="eve") == [None]
+    assert third.status(key_id) in ("rate_limited", "exhausted")
+
+
 def test_a_configured_key_leaves_no_trace_of_itself(two, database) -> None:
     first, _ = two
     first.ends("env-1", SPENT)

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from app.keys.key_states import (
     is_ejected,
     is_hearsay,
     is_refused,
+    learned,
     merge,
     must_be_shared,
     new_state,
@@ -211,6 +213,30 @@ def test_a_restriction_is_hearsay_until_a_second_client_meets_it(outcome: KeyOut
     # Another key served that request: it may have wider limits, or a larger balance.
     served = Report(Finding(outcome, "x", is_keys_own=True), "r0", at(5), "user of r0")
     assert transition(alone, served, at(61), POLICY)[0].limited_by == "user of r0"
+
+
+@pytest.mark.parametrize("outcome", [KeyOutcome.RATE_LIMITED, KeyOutcome.EXHAUSTED])
+def test_what_two_workers_have_met_for_a_client_each_is_everybodys(outcome: KeyOutcome) -> None:
+    first, second = after(NEW, (outcome, 5, 10, "r0")), after(NEW, (outcome, 5, 11, "r1"))
+    agreed = after(first, (outcome, 5, 12, "r2"))
+    for mine, stored in permutations((first, second, agreed), 2):
+        known = learned(mine, stored, at(12))
+        assert known.limited_by is None
+        assert returns_at(known) == max(returns_at(mine), returns_at(stored))
+        assert merge(known, mine) == merge(known, stored) == known
+        assert learned(known, second, at(13)).limited_by is None
+    same = after(NEW, (outcome, 5, 11, "r0"))
+    assert learned(first, same, at(12)) == merge(first, same)
+    over = returns_at(first)
+    assert learned(first, second, over) == merge(first, second)
+    assert learned(NEW, second, at(12)) == second
+    again = replace(second, version=second.version + 1)
+    assert learned(first, again, at(12)) == again
+
+
+def test_a_limit_of_one_client_is_not_confirmed_by_failures() -> None:
+    ejected = replace(COOLING, limited_by=None, last_error="server_error")
+    assert learned(ejected, COOLING, at(12)) == merge(ejected, COOLING)
 
 
 def test_a_ban_by_clients_alone_is_hearsay_until_it_is_proved() -> None:
