@@ -208,22 +208,30 @@ def check_cooldowns(
         asked[names[entry["key"]]].append(entry["began"])
         if entry["status"] == 429 and not entry["fault"]:
             met[names[entry["key"]]].append((entry["ended"], entry["sender"]))
+    reset_at: dict[str, list[float]] = defaultdict(list)
+    for key_id, at in resets:
+        reset_at[key_id].append(at)
+
+    def was_reset(key_id: str, after: float, before: float) -> bool:
+        return any(after - _RESET_S <= at <= before for at in reset_at[key_id])
+
     limits = {
         key_id: [
             at
             for at, sender in moments
-            if any(at - _COOLDOWN_S < other < at and who != sender for other, who in moments)
+            # What was met before a reset counts no more after it.
+            if any(
+                at - _COOLDOWN_S < other < at and who != sender and not was_reset(key_id, other, at)
+                for other, who in moments
+            )
         ]
         for key_id, moments in met.items()
     }
-    reset_at: dict[str, list[float]] = defaultdict(list)
-    for key_id, at in resets:
-        reset_at[key_id].append(at)
     cooldowns, slowest = 0, 0.0
     for key_id, moments in limits.items():
         for limited in moments:
             end = limited + _COOLDOWN_S - 0.1
-            if any(limited - _RESET_S <= at <= end for at in reset_at[key_id]):
+            if was_reset(key_id, limited, end):
                 continue
             cooldowns += 1
             inside = [at - limited for at in asked[key_id] if limited < at < end]
