@@ -14,8 +14,9 @@ from typing import Any
 
 import gevent
 
-from app.keys.key_state_store import KeyStateStore, env_store_id
-from app.keys.key_states import Policy, reset
+from app.keys.key_state_store import KeyEvent, KeyStateStore, env_store_id
+from app.keys.key_states import KeyStatus, Policy, reset
+from app.keys.upstream_outcome import FAILURE_REASONS
 from drill.load import Call
 from drill.mix import CHAT, MESSAGES, Caller, Mix, Request, make_request
 from drill.report import Console, Findings
@@ -33,6 +34,7 @@ _COOLDOWN_S = 4
 _BOOKS_S = 5.0
 # What was sent so shortly before an operator's reset may be answered, and believed, after it.
 _RESET_S = 1.0
+_MOST_EVENTS = 1_000_000
 
 _NUISANCES = ("flagged", "over_limit", "model_busy", "403", "500", "reset_early", "html_524")
 _NUISANCE_RATE = 10.0
@@ -97,7 +99,8 @@ def key_chaos(drill: Drill) -> Findings:
             for entry in entries
             if entry["body_sha256"] in senders
         ]
-        check_cooldowns(findings, theirs, names, chaos.resets)
+        events = KeyStateStore(stage.database).events_since(chaos.began, _MOST_EVENTS)
+        check_cooldowns(findings, theirs, names, chaos.resets, events)
     findings.figures["requests/s"] = round(findings.requests / drill.level.chaos_s, 1)
     findings.figures["left out, too many in flight"] = stage.load.overrun
     findings.figures["states changed"] = chaos.changes
@@ -120,6 +123,7 @@ class _Chaos:
     seconds: float
     resets: list[tuple[str, float]] = field(default_factory=list)
     changes: int = 0
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def run(self, console: Console) -> None:
         """Go on until the time is over; the good key changes every sixth part of it."""
@@ -195,12 +199,13 @@ def check_cooldowns(
     entries: Sequence[Mapping[str, Any]],
     names: Mapping[str, str],
     resets: Iterable[tuple[str, float]],
+    events: Iterable[KeyEvent],
 ) -> None:
     """Check that no key is asked from `PROPAGATION_S` after a 429 until the cooldown it asked for is over.
 
-    By the upstream's own clock and books; an operator's reset ends a cooldown. What only one client has met
-    leaves the key a last resort for the others, so it takes a second client's 429 within the first one's
-    cooldown.
+    By the upstream's own clock and books; a reset, by an operator or a probe, ends a cooldown. What only one
+    client has met leaves the key a last resort for the others, so it takes a second client's 429 within the
+    first one's cooldown. What was ejected, or banned on the word of clients, is a last resort until a reset.
     """
     asked: dict[str, list[float]] = defaultdict(list)
     met: dict[str, list[tuple[float, str]]] = defaultdict(list)
@@ -208,30 +213,26 @@ def check_cooldowns(
         asked[names[entry["key"]]].append(entry["began"])
         if entry["status"] == 429 and not entry["fault"]:
             met[names[entry["key"]]].append((entry["ended"], entry["sender"]))
-    reset_at: dict[str, list[float]] = defaultdict(list)
+    histories = {key_id: _History() for key_id in names.values()}
     for key_id, at in resets:
-        reset_at[key_id].append(at)
-
-    def was_reset(key_id: str, after: float, before: float) -> bool:
-        return any(after - _RESET_S <= at <= before for at in reset_at[key_id])
-
-    limits = {
-        key_id: [
-            at
-            for at, sender in moments
-            # What was met before a reset counts no more after it.
-            if any(
-                at - _COOLDOWN_S < other < at and who != sender and not was_reset(key_id, other, at)
+        histories[key_id].resets.append(at)
+    for event in events:
+        if event.to_status == KeyStatus.ERROR or event.why in FAILURE_REASONS:
+            histories[event.key_id].ejections.append(event.at.timestamp())
+        elif event.why == "probe":
+            histories[event.key_id].resets.append(event.at.timestamp())
+    cooldowns, slowest = 0, 0.0
+    for key_id, moments in met.items():
+        history = histories[key_id]
+        for limited, sender in moments:
+            end = limited + _COOLDOWN_S - 0.1
+            is_agreed = any(
+                limited - _COOLDOWN_S < other < limited
+                and who != sender
+                and not history.was_reset(other, end)
                 for other, who in moments
             )
-        ]
-        for key_id, moments in met.items()
-    }
-    cooldowns, slowest = 0, 0.0
-    for key_id, moments in limits.items():
-        for limited in moments:
-            end = limited + _COOLDOWN_S - 0.1
-            if was_reset(key_id, limited, end):
+            if not is_agreed or history.was_ejected(limited, end):
                 continue
             cooldowns += 1
             inside = [at - limited for at in asked[key_id] if limited < at < end]
@@ -241,3 +242,21 @@ def check_cooldowns(
     findings.expect(met, "no key was limited")
     findings.figures["limits watched to their end"] = cooldowns
     findings.figures["last request after a limit, s"] = round(slowest, 2)
+
+
+@dataclass(slots=True)
+class _History:
+    """When a key was reset, and when it was ejected or banned, in seconds since 1970."""
+
+    resets: list[float] = field(default_factory=list)
+    ejections: list[float] = field(default_factory=list)
+
+    def was_reset(self, start: float, end: float) -> bool:
+        """Return whether a reset has ended what was met at `start`, before `end`."""
+        return any(start - _RESET_S <= at <= end for at in self.resets)
+
+    def was_ejected(self, start: float, end: float) -> bool:
+        """Return whether the key was ejected or banned at some time between `start` and `end`."""
+        return any(
+            at <= end and not any(at < reset < start for reset in self.resets) for at in self.ejections
+        )
