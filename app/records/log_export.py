@@ -21,8 +21,10 @@ CSV_COLUMNS = (
     *("overheadMs", "attempts", "bytesOut", "requestedModel", "errorMessage", "toldMessage", "count"),
     *("endUser", "sessionId", "clientName", "tags"),
     "upstreamCostNanoUsd",
+    *("priceVersion", "serviceTier", "unpriced", "costItems"),
 )
-"""`attempts` is their number; `count` is 1 for a record of a single request; `tags` has commas in between."""
+"""`attempts` is their number; `count` is 1 for a record of a single request; `tags` and `unpriced` have
+commas in between; `costItems` is JSON. New ones come last: there are readers that go by their places."""
 
 
 def jsonl_lines(records: Iterable[Document]) -> Iterator[str]:
@@ -47,8 +49,10 @@ def _cell(name: str, record: Document) -> object:
             return 1 if value is None else value
         case "attempts":
             return len(value) if isinstance(value, list) else ""
-        case "tags":
+        case "tags" | "unpriced":
             return ",".join(map(str, value)) if isinstance(value, list) else ""
+        case "costItems":
+            return _json(value) if isinstance(value, list) else ""
         case "userKeyId" if isinstance(value, str):
             return shown_key_id(value)
         case "createdAt" | "stream" | "isSuccess":

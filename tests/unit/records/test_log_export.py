@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.records.log_export import CSV_COLUMNS, csv_lines, jsonl_lines
+from app.settings import ROOT
 
 RECORD = {
     "_id": "r1",
@@ -48,6 +49,33 @@ def test_what_the_client_said_is_in_the_file():
     names = ("endUser", "sessionId", "clientName", "tags")
     assert [row[name] for name in names] == ["'=ann", "s1", "curl/8.5.0", "a,b"]
     assert [other[name] for name in names] == [""] * 4
+
+
+def test_what_a_request_was_charged_by_is_in_the_file_behind_all_else():
+    items = [
+        {"unit": "input", "quantity": 3, "nanoUsd": 200},
+        {"unit": "web_search", "quantity": 1, "nanoUsd": 50},
+    ]
+    charged = {
+        "priceVersion": "v7",
+        "serviceTier": "flex",
+        "unpriced": ["image", "speed:fast"],
+        "costItems": items,
+    }
+    (row, other) = read([{**RECORD, **charged}, RECORD])
+    assert CSV_COLUMNS[-5:] == ("upstreamCostNanoUsd", *charged)
+    assert [row[name] for name in ("priceVersion", "serviceTier", "unpriced")] == [
+        "v7",
+        "flex",
+        "image,speed:fast",
+    ]
+    assert json.loads(row["costItems"]) == items
+    assert [other[name] for name in charged] == [""] * 4
+
+
+def test_the_columns_and_their_order_are_in_the_documentation():
+    shown = (ROOT / "docs" / "admin-api.md").read_text(encoding="utf-8").split("```text\n")
+    assert ",".join(CSV_COLUMNS) in [block.split("```")[0].replace("\n", "") for block in shown]
 
 
 def text_of(cell: str) -> str:
