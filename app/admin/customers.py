@@ -146,7 +146,7 @@ _NOBODY = Spending({}, {}, datetime.max.replace(tzinfo=UTC))
 
 def spending(sources: CustomerSources, by: str, names: Sequence[str], period: Period) -> Spending | None:
     """Read what these spend, all of them at once; `by` is `user` or `key`. None while the store is away."""
-    now, tz, stats = period.now, sources.tz, sources.stats
+    now, tz, stats = period.now, sources.tz, sources.stats.for_one_answer()
     today = now.astimezone(tz).date()
     days = Period(None, midnight(today - SPARK_DAYS * _DAY, tz), None, now, tz)
 

@@ -78,12 +78,13 @@ def home_pages(stats: StatsStore, sources: DashboardSources, clock: Clock, tz: t
             period = asked_question(DEFAULT_PERIOD).period(now, tz, DEFAULT_PERIOD)
         except (UnknownPeriodError, FilterError) as error:
             problem, period = error, Period.of(DEFAULT_PERIOD, now, tz)
-        models = ask(lambda: stats.sums(period, by="model", with_latency=True))
-        users = ask(lambda: stats.sums(period, by="userId"))
-        served = ask(lambda: stats.sums(period, by="factoryKeyId")) or {}
+        asked = stats.for_one_answer()
+        models = ask(lambda: asked.sums(period, by="model", with_latency=True))
+        users = ask(lambda: asked.sums(period, by="userId"))
+        served = ask(lambda: asked.sums(period, by="factoryKeyId")) or {}
         total = None if models is None else _all_together(models)
-        hour = ask(lambda: stats.sums(Period.of("1h", now, tz), by=None).get(None, Totals()))
-        over_time = ask(lambda: stats.series(period, by="model", rank_by="cost", with_latency=True))
+        hour = ask(lambda: asked.sums(Period.of("1h", now, tz), by=None).get(None, Totals()))
+        over_time = ask(lambda: asked.series(period, by="model", rank_by="cost", with_latency=True))
         keys = sorted(sources.keys(), key=lambda key: (key.available, key.key_id))
         health, spare = sources.health(), ask(sources.spare_keys)
         steps = () if CHECKLIST_COOKIE in request.cookies else sources.checklist(keys)

@@ -124,7 +124,7 @@ class _Pages:
 
     def keys(self, forms: Mapping[str, FlaskForm] | None = None, status: int = 200) -> AnyResponse:
         """All keys; `forms` are those that were sent and could not be used."""
-        administration, stats = self._administration, self._sources.stats
+        administration, stats = self._administration, self._sources.stats.for_one_answer()
         period, problem = self._sources.period()
         try:
             cursor = PageCursor.parse(request.args.get("events"))
@@ -166,7 +166,7 @@ class _Pages:
 
     def key(self, key_id: str, form: UpstreamLimitsForm | None = None) -> AnyResponse:
         """One key; `form` was sent and could not be used."""
-        administration, stats = self._administration, self._sources.stats
+        administration, stats = self._administration, self._sources.stats.for_one_answer()
         period, problem = self._sources.period()
         pool = ask(administration.keys.list)
         of_key = {"factoryKeyId": key_id}

@@ -168,8 +168,8 @@ def usage_pages(stats: StatsStore, download: Download, clock: Clock, tz: tzinfo)
 
         Raises `UnknownChoiceError` for buckets that do not go with the period.
         """
-        selection = choice.selected(asked_question().filters)
-        series = stats.series(
+        selection, asked = choice.selected(asked_question().filters), stats.for_one_answer()
+        series = asked.series(
             period,
             by=choice.by,
             bucket=choice.bucket,
@@ -178,13 +178,13 @@ def usage_pages(stats: StatsStore, download: Download, clock: Clock, tz: tzinfo)
             with_latency=choice.metric.name == "latency",
             selection=selection,
         )
-        page = stats.usage(choice.grouping, period.frozen(), limit=limit, shown=shown, selection=selection)
+        page = asked.usage(choice.grouping, period.frozen(), limit=limit, shown=shown, selection=selection)
         previous = period.previous() if choice.compares else None
         if previous is None:
             return Answer(series, page, None, None)
         keys = [key for key, _ in page.rows]
-        before = stats.usage_of(choice.grouping, previous, keys, selection=selection)
-        whole = stats.usage_total(choice.grouping, previous, selection)
+        before = asked.usage_of(choice.grouping, previous, keys, selection=selection)
+        whole = asked.usage_total(choice.grouping, previous, selection)
         return Answer(series, page, before, whole)
 
     @routes.get("/usage")

@@ -55,9 +55,8 @@ class OwnUsage:
             "remaining": remaining,
             "expires_at": None if expires_at is None else iso_utc(expires_at),
         }
-        return msgspec.json.encode(
-            told | {name: _figures(self._used(caller, period)) for name, period in _PERIODS.items()}
-        )
+        sums = self._used(caller, *_PERIODS.values())
+        return msgspec.json.encode(told | dict(zip(_PERIODS, map(_figures, sums), strict=True)))
 
     def subscription(self, caller: Principal) -> bytes:
         """Answer OpenAI's `billing/subscription`."""
@@ -65,7 +64,7 @@ class OwnUsage:
         balance = self._directory.balance(caller.user_id)
         limit = _UNLIMITED_USD
         if balance is not None:
-            limit = usd(balance.nano_usd + self._used(caller, ALL).cost_nano_usd)
+            limit = usd(balance.nano_usd + self._used(caller, ALL)[0].cost_nano_usd)
         expires_at = None if balance is None else balance.expires_at
         return msgspec.json.encode(
             {
@@ -81,14 +80,16 @@ class OwnUsage:
     def billed(self, caller: Principal) -> bytes:
         """Answer OpenAI's `billing/usage`: in US cents."""
         self._count(caller)
-        used = self._used(caller, ALL).cost_nano_usd
+        used = self._used(caller, ALL)[0].cost_nano_usd
         return msgspec.json.encode({"object": "list", "total_usage": usd(used * _CENTS)})
 
     def _count(self, caller: Principal) -> None:
         refuse_over_limit(self._limiter.hit(f"user-api:{caller.user_key_id}", REQUESTS_PER_KEY))
 
-    def _used(self, caller: Principal, period: str) -> Totals:
-        return self._stats.total(Period.of(period, self._clock.utcnow(), self._tz), key=caller.user_key_id)
+    def _used(self, caller: Principal, *names: str) -> list[Totals]:
+        now = self._clock.utcnow()
+        periods = [Period.of(name, now, self._tz) for name in names]
+        return self._stats.totals(periods, key=caller.user_key_id)
 
 
 def _figures(totals: Totals) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from app.billing.statement import Charge, LedgerLine, Month, Statement
 from app.credit.credit_ledger import COLLECTION as LEDGER
 from app.credit.credit_ledger import PENDING
 from app.statistics.figures import SUM_FIELDS, Totals
-from app.statistics.period_sources import PeriodSources
+from app.statistics.period_sources import Known, PeriodSources
 from app.statistics.periods import Period
 from app.statistics.ranking import Ranking
 from app.statistics.rollups import COLLECTION as ROLLUPS
-from app.statistics.sum_sources import Sums
+from app.statistics.sum_sources import Sums, add_up
 from app.statistics.timeseries import DAY, Timeline
 from app.statistics.usage import Grouping
 from app.store.driver import yielding
@@ -52,7 +52,7 @@ class MonthFigures:
     def users(self, month: Month, now: datetime) -> list[str]:
         """List everybody with a balance, or with requests in the month, in order."""
         named = {str(found["_id"]) for found in yielding(self._users.find({}, {"_id": 1}))}
-        ranking = Ranking(self._db, month.period(now), _BY_USER, None)
+        ranking = Ranking(Known(self._db), month.period(now), _BY_USER, None)
         named.update(user for (user,) in ranking.every_key() if user is not None)
         return sorted(named)
 
@@ -65,7 +65,7 @@ class MonthFigures:
 
     def requests(self, month: Month, now: datetime) -> int:
         """Count the requests of the month."""
-        return Ranking(self._db, month.period(now), _BY_USER, None).total().requests
+        return Ranking(Known(self._db), month.period(now), _BY_USER, None).total().requests
 
     def _some(self, month: Month, users: Sequence[str], now: datetime, itemised: bool) -> list[Statement]:
         balances = self._balances(users)
@@ -171,16 +171,15 @@ class MonthFigures:
         return charges
 
     def _sums(self, users: Sequence[str], period: Period) -> dict[str, Totals]:
-        sources = PeriodSources.of(self._db, period)
+        sources = PeriodSources.of(Known(self._db), period)
         sums: Sums = {}
         chosen = {"userId": {"$in": list(users)}}
-        for source in (*sources.unsummed(chosen), *sources.summed("userId", keys=users)):
-            source.add_to(sums, "userId", None)
+        add_up(sums, [*sources.unsummed(chosen), *sources.summed("userId", keys=users)], "userId", None)
         return {str(user): totals for (user, _), totals in sums.items()}
 
     def _charges(self, month: Month, users: Sequence[str], now: datetime) -> dict[str, list[Charge]]:
         timeline = Timeline(DAY, month.start, month.end - _INSTANT, month.tz)
-        sources = PeriodSources.of(self._db, month.period(now), from_summaries=False)
+        sources = PeriodSources.of(Known(self._db), month.period(now), from_summaries=False)
         sums: dict[tuple[str, str, str | None, str], list[int]] = {}
         for source in sources.unsummed({"userId": {"$in": list(users)}}):
             group = {

@@ -11,6 +11,7 @@ periods that follow each other still add up to the time they fill.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from pymongo.database import Database
@@ -31,11 +32,37 @@ from app.statistics.spans import (
     following,
     without,
 )
-from app.statistics.sum_sources import Source, Sums
+from app.statistics.sum_sources import Source, Sums, add_up
 from app.statistics.timeseries import HOUR, MINUTES, Timeline
 from app.store.connection import log_expiry_s
 
 Document = dict[str, Any]
+
+
+class Known:
+    """What decides where sums are read from: which spans are summed up, and how long records are kept.
+
+    Each is read when it is first needed, and then stays as it was.
+    """
+
+    def __init__(self, db: Database[Any]) -> None:
+        self.db = db
+
+    @cached_property
+    def state(self) -> summaries.State:
+        """Which spans are summed up; raises `PyMongoError`."""
+        return summaries.State.read(self.db[summaries.COLLECTION])
+
+    @cached_property
+    def _kept_s(self) -> int | None:
+        return log_expiry_s(self.db)
+
+    def kept_since(self, now: datetime) -> datetime | None:
+        """Return the moment before which records have expired, None: none ever does.
+
+        Raises `PyMongoError`.
+        """
+        return None if self._kept_s is None else now - timedelta(seconds=self._kept_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +82,20 @@ class PeriodSources:
     by_pairs: bool = False
 
     @classmethod
-    def of(cls, db: Database[Any], period: Period, *, from_summaries: bool = True) -> "PeriodSources":
-        """Note which spans are summed up now, unless no summary is to be read; raises `PyMongoError`."""
-        state = summaries.State.read(db[summaries.COLLECTION]) if from_summaries else summaries.NOTHING
+    def of(cls, known: Known, period: Period, *, from_summaries: bool = True) -> "PeriodSources":
+        """Note which spans are summed up, unless no summary is to be read; raises `PyMongoError`."""
+        state = known.state if from_summaries else summaries.NOTHING
         start, end = (None if edge is None else edge.astimezone(UTC) for edge in (period.start, period.end))
         tz = period.tz
         first = BEGINNING if start is None else first_from(Level.HOUR, start, tz)
         last = end and begin(Level.HOUR, end, tz)
         if (start or first, end) != (first, last):
-            kept_s = log_expiry_s(db)
-            expired = BEGINNING if kept_s is None else period.now - timedelta(seconds=kept_s)
+            expired = known.kept_since(period.now) or BEGINNING
             if start is not None and begin(Level.HOUR, start, tz) < expired:
                 first = start
             if end is not None and begin(Level.HOUR, end, tz) < expired:
                 last = end
-        return cls(db, start, end, state, first, last)
+        return cls(known.db, start, end, state, first, last)
 
     def ranges(self, timeline: Timeline | None = None) -> list[Range]:
         """Return the spans that are read from summaries; none of them crosses buckets."""
@@ -121,12 +147,15 @@ class PeriodSources:
         match = {**some, **summaries.selection(ranges, summaries.named(pair))}
         return [Source(self.db[summaries.COLLECTION], match, "_id.start", key="_id.key", second=pair[1])]
 
-    def total(self, by: str | None = None, whose: str | None = None) -> Totals:
-        """Sum up everything, or what is one value's of a field."""
-        sums: Sums = {}
+    def sources(self, by: str | None = None, whose: str | None = None) -> list[Source]:
+        """Select everything, or what is one value's of a field: all that it is read from."""
         selection, keys = ({}, None) if by is None or whose is None else ({by: whose}, [whose])
-        for source in (*self.unsummed(selection), *self.summed(by, keys=keys)):
-            source.add_to(sums, None, None)
+        return [*self.unsummed(selection), *self.summed(by if keys else None, keys=keys)]
+
+    def total(self) -> Totals:
+        """Sum up everything."""
+        sums: Sums = {}
+        add_up(sums, self.sources(), None, None)
         return sums.get((None, None), Totals())
 
     def unsummed(

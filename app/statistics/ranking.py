@@ -1,19 +1,17 @@
 """Everything of a period by one or two fields, added up, put in order and cut into pages by the server."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from heapq import merge
 from itertools import islice
 from typing import Any
 
-from pymongo.database import Database
-
 from app.statistics import summaries
 from app.statistics.figures import SUM_FIELDS, Totals
-from app.statistics.period_sources import PeriodSources
+from app.statistics.period_sources import Known, PeriodSources
 from app.statistics.periods import Period
 from app.statistics.spans import Range
-from app.statistics.sum_sources import Source
+from app.statistics.sum_sources import Source, at_once, merged
 from app.statistics.summaries import FIELDS
 from app.statistics.timeseries import ENDPOINT, TAGS, Timeline
 from app.statistics.usage import Grouping, Key, UsagePage
@@ -23,6 +21,7 @@ Document = dict[str, Any]
 
 _RANKED = ("costNanoUsd", "requests")
 """What tells the order."""
+_READ = (*_RANKED, "_id.key", "_id.second")
 _BATCH = 500
 
 
@@ -34,18 +33,18 @@ class Ranking:
 
     def __init__(
         self,
-        db: Database[Any],
+        known: Known,
         period: Period,
         by: Grouping,
         timeline: Timeline | None,
         selection: Mapping[str, str] | None = None,
     ) -> None:
-        self._db = db
+        self._db = known.db
         self._period = period
         self._by = by
         self._timeline = timeline
         self._selection = dict(selection or {})
-        self._parts = None if by.is_of_records else PeriodSources.of(db, period)
+        self._parts = None if by.is_of_records else PeriodSources.of(known, period)
 
     def page(self, limit: int, shown: int) -> UsagePage:
         """Return the `limit` rows after the first `shown` ones.
@@ -54,7 +53,7 @@ class Ranking:
         """
         rows = [{"$sort": self._order()}, {"$skip": shown}, {"$limit": limit}]
         if self._parts is None:
-            whole = {"$group": {"_id": None, "count": {"$sum": 1}, **_merged(SUM_FIELDS.values())}}
+            whole = {"$group": {"_id": None, "count": {"$sum": 1}, **merged(SUM_FIELDS.values())}}
             (found,) = self._aggregate([{"$facet": {"rows": rows, "whole": [whole]}}], self._sources())
             ranked = [(self._key(row), _totals(row)) for row in found["rows"]]
             total = _totals(found["whole"][0]) if found["whole"] else Totals()
@@ -105,7 +104,7 @@ class Ranking:
         """Return everything together. What has several tags is in it once by each."""
         if self._parts is not None and not self._selection:
             return self._parts.total()
-        whole = {"$group": {"_id": None, **_merged(SUM_FIELDS.values())}}
+        whole = {"$group": {"_id": None, **merged(SUM_FIELDS.values())}}
         found = list(self._aggregate([whole], self._sources()))
         return _totals(found[0]) if found else Totals()
 
@@ -123,7 +122,8 @@ class Ranking:
         """Return the keys of a page, and how many there are, of a period that is this month.
 
         An index has the month in its order. Only what is in no sums, if there is anything, is to be added up
-        and put in between.
+        and put in between. That makes sums larger, never smaller: so whoever is on the page without it is
+        among as many of the month.
         """
         is_turned = summed != self._by.fields
 
@@ -135,7 +135,7 @@ class Ranking:
         for row in self._aggregate([], parts.unsummed({}), _RANKED):
             rest[self._key(row)] = int(row["costNanoUsd"]), int(row["requests"])
         collection = self._db[summaries.COLLECTION]
-        place, wanted = summaries.of_month(month, summed), dict.fromkeys(_RANKED, 1)
+        place, wanted = summaries.of_month(month, summed), dict.fromkeys(_READ, 1)
         count = int(collection.count_documents(place)) + len(rest)
         ids = [summaries.id_of(month, summed, key[::-1] if is_turned else key) for key in rest]
         for at in range(0, len(ids), _BATCH):
@@ -149,7 +149,7 @@ class Ranking:
             order[-2:] = order[:-3:-1]
         ordered = collection.find(place, wanted).sort(order)
         # Those of `rest` are met here, too, and left out.
-        ordered = ordered.limit(shown + limit + len(rest)) if rest else ordered.skip(shown).limit(limit)
+        ordered = ordered.limit(shown + limit) if rest else ordered.skip(shown).limit(limit)
         alone = (
             _rank(key, int(found.get("costNanoUsd", 0)), int(found.get("requests", 0)))
             for found in ordered
@@ -160,15 +160,9 @@ class Ranking:
         return [tuple(name if is_named else None for is_named, name in key) for _, _, key in page], count
 
     def _aggregate(self, stages: list[Document], sources: Sequence[Source], only: Sequence[str] = ()) -> Any:
-        first, *others = sources
-        pipeline = self._sums_of(first, only)
-        for source in others:
-            pipeline.append(
-                {"$unionWith": {"coll": source.collection.name, "pipeline": self._sums_of(source, only)}}
-            )
-        if others:
-            pipeline.append({"$group": {"_id": "$_id", **_merged(only or SUM_FIELDS.values())}})
-        return first.collection.aggregate([*pipeline, *stages], allowDiskUse=True, batchSize=_BATCH)
+        pipelines = [(source, self._sums_of(source, only)) for source in sources]
+        together = {"$group": {"_id": "$_id", **merged(only or SUM_FIELDS.values())}}
+        return at_once(pipelines, [*([together] if len(pipelines) > 1 else []), *stages])
 
     def _sources(self, keys: Sequence[Key] | None = None) -> list[Source]:
         """Return where to read from; `keys`: at least everything of these."""
@@ -212,10 +206,6 @@ class Ranking:
 
     def _key(self, row: Document) -> Key:
         return tuple(row["_id"].get(f"key{place}") for place in range(len(self._by.words)))
-
-
-def _merged(names: Iterable[str]) -> Document:
-    return {name: {"$sum": f"${name}"} for name in names}
 
 
 def _count(found: Sequence[Document]) -> int:

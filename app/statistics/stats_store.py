@@ -14,12 +14,12 @@ from pymongo.database import Database
 from app.common.display import iso_utc
 from app.records.records import Outcome
 from app.statistics import rollups, summaries
-from app.statistics.figures import Totals, model_table, usd
-from app.statistics.period_sources import PeriodSources
+from app.statistics.figures import SUM_FIELDS, Totals, model_table, usd
+from app.statistics.period_sources import Known, PeriodSources
 from app.statistics.periods import ALL, Period
 from app.statistics.ranking import Ranking
 from app.statistics.spans import BEGINNING
-from app.statistics.sum_sources import RANKS, STOOD_FOR, Source, Sums
+from app.statistics.sum_sources import RANKS, STOOD_FOR, Source, Sums, add_up, at_once, merged
 from app.statistics.timeseries import (
     AUTO,
     GROUPS,
@@ -32,7 +32,6 @@ from app.statistics.timeseries import (
     largest,
 )
 from app.statistics.usage import DEFAULT_LIMIT, Before, Grouping, Key, UsageBefore, UsagePage
-from app.store.connection import kept_since
 from app.store.driver import make_indexes, store_errors
 from app.store.fields import nano
 from app.wires.endpoints import LIST_MODELS
@@ -50,11 +49,17 @@ GROUPINGS = frozenset(field for field in summaries.FIELDS if field)
 class StatsStore:
     """Sums, model tables and figures of users. Every method raises `StoreUnavailable`."""
 
-    def __init__(self, db: Database[Any]) -> None:
+    def __init__(self, db: Database[Any], known: Known | None = None) -> None:
+        """`known` is read but once; None: anew for each question."""
         self._db = db
+        self._known = known
         self._rollups = db[rollups.COLLECTION]
         self._logs = db["request_logs"]
         self._users = db["usersNew"]
+
+    def for_one_answer(self) -> "StatsStore":
+        """Return one for several questions at a time: what decides where sums are is read but once."""
+        return StatsStore(self._db, Known(self._db))
 
     def ensure_indexes(self) -> None:
         """Create the indexes that sums are selected by."""
@@ -186,7 +191,7 @@ class StatsStore:
         `selection` restricts it to one value of each of some fields of sums.
         """
         timeline = None if by.bucket is None else Timeline.of(period, by.bucket, self._first_of(period))
-        return Ranking(self._db, period, by, timeline, selection)
+        return Ranking(self._where(), period, by, timeline, selection)
 
     def usage(
         self,
@@ -252,11 +257,11 @@ class StatsStore:
         sums: Sums = {}
         if keys:
             with store_errors():
-                parts = PeriodSources.of(self._db, period)
+                parts = PeriodSources.of(self._where(), period)
                 chosen = {field: {"$in": list(keys)}}
                 unsummed = parts.unsummed(chosen, timeline=timeline)
-                for source in (*unsummed, *parts.summed(field, keys=keys, timeline=timeline)):
-                    source.add_to(sums, field, timeline)
+                summed = parts.summed(field, keys=keys, timeline=timeline)
+                add_up(sums, [*unsummed, *summed], field, timeline)
         for (key, label), totals in sums.items():
             if label in buckets:
                 buckets[label].parts[str(key)] = totals
@@ -301,7 +306,7 @@ class StatsStore:
             else:
                 field = GROUPS.get(by)
                 from_summaries = field in summaries.FIELDS and not selection
-                parts = PeriodSources.of(self._db, period, from_summaries=from_summaries)
+                parts = PeriodSources.of(self._where(), period, from_summaries=from_summaries)
                 cutting = _Cutting(parts, timeline, with_latency, selection or {})
                 sums, whole, keys = cutting.sums(field, rank_by, top, wanted)
         # What is dated after now, by another machine's clock, has no bucket.
@@ -319,10 +324,24 @@ class StatsStore:
 
     def total(self, period: Period, *, user: str | None = None, key: str | None = None) -> Totals:
         """Sum up everything of a period, or everything of a user, or of a client key."""
+        return self.totals([period], user=user, key=key)[0]
+
+    def totals(
+        self, periods: Sequence[Period], *, user: str | None = None, key: str | None = None
+    ) -> list[Totals]:
+        """Sum up everything of each of these periods, or everything of a user, or of a client key."""
         by, whose = ("userId", user) if key is None else ("userKeyId", key)
+        found = [Totals() for _ in periods]
         with store_errors():
-            parts = PeriodSources.of(self._db, period)
-            return parts.total() if whose is None else parts.total(by, whose)
+            known = self._where()
+            asked = [
+                (source, source.grouped({"$literal": place}))
+                for place, period in enumerate(periods)
+                for source in PeriodSources.of(known, period).sources(by, whose)
+            ]
+            for sums in at_once(asked, [{"$group": {"_id": "$_id", **merged(SUM_FIELDS.values())}}]):
+                found[sums["_id"]].add(sums)
+        return found
 
     def sums(self, period: Period, *, by: str | None, with_latency: bool = False) -> dict[str | None, Totals]:
         """Sum up everything of a period per value of the field `by`, one of `GROUPINGS`.
@@ -334,9 +353,8 @@ class StatsStore:
             raise ValueError(f"cannot sum by {by}")
         sums: Sums = {}
         with store_errors():
-            parts = PeriodSources.of(self._db, period)
-            for source in (*parts.unsummed({}), *parts.summed(by)):
-                source.add_to(sums, by, None, with_latency=with_latency)
+            parts = PeriodSources.of(self._where(), period)
+            add_up(sums, [*parts.unsummed({}), *parts.summed(by)], by, None, with_latency=with_latency)
         return {key: totals for (key, _), totals in sums.items()}
 
     def booked_so_far(self, by: str) -> dict[str | None, Totals]:
@@ -346,11 +364,9 @@ class StatsStore:
         """
         sums: Sums = {}
         with store_errors():
-            state = summaries.State.read(self._db[summaries.COLLECTION])
-            parts = PeriodSources(self._db, None, None, state, BEGINNING, None)
-            for source in (*parts.unsummed({}), *parts.summed(by)):
-                if not source.is_records:
-                    source.add_to(sums, by, None)
+            parts = PeriodSources(self._db, None, None, self._where().state, BEGINNING, None)
+            sources = (*parts.unsummed({}), *parts.summed(by))
+            add_up(sums, [source for source in sources if not source.is_records], by, None)
         return {key: totals for (key, _), totals in sums.items()}
 
     def expired_before(self, by: Grouping | None, period: Period) -> datetime | None:
@@ -361,8 +377,11 @@ class StatsStore:
         if by is not None and not by.is_of_records:
             return None
         with store_errors():
-            since = kept_since(self._db, period.now)
+            since = self._where().kept_since(period.now)
         return since if since is not None and (period.start is None or period.start < since) else None
+
+    def _where(self) -> Known:
+        return self._known or Known(self._db)
 
     def _first_of(self, period: Period) -> datetime:
         """Return the period's start, or else when the first request was that anything is known of."""
@@ -395,8 +414,8 @@ class _Cutting:
         largest keys by bucket), since all keys by bucket would be far more.
         """
         sums: Sums = {}
-        for source in self.parts.unsummed(dict(self.selection), timeline=self.timeline):
-            source.add_to(sums, field, self.timeline, with_latency=self.with_latency)
+        unsummed = self.parts.unsummed(dict(self.selection), timeline=self.timeline)
+        add_up(sums, unsummed, field, self.timeline, with_latency=self.with_latency)
         whole: Sums = {}
         by_key: dict[str | None, Totals] = {}
         for (key, label), totals in sums.items():
@@ -413,8 +432,9 @@ class _Cutting:
     def _largest(self, field: str, by_key: dict[str | None, Totals], rank_by: str, top: int) -> list[str]:
         """Return the keys with most; `by_key` has what is in no summary."""
         ranked: Sums = {}
-        for source in self.parts.summed(field, timeline=self.timeline if self._is_short else None):
-            source.add_to(ranked, field, None)
+        add_up(
+            ranked, self.parts.summed(field, timeline=self.timeline if self._is_short else None), field, None
+        )
         for (key, _), totals in ranked.items():
             by_key.setdefault(key, Totals()).merge(totals)
         return largest(by_key, rank_by, top)
@@ -425,8 +445,8 @@ class _Cutting:
         return self.timeline.size == MINUTES
 
     def _add(self, sums: Sums, field: str | None, keys: list[str] | None) -> None:
-        for source in self.parts.summed(field, keys=keys, timeline=self.timeline):
-            source.add_to(sums, field, self.timeline, with_latency=self.with_latency)
+        summed = self.parts.summed(field, keys=keys, timeline=self.timeline)
+        add_up(sums, summed, field, self.timeline, with_latency=self.with_latency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,7 +477,8 @@ class _RecordCutting:
     def _sums(self, condition: Document | None, by: str | None) -> Sums:
         sums: Sums = {}
         match = self.records.match if condition is None else {**self.records.match, self.field: condition}
-        replace(self.records, match=match).add_to(sums, by, self.timeline, with_latency=self.with_latency)
+        records = replace(self.records, match=match)
+        add_up(sums, [records], by, self.timeline, with_latency=self.with_latency)
         return sums
 
 

@@ -4,7 +4,7 @@ There are two kinds of places: sums made before (with `latency` histograms), and
 which some are of earlier software and in no sums.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from pymongo.database import Database
 from app.common.money import NANO
 from app.records.records import Outcome
 from app.statistics.figures import SUM_FIELDS, Totals
-from app.statistics.histogram import bucket_key
+from app.statistics.histogram import BOUNDS, bucket_key
 from app.statistics.rollups import COMMON_ENDPOINTS
 from app.statistics.timeseries import ENDPOINT, HOUR, MINUTES, MONTH, TAGS, Timeline
 from app.store.driver import yielding
@@ -30,6 +30,7 @@ _Bars = tuple[tuple[str | None, Label], Mapping[str, int]]
 """Key and bucket of time, and a part of the histogram."""
 
 _BATCH = 200
+_ROWS_AT_ONCE = 500
 
 _WIDTH_MS = {MINUTES: 300_000, HOUR: 3_600_000}
 
@@ -49,21 +50,19 @@ class Source:
     is_records: bool = False
     second: str | None = None
 
-    def add_to(
-        self, sums: Sums, by: str | None, timeline: Timeline | None, *, with_latency: bool = False
-    ) -> None:
-        """Add what is here, by key (a field's name; None: all together) and bucket."""
+    def pipeline(
+        self, by: str | None, timeline: Timeline | None, *, with_latency: bool = False
+    ) -> list[Document]:
+        """Return the pipeline that adds up by key (a field's name; None: all together) and bucket of time.
+
+        `with_latency`: of records also by how long they took, as the buckets of a histogram.
+        """
         group = {
             "key": None if by is None else self.value_of(by),
             "label": None if timeline is None else self.label(timeline),
+            "bar": _BAR if with_latency and self.is_records else None,
         }
-        each = TAGS if by == TAGS else None
-        for found in self.collection.aggregate(self.grouped(group, each=each), allowDiskUse=True):
-            sums.setdefault(_place(found), Totals()).add(found)
-        if with_latency:
-            bars = self._bars_of_records(group, each) if self.is_records else self._stored_bars(by, timeline)
-            for place, counts in bars:
-                sums.setdefault(place, Totals()).add_latencies(counts)
+        return self.grouped(group, each=TAGS if by == TAGS else None)
 
     def value_of(self, by: str) -> Any:
         """Return the expression for the value of a field, null where there is none."""
@@ -110,17 +109,8 @@ class Source:
         ]
         return [found["_id"]["key"] for found in self.collection.aggregate(ranked, allowDiskUse=True)]
 
-    def _bars_of_records(self, group: Document, each: str | None) -> Iterator[_Bars]:
-        timed = {"outcome": {"$ne": str(Outcome.REJECTED)}, "latencyMs": {"$type": "number"}}
-        pipeline: list[Document] = [
-            {"$match": {"$and": [self.match, timed]}},
-            *_unwound(each),
-            {"$group": {"_id": {**group, "latencyMs": "$latencyMs"}, "number": {"$sum": STOOD_FOR}}},
-        ]
-        for found in self.collection.aggregate(pipeline, allowDiskUse=True):
-            yield _place(found), {bucket_key(int(found["_id"]["latencyMs"])): int(found["number"])}
-
-    def _stored_bars(self, by: str | None, timeline: Timeline | None) -> Iterator[_Bars]:
+    def stored_bars(self, by: str | None, timeline: Timeline | None) -> Iterator[_Bars]:
+        """Yield the histograms of sums made before; records have none."""
         # Added up here: the server takes five times as long to take maps apart.
         key = None if by is None else self.key or by
         wanted = {"latency": 1, self.time: 1, **({} if key is None else {key: 1})}
@@ -130,13 +120,53 @@ class Source:
             yield (place, label), found.get("latency") or {}
 
 
+def add_up(
+    sums: Sums,
+    sources: Sequence[Source],
+    by: str | None,
+    timeline: Timeline | None,
+    *,
+    with_latency: bool = False,
+) -> None:
+    """Add what is in all these, by key (a field's name; None: all together) and bucket.
+
+    `with_latency` fills the histograms.
+    """
+    if not sources:
+        return
+    pipelines = [source.pipeline(by, timeline, with_latency=with_latency) for source in sources]
+    place = {"key": "$_id.key", "label": "$_id.label"}
+    bars = {"bars": {"$push": {"$ifNull": ["$_id.bar", None]}}, "numbers": {"$push": "$latencyCount"}}
+    together: Document = {
+        "$group": {"_id": place, **merged(SUM_FIELDS.values()), **(bars if with_latency else {})}
+    }
+    for found in at_once(zip(sources, pipelines, strict=True), [together]):
+        totals = sums.setdefault((found["_id"].get("key"), found["_id"].get("label")), Totals())
+        totals.add(found)
+        for bar, number in zip(found.get("bars", ()), found.get("numbers", ()), strict=True):
+            if bar is not None:
+                totals.add_latencies({bar: int(number)})
+    if with_latency:
+        for source in sources:
+            if not source.is_records:
+                for at, counts in source.stored_bars(by, timeline):
+                    sums.setdefault(at, Totals()).add_latencies(counts)
+
+
+def at_once(parts: Iterable[tuple[Source, list[Document]]], stages: Sequence[Document] = ()) -> Any:
+    """Ask for what the pipelines of some sources find, one after another, in one question."""
+    (first, pipeline), *others = parts
+    rest = [{"$unionWith": {"coll": source.collection.name, "pipeline": asked}} for source, asked in others]
+    return first.collection.aggregate([*pipeline, *rest, *stages], allowDiskUse=True, batchSize=_ROWS_AT_ONCE)
+
+
+def merged(names: Iterable[str]) -> Document:
+    """Return what adds up sums of these names."""
+    return {name: {"$sum": f"${name}"} for name in names}
+
+
 def _unwound(field: str | None) -> list[Document]:
     return [{"$unwind": {"path": f"${field}", "preserveNullAndEmptyArrays": True}}] if field else []
-
-
-def _place(found: Document) -> tuple[str | None, Label]:
-    group = found["_id"]
-    return group.get("key"), group.get("label")
 
 
 def _at(document: Document, path: str) -> Any:
@@ -174,6 +204,19 @@ def sum_if(condition: Document | str, amount: Any = 1) -> Document:
 _IS_TIMED: Document = {"$and": [{"$ne": ["$outcome", str(Outcome.REJECTED)]}, {"$isNumber": "$latencyMs"}]}
 _HAS_FIRST_BYTE: Document = {"$and": [_IS_TIMED, {"$isNumber": "$ttftMs"}]}
 
+
+def _search(low: int, high: int) -> Document | str:
+    """Return the expression for the bucket of a duration, one of those from `low` to `high`."""
+    if low == high:
+        return bucket_key(BOUNDS[low])
+    middle = (low + high) // 2
+    is_lower = {"$lte": ["$latencyMs", BOUNDS[middle]]}
+    return {"$cond": [is_lower, _search(low, middle), _search(middle + 1, high)]}
+
+
+_BAR: Document = {"$cond": [_IS_TIMED, _search(0, len(BOUNDS) - 1), None]}
+"""Where a record is counted in a histogram, by eight comparisons; null: nowhere."""
+
 COST_NANO: Document = {
     "$ifNull": [
         "$costNanoUsd",
@@ -209,7 +252,7 @@ MARKUP_NANO: Document = {
 }
 """What the operator's own factors have added to a record's cost."""
 
-_STORED_SUMS: Document = {name: {"$sum": f"${name}"} for name in SUM_FIELDS.values()}
+_STORED_SUMS: Document = merged(SUM_FIELDS.values())
 
 _RECORD_SUMS: Document = {
     "requests": {"$sum": STOOD_FOR},

@@ -1,7 +1,8 @@
 """What a request asks of the database is the same with ten users, keys and records as with thousands."""
 
 from collections import Counter
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -24,6 +25,8 @@ from app.keys.key_sync import KeySync
 from app.keys.provider_keys import ProviderKeyStore
 from app.persistence.booking import Booking
 from app.records.records import SequencedRecord
+from app.statistics.figures import Totals
+from app.statistics.histogram import count
 from app.statistics.periods import Period
 from app.statistics.stats_store import StatsStore
 from app.statistics.summaries import SummaryMaker
@@ -161,3 +164,62 @@ def test_a_month_by_user_reads_figures_of_those_only_who_are_on_the_page(databas
     # The order is read out of an index; a page has 20 users, and there are twenty times as many.
     assert sum(entry.get("keysExamined", 0) for entry in done) > MANY / 2
     assert sum(entry.get("docsExamined", 0) for entry in done) < MANY / 4
+
+
+def asked_of(database: Database[Any], what: Callable[[], object]) -> list[tuple[str, str, int]]:
+    """Which command was sent for which collection, and how many rows came."""
+    database["system.profile"].drop()
+    database.command("profile", 2)
+    what()
+    database.command("profile", 0)
+    return [
+        (command, str(entry["command"][command]), entry.get("nreturned", 0))
+        for entry in database["system.profile"].find({"op": {"$in": ["query", "command", "getmore"]}})
+        if (command := next(iter(entry["command"]))) != "profile"
+    ]
+
+
+def test_one_answer_reads_but_once_what_decides_where_sums_are(database: Database[Any]) -> None:
+    crowd.make_records(database, FEW, NOW, users=FEW, random=Random(1))
+    crowd.make_indexes(database)
+    periods = [Period.of(name, NOW, UTC) for name in ("1h", "24h", "30d")]
+    asked = StatsStore(database).for_one_answer()
+
+    def answer() -> None:
+        for period in periods:
+            asked.sums(period, by="model", with_latency=True)
+            asked.usage(Grouping.parse("user"), period)
+
+    done = Counter((command, place) for command, place, _ in asked_of(database, answer))
+    assert done["listIndexes", "request_logs"] == 1
+    assert done["find", "request_summaries"] == 1
+
+
+def test_sums_of_several_periods_are_one_question(database: Database[Any]) -> None:
+    Booking(database, "w1", now=lambda: NOW).apply([record(number) for number in range(REQUESTS)])
+    stats = StatsStore(database)
+    periods = [Period.of(name, NOW + timedelta(minutes=5), UTC) for name in ("today", "30d", "all")]
+    found: list[Totals] = []
+    done = asked_of(
+        database, lambda: found.extend(stats.totals(periods, key=hash_client_key(crowd.client_key(3))))
+    )
+    assert [command for command, _, _ in done].count("aggregate") == 1
+    assert [totals.requests for totals in found] == [1, 1, 1]
+    assert [totals.cost_nano_usd for totals in found] == [7, 7, 7]
+
+
+def test_durations_come_from_records_in_one_row_for_each_key(database: Database[Any]) -> None:
+    took = {number: number * 37 for number in range(1, MANY)}
+    records = [
+        {"_id": str(number), "createdAt": NOW - timedelta(minutes=50), "outcome": "ok", "statusCode": 200}
+        | {"model": f"model-{number % 3}", "latencyMs": ms}
+        for number, ms in took.items()
+    ]
+    database["request_logs"].insert_many(records)
+    sums: dict[str | None, Totals] = {}
+    stats, hour = StatsStore(database), Period.of("1h", NOW, UTC)
+    done = asked_of(database, lambda: sums.update(stats.sums(hour, by="model", with_latency=True)))
+    assert sum(rows for _, _, rows in done) < 10
+    assert len(sums) == 3
+    for model, totals in sums.items():
+        assert totals.latency == count(ms for number, ms in took.items() if f"model-{number % 3}" == model)

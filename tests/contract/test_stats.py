@@ -13,6 +13,7 @@ from app.common.money import NANO
 from app.persistence.booking import Booking
 from app.records.records import Outcome
 from app.statistics import stats_store
+from app.statistics.histogram import BOUNDS, LONGEST_MS, count
 from app.statistics.periods import ADMIN_PERIODS, Period
 from app.statistics.stats_store import StatsStore
 
@@ -242,6 +243,20 @@ def test_user_stats(database, stats):
     }
     day = stats.user_stats(Period.of("24h", NOW, UTC))
     assert (day["total_credits_used"], day["total_input_tokens"], day["total_credits"]) == (2.0, 100, 102.0)
+
+
+def test_durations_are_in_the_same_buckets_in_records_as_in_sums(database, stats):
+    took = sorted({edge for bound in BOUNDS for edge in (bound, bound + 1)} | {0, 2 * LONGEST_MS})
+    records = [
+        sequenced(number, created_at=NOW - timedelta(minutes=50), latency_ms=ms)
+        for number, ms in enumerate(took, 1)
+    ]
+    book(database, records)
+    # The part of an hour that an hour ago began in is counted from records.
+    assert stats.sums(Period.of("1h", NOW, ZONE), by=None, with_latency=True)[None].latency == count(took)
+    whole = stats.sums(Period.of("all", NOW, ZONE), by=None, with_latency=True)[None]
+    assert whole.latency == count(took)
+    assert whole.latency_count == len(took)
 
 
 def test_sums_by_other_fields_and_of_a_user(database, stats):

@@ -12,7 +12,7 @@ from test_stats import made_record
 
 from app.persistence.booking import Booking
 from app.records.request_logs import RequestLogStore
-from app.statistics.period_sources import PeriodSources
+from app.statistics.period_sources import Known, PeriodSources
 from app.statistics.periods import Period
 from app.statistics.spans import Level, begin, following
 from app.statistics.stats_store import StatsStore
@@ -230,7 +230,7 @@ def check_pages(database, by, hours):
     expected = list(stats.usage_rows(by, month))
     make(database, summed, SAIGON)
     # What the month is read from is in the order of the index, with what is not summed up yet in between.
-    parts = PeriodSources.of(database, month)
+    parts = PeriodSources.of(Known(database), month)
     assert (parts if len(by.words) == 1 else parts.of_pairs()).month() is not None
     for _ in range(2):
         seen = []
