@@ -24,7 +24,11 @@ class Missing(ManagementError):
 
 
 class Conflict(ManagementError):
-    """It cannot be done as things are now."""
+    """It cannot be done as things are now: because of `field`, a name the caller knows, if of any."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class Unusable(ManagementError):

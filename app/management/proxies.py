@@ -83,6 +83,7 @@ class ProxyAdmin:
         """Add a proxy, active; without an id it gets the next free `proxy-N`."""
         endpoint = _endpoint(None, change)
         with self._audit.action(actor, "proxies.add", _target(proxy_id or f"{_AUTO_ID}N"), _shown(change)):
+            self._refuse_twin(change.name or proxy_id, endpoint, proxy_id)
             try:
                 if proxy_id is not None:
                     return self._store.add(proxy_id, endpoint, now=now_ms(), name=change.name)
@@ -95,11 +96,16 @@ class ProxyAdmin:
         """Change what is given, and forget how the proxy fared before."""
         with self._audit.action(actor, "proxies.change", _target(proxy_id), _shown(change)):
             known = self._known(proxy_id)
+            endpoint = _endpoint(known, change) if change.changes_endpoint else None
+            # Twins of before that are left as they are can still be changed in what else they have.
+            is_renamed = change.name is not None and _plain(change.name) != _plain(known.name)
+            is_moved = known.endpoint is None or endpoint is None or not _same(endpoint, known.endpoint)
+            self._refuse_twin(change.name if is_renamed else None, endpoint if is_moved else None, proxy_id)
             try:
                 found = self._store.update(
                     proxy_id,
                     now=now_ms(),
-                    endpoint=_endpoint(known, change) if change.changes_endpoint else None,
+                    endpoint=endpoint,
                     name=change.name,
                     is_active=change.is_active,
                 )
@@ -147,6 +153,23 @@ class ProxyAdmin:
     def _keep(self, proxy_id: str, health: Health) -> None:
         self._store.set_health(proxy_id, health)
 
+    def _refuse_twin(self, name: str | None, endpoint: ProxyEndpoint | None, own_id: str | None) -> None:
+        """Raise `Conflict` where another proxy has this name, or is this way out already.
+
+        Two at one address are different ways out where they are logged into as different users, or with
+        different passwords: many vendors tell their customers' addresses by these.
+        """
+        for other in self._store.list():
+            if other.proxy_id == own_id:
+                continue
+            if name is not None and _plain(other.name) == _plain(name):
+                raise Conflict(f"there is a proxy named {other.name} already: {other.proxy_id}", "name")
+            if endpoint is not None and other.endpoint is not None and _same(endpoint, other.endpoint):
+                where = f"{endpoint.kind}, {endpoint.host}, port {endpoint.port}"
+                raise Conflict(
+                    f"{other.proxy_id} is this proxy already: {where}, with the same login", "host"
+                )
+
     def _add_numbered(self, endpoint: ProxyEndpoint, name: str | None) -> StoredProxy:
         for proxy_id in self._free_ids():
             try:
@@ -186,6 +209,17 @@ def _endpoint(known: StoredProxy | None, change: ProxyChange) -> ProxyEndpoint:
         raise Unusable("type", "takes http or socks5")
     login = (username, password) if username else (None, change.password or None)
     return ProxyEndpoint(ProxyKind(str(kind)), str(host).strip("[]"), int(port or 0), *login)
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _same(one: ProxyEndpoint, other: ProxyEndpoint) -> bool:
+    """Return whether these are one way out: in names of hosts, capitals and a last dot say nothing."""
+    return replace(one, host=one.host.rstrip(".").lower()) == replace(
+        other, host=other.host.rstrip(".").lower()
+    )
 
 
 def _shown(change: ProxyChange) -> Document:

@@ -547,6 +547,36 @@ def test_a_proxy_that_cannot_be_is_refused(admin, body):
     assert admin.get("/proxies")["total"] == 0
 
 
+def test_a_proxy_that_is_there_already_is_refused_and_named(admin, database):
+    login = {"username": "u", "password": "p-secret-p"}
+    proxy(admin, name="Frankfurt", host="gate.example.com", **login)
+    for body, said in (
+        ({"name": " frankfurt", "host": "h"}, "there is a proxy named Frankfurt already: proxy-1"),
+        ({"id": "frankfurt", "host": "h"}, "there is a proxy named Frankfurt already: proxy-1"),
+        (
+            {"host": "Gate.Example.com.", **login},
+            "proxy-1 is this proxy already: http, Gate.Example.com., port 3128, with the same login",
+        ),
+    ):
+        answer = admin("POST", "/proxies", {"type": "http", "port": 3128, **body})
+        assert (answer.status_code, answer.json["error"]) == (409, said)
+    # Behind one address there may be many ways out, told by login, and another server at another port.
+    proxy(admin, host="gate.example.com", username="u", password="p-other-p")
+    proxy(admin, host="gate.example.com", username="v", password="p-secret-p")
+    proxy(admin, host="gate.example.com", port=1080, **login)
+    assert admin("PATCH", "/proxies/proxy-4", {"port": 3128}).status_code == 409
+    assert admin("PATCH", "/proxies/proxy-4", {"name": "FRANKFURT"}).status_code == 409
+    assert admin.get("/proxies/proxy-4")["port"] == 1080
+    assert (
+        admin("PATCH", "/proxies/proxy-1", {"name": "frankfurt", "host": "gate.example.com"}).status_code
+        == 200
+    )
+    # Those of before, when nobody looked, can be changed in all else.
+    database.proxies.update_one({"_id": "proxy-4"}, {"$set": {"port": 3128, "name": "frankfurt"}})
+    kept = {"name": "frankfurt", "port": 3128, "isActive": False}
+    assert admin("PATCH", "/proxies/proxy-4", kept).json["isActive"] is False
+
+
 def test_a_check_says_how_a_proxy_fares(admin):
     proxy(admin, host="127.0.0.1", port=1)
     checked = admin("POST", "/proxies/proxy-1/check").json

@@ -81,6 +81,17 @@ def add(run: Run, proxy_id: str, server: HttpProxy | Socks5Proxy, *more: str, st
     return run("proxies", "add", proxy_id, *args, stdin=stdin)
 
 
+def test_a_proxy_that_is_there_already_is_not_added(run: Run) -> None:
+    where = ("--type", "http", "--host", "203.0.113.7", "--port", 3128)
+    ok(run("proxies", "add", "berlin", *where))
+    assert "there is a proxy berlin already" in failed(run("proxies", "add", "berlin", *where))
+    said = failed(run("proxies", "add", "again", *where))
+    assert "berlin is this proxy already: http, 203.0.113.7, port 3128" in said
+    named = run("proxies", "add", "paris", "--name", "Berlin", "--type", "http", "--host", "h", "--port", 1)
+    assert "there is a proxy named berlin already: berlin" in failed(named)
+    assert [proxy["id"] for proxy in ok_json(run("proxies", "list", "--json"))["proxies"]] == ["berlin"]
+
+
 def test_a_proxy_is_added_listed_disabled_enabled_and_deleted(run: Run, database) -> None:
     args = ("--type", "socks5", "--host", "[2001:db8::1]", "--port", 1080, "--username", "weir")
     added = ok_json(run("proxies", "add", "p1", *args, "--password-stdin", "--json", stdin=f"{PASSWORD}\n"))

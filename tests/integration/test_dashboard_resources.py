@@ -542,6 +542,9 @@ def test_proxies_are_added_changed_checked_and_deleted(admin, database):
     )
     assert "Frankfurt is added as proxy-1" in text
     assert "p-secret-p" not in admin.get("/upstream/proxies/proxy-1").text
+    twin = admin.post("/upstream/proxies", "/upstream/proxies", **fields)
+    assert (twin.status_code, 'value="Frankfurt"' in twin.text) == (400, True)
+    assert 'id="name-error">there is a proxy named Frankfurt already: proxy-1' in twin.text
     before = database.proxies.find_one()["password"]
     send(
         admin,

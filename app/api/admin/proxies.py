@@ -14,6 +14,7 @@ from app.management.proxies import ProxyAdmin, ProxyChange, StoredProxy
 from app.management.views.proxies import ProxiesView, ProxyView, proxies_view, proxy_view
 
 _NO_PROXY = {404: "There is no such proxy."}
+_TWIN = {409: "There is a proxy of this name, or this one under another name."}
 
 Name = Annotated[str, Field(min_length=1, max_length=100, description="A name for people.")]
 Host = Annotated[str, Field(min_length=1, max_length=255, description="A name or an IP address.")]
@@ -79,7 +80,7 @@ def add_proxy_routes(routes: Blueprint, proxies: ProxyAdmin) -> None:
         return jsonify(proxies_view(proxies.list()))
 
     @routes.post("/proxies")
-    @describe("Add a proxy", answers={201: ProxyView}, errors={409: "There is such a proxy already."})
+    @describe("Add a proxy", answers={201: ProxyView}, errors=_TWIN)
     def add_proxy(body: NewProxyBody) -> tuple[Response, int]:
         """Add a proxy; running workers use it within seconds. Its password is kept encrypted."""
         change = ProxyChange(body.name, body.type, body.host, body.port, body.username, body.password)
@@ -91,7 +92,7 @@ def add_proxy_routes(routes: Blueprint, proxies: ProxyAdmin) -> None:
         return jsonify(proxy_view(proxies.get(proxy_id)))
 
     @routes.patch("/proxies/<proxy_id>")
-    @describe("Change a proxy", answers=ProxyView, errors=_NO_PROXY)
+    @describe("Change a proxy", answers=ProxyView, errors=_NO_PROXY | _TWIN)
     def change_proxy(proxy_id: str, body: ProxyChangeBody) -> Response:
         """Change a proxy; what is known of its health is forgotten."""
         change = ProxyChange(
