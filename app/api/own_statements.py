@@ -15,7 +15,7 @@ from app.management.reading import Statements
 
 _own = ApiSection("User", access=USER)
 
-_SHOWN = ("month", "from", "to", "timezone", "state", "isOver", "closedAt")
+_SHOWN = ("month", "from", "to", "timezone", "state", "hasBegun", "isOver", "closedAt")
 # Who of the operators gave it is not the user's affair; why, they were told.
 _OPERATORS = frozenset(("by",))
 
@@ -32,6 +32,7 @@ class OwnStatementView(_From):
     state: Annotated[
         Literal["open", "closing", "closed"], Field(description="A closed month never changes again.")
     ]
+    hasBegun: bool
     isOver: bool
     closedAt: NotRequired[str]
     statement: dict[str, Any]

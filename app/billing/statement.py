@@ -39,6 +39,10 @@ class Month:
         start, end = (midnight(day, tz) for day in days)
         return cls(text, start, end, tz)
 
+    def has_begun(self, now: datetime) -> bool:
+        """Whether anything can have happened in it."""
+        return self.start <= now
+
     def is_over(self, now: datetime) -> bool:
         """Whether nothing new can happen in it."""
         return self.end <= now

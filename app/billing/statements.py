@@ -277,7 +277,8 @@ class Statements:
         return None if head is None else head["claim"]
 
     def _head(self, month: Month, document: Mapping[str, Any] | None, now: datetime) -> Document:
-        head = {**month.to_json(), "state": OPEN, "isOver": month.is_over(now)}
+        when = {"hasBegun": month.has_begun(now), "isOver": month.is_over(now)}
+        head = {**month.to_json(), "state": OPEN, **when}
         if document is not None:
             head["state"] = document["state"]
             if document["state"] == CLOSED:
@@ -287,6 +288,8 @@ class Statements:
         return head
 
     def _check(self, month: Month, now: datetime) -> None:
+        if not month.has_begun(now):
+            raise CannotClose(f"{month.name} has not begun yet")
         if not month.is_over(now):
             raise CannotClose(f"{month.name} is not over yet")
         later = self._closed.find_one({"_id": {"$gt": month.name}, "state": {"$in": [CLOSED, CLOSING]}})

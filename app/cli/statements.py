@@ -3,9 +3,11 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import click
@@ -46,7 +48,7 @@ def list_months(as_json: bool) -> None:
         (
             (
                 month["month"],
-                month["state"] if month["isOver"] else f"{month['state']}, running",
+                _state(month),
                 month.get("users"),
                 usd(month["sums"]["chargesNanoUsd"]) if "sums" in month else None,
                 month.get("closedAt"),
@@ -71,6 +73,7 @@ def show(month: str, user: str | None, as_csv: bool, as_json: bool) -> None:
         if user is not None:
             _show_one(statements, asked, user, as_csv, as_json)
             return
+        _warn_before(asked, now)
         found = statements.statements(asked, statements.users(asked, now), now)
         if as_csv:
             _write(rows_csv(asked, found))
@@ -84,8 +87,21 @@ def show(month: str, user: str | None, as_csv: bool, as_json: bool) -> None:
             )
 
 
+def _state(month: Mapping[str, Any]) -> str:
+    if month["isOver"]:
+        return str(month["state"])
+    return f"{month['state']}, {'running' if month['hasBegun'] else 'not begun'}"
+
+
+def _warn_before(month: Month, now: datetime) -> None:
+    """Say of a month that has not begun that it has not: all figures are those of now, or nothing."""
+    if not month.has_begun(now):
+        click.echo(f"{month.name} has not begun yet.", err=True)
+
+
 def _show_one(statements: Statements, month: Month, user: str, as_csv: bool, as_json: bool) -> None:
     now = now_ms()
+    _warn_before(month, now)
     found = statements.statement(month, user, now)
     if found is None:
         fail(f"there is no user {user}")

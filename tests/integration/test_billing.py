@@ -189,6 +189,17 @@ def test_a_month_by_command(config, booked, tmp_path, database):
     )
 
 
+def test_a_month_that_has_not_begun_says_so(app, config, booked):
+    assert [ask(app, f"statements/{month}").json["hasBegun"] for month in (month_of(booked), "2999-01")] == [
+        True,
+        False,
+    ]
+    assert ask(app, "statements/2999-01/close", 409, "post").json["error"] == "2999-01 has not begun yet"
+    run = commands(**config)
+    assert run("statements", "show", "2999-01").stderr == "2999-01 has not begun yet.\n"
+    assert run("statements", "show", month_of(booked)).stderr == ""
+
+
 def test_usage_by_command(config, booked):
     run = commands(**config)
     done = run("stats", "usage", "--period", "last_month", "--by", "user,model", "--csv")

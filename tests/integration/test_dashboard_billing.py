@@ -149,9 +149,18 @@ def test_a_month_that_does_not_agree_is_closed_only_when_asked_to(world, databas
 
 
 def test_a_running_month_cannot_be_closed(world):
-    browser = world.admin()
-    assert "Close the month" not in words(browser.get("/billing/2026-11"))
-    assert "2099-11 is not over yet" in words(browser.post("/billing/2099-11/close", "/billing/2026-10"))
+    browser, month = world.admin(), f"{world.clock.now:%Y-%m}"
+    assert "Close the month" not in words(browser.get(f"/billing/{month}"))
+
+
+def test_a_month_that_has_not_begun_is_not_called_running(world):
+    browser, month = world.admin(), f"{world.clock.now:%Y-%m}"
+    assert "running" in words(browser.get(f"/billing/{month}"))
+    for page in ("/billing/2099-11", "/billing/2099-11/of/ann"):
+        said = words(browser.get(page))
+        assert "not begun" in said
+        assert "running" not in said
+    assert "2099-11 has not begun yet" in words(browser.post("/billing/2099-11/close", "/billing/2026-10"))
 
 
 def test_another_table_is_compared_with_what_was_charged(world):

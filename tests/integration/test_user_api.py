@@ -112,7 +112,7 @@ def test_the_own_statement_adds_up_and_prints(world):
         if path == before and found.status_code == 404:
             continue
         own = found.json
-        assert set(own) == {"month", "from", "to", "timezone", "state", "isOver", "statement"}
+        assert set(own) == {"month", "from", "to", "timezone", "state", "hasBegun", "isOver", "statement"}
         sums = own["statement"]
         assert sums["user"] == "ann"
         given = sums["creditsNanoUsd"] - sums["debitsNanoUsd"]

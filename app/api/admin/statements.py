@@ -51,6 +51,7 @@ class MonthView(_From):
     to: str
     timezone: str
     state: Literal["open", "closing", "closed"]
+    hasBegun: bool
     isOver: bool
     closedAt: NotRequired[str]
     closedBy: NotRequired[str]
