@@ -4,6 +4,7 @@ What can be known without the body is checked before it is read: it takes memory
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -39,13 +40,14 @@ from app.wires.endpoints import MESSAGES, Body, is_object_id
 from app.wires.errors import Refusal, unknown_object
 from app.wires.estimate import BYTES_PER_TOKEN, of_tokens, prompt_bytes, tokens_of
 from app.wires.form_body import FormReader, parse_form
-from app.wires.object_ids import MAX_NAMED, named_objects
+from app.wires.object_ids import MAX_NAMED, MAX_TOLD, NamedObject, named_objects
 from app.wires.request_body import (
     LARGE,
     MAX_MODEL_LENGTH,
     RequestBody,
     asks_for_stream,
     parse_body,
+    parse_state,
 )
 from app.wires.usage import Usage
 
@@ -147,6 +149,9 @@ class Admission:
             if target is None or target.user_id != exchange.principal.user_id:
                 raise exchange.not_found
             self.aim(exchange, target)
+        if exchange.state and endpoint.names_objects:
+            members = parse_state(exchange.state, endpoint, call.pace.rest)
+            self._bind(exchange, named_objects(members, endpoint.names_objects, call.pace.rest))
 
     def aim(self, exchange: Exchange, target: UpstreamObject) -> None:
         """Make the request one for this object, which is its user's."""
@@ -172,8 +177,10 @@ class Admission:
             raise unknown_model(body.model, self._models)
         self._refuse_beyond_limits(exchange, exchange.model, body)
         naming = exchange.endpoint.names_objects
-        if exchange.endpoint.makes or not body.members.keys().isdisjoint(naming):
-            self._bind(exchange, body)
+        if exchange.endpoint.makes:
+            self._order(exchange, body)
+        if not body.members.keys().isdisjoint(naming):
+            self._bind(exchange, named_objects(body.members, naming, pace.rest))
         if self._refuse_without_credit(exchange):  # the body may have taken long
             self._reserve(exchange, exchange.model)
 
@@ -200,6 +207,7 @@ class Admission:
         pace.queue()
         renamed: dict[int, tuple[RequestBody, str]] = {}
         claims: dict[str, Claim] = {}
+        named: dict[str, NamedObject] = {}
         most = 0
         for number, request in enumerate(parse_batch(data, MESSAGES, pace.rest)):
             body = request.body
@@ -213,41 +221,56 @@ class Admission:
             exchange.model = exchange.model or model
             if model.upstream_id != body.model:
                 renamed[request.start] = (body, model.upstream_id)
+            naming = named_objects(body.members, exchange.endpoint.names_objects, pace.rest)
+            named |= {item.object_id: item for item in naming}
             size = prompt_bytes(body.data, pace.rest)
             most += _need(exchange, body, model, size, BATCH).most
         exchange.state = with_models(data, renamed) if renamed else data
         exchange.is_background = exchange.is_kept = True
         exchange.drain_s = max(exchange.drain_s, BACKGROUND_DRAIN_S)
+        self._bind(exchange, list(named.values()))
         if self._refuse_without_credit(exchange):
             # Nothing lowers what the requests of a batch may cost: it has all of it, or is refused.
             exchange.reservation = self._hold(exchange, tuple(claims.values()), most, most, most)
 
-    def _bind(self, exchange: Exchange, body: RequestBody) -> None:
-        """Bind a request to the key that made what it names, all of which has to be the user's own."""
-        exchange.is_background = exchange.endpoint.makes and body.says("background", b"true")
-        exchange.is_kept = exchange.endpoint.makes and (
-            exchange.is_background or not body.says("store", b"false")
-        )
+    def _order(self, exchange: Exchange, body: RequestBody) -> None:
+        """Note whether the answer goes on in the background, and whether the upstream keeps it."""
+        exchange.is_background = body.says("background", b"true")
+        exchange.is_kept = exchange.is_background or not body.says("store", b"false")
         if exchange.is_background:
             # Its id has to be known, or nobody ever learns what it costs.
             exchange.drain_s = max(exchange.drain_s, BACKGROUND_DRAIN_S)
-        naming = exchange.endpoint.names_objects
-        named = named_objects(body.members, naming, exchange.call.pace.rest)
-        if len(named) > MAX_NAMED:
-            raise errors.invalid_body(f"the request refers to more than {MAX_NAMED} items", "input")
-        ids = [item.object_id for item in named if is_object_id(item.object_id)]
-        found = exchange.objects.find(ids, exchange.principal.user_id) if ids else {}
-        for item in named:
+
+    def _bind(self, exchange: Exchange, named: Sequence[NamedObject]) -> None:
+        """Bind a request to the key that made what it goes on with, all of which has to be the user's own."""
+        user_id, wire_format = exchange.principal.user_id, exchange.call.wire_format
+        needed = [item for item in named if item.is_needed]
+        told = [item for item in named if not item.is_needed]
+        if len(needed) > MAX_NAMED or len(told) > MAX_TOLD:
+            raise errors.invalid_body(f"the request refers to more than {MAX_NAMED} items", named[-1].member)
+        found = self._found(exchange, needed, waits=True)
+        for item in needed:
             made = found.get(item.object_id)
             if made is None and not item.is_made_here:
                 continue
-            not_found = unknown_object(item.object_id, item.member, exchange.call.wire_format)
-            is_theirs = made is not None and made.user_id == exchange.principal.user_id
+            not_found = unknown_object(item.object_id, item.member, wire_format)
+            is_theirs = made is not None and made.user_id == user_id
             if made is None or not is_theirs or (exchange.only and exchange.only.store_id != made.key):
                 raise not_found
-            exchange.only, exchange.not_found = OnlyKey(made.key), not_found
+            exchange.only = exchange.only or OnlyKey(made.key, is_free=not exchange.endpoint.asks_model)
+            exchange.not_found = not_found
             if item.member == "conversation":
                 exchange.objects.learn(replace(made, created_at=self._clock.utcnow()))  # it is in use
+        others = self._found(exchange, told, waits=False)
+        for item in told:
+            if item.object_id in others and others[item.object_id].user_id != user_id:
+                raise unknown_object(item.object_id, item.member, wire_format)
+
+    def _found(
+        self, exchange: Exchange, named: Sequence[NamedObject], *, waits: bool
+    ) -> Mapping[str, UpstreamObject]:
+        ids = [item.object_id for item in named if is_object_id(item.object_id)]
+        return exchange.objects.find(ids, exchange.principal.user_id, waits=waits) if ids else {}
 
     def _read_json(self, exchange: Exchange, share: Share) -> RequestBody:
         pace = exchange.call.pace

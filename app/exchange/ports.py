@@ -84,10 +84,11 @@ class KeyPool(Protocol):
 class UpstreamObjects(Protocol):
     """What the upstream keeps under an id: who made it, and with which key."""
 
-    def find(self, ids: Collection[str], user_id: str) -> Mapping[str, UpstreamObject]:
+    def find(self, ids: Collection[str], user_id: str, *, waits: bool = True) -> Mapping[str, UpstreamObject]:
         """Return what is known of these ids, by id, for a request of a user; what nobody knows is left out.
 
-        Raises `StoreUnavailable` when the store has to be asked and does not answer.
+        `waits`: what is not there yet is waited for. Raises `StoreUnavailable` when the store has to be
+        asked and does not answer.
         """
 
     def learn(self, made: UpstreamObject) -> None:
@@ -100,7 +101,7 @@ class UpstreamObjects(Protocol):
 class NothingKept:
     """`UpstreamObjects` for where nothing is kept."""
 
-    def find(self, ids: Collection[str], user_id: str) -> Mapping[str, UpstreamObject]:
+    def find(self, ids: Collection[str], user_id: str, *, waits: bool = True) -> Mapping[str, UpstreamObject]:
         """Find none."""
         return {}
 

@@ -96,14 +96,16 @@ class KnownObjects:
         self._unwritten.append(made)
         self._is_news.set()
 
-    def find(self, ids: Collection[str], user_id: str) -> Mapping[str, UpstreamObject]:
+    def find(self, ids: Collection[str], user_id: str, *, waits: bool = True) -> Mapping[str, UpstreamObject]:
         """Return what is known of these ids, by id; those that nobody knows are left out.
 
-        They are asked for by a user's request, and as long as an id may have. Raises `StoreUnavailable` when
-        the store has to be asked and does not answer.
+        They are asked for by a user's request, and as long as an id may have. Without `waits` the store is
+        asked once at most. Raises `StoreUnavailable` when it has to be asked and does not answer.
         """
         found = self._remembered(ids)
         for number, pause_s in enumerate(_LOOKS_S):
+            if number and not waits:
+                break
             missing = [name for name in ids if name not in found]
             if not missing or (number and not self._vain().may_wait(user_id, missing)):
                 break

@@ -28,7 +28,7 @@ class Body(Enum):
     """Nothing: none is sent upstream either, whatever the client sends."""
     JSON = "json"
     STATE = "state"
-    """JSON that names no model, or nothing: sent upstream as it came."""
+    """JSON that names no model, or nothing."""
     BATCH = "batch"
     """JSON with many requests in it."""
     FORM = "form"
@@ -128,6 +128,7 @@ _INPUT_MEMBERS = Members(("input",))
 
 
 _NAMING = ("previous_response_id", "conversation", "input", "tools")
+_ITEMS = ("items",)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -305,7 +306,14 @@ CANCEL_RESPONSE = Endpoint(
 
 
 def _document(
-    method: str, path: str, summary: str, route: str, body: Body = Body.NONE, *, makes: bool = False
+    method: str,
+    path: str,
+    summary: str,
+    route: str,
+    body: Body = Body.NONE,
+    *,
+    makes: bool = False,
+    names_objects: tuple[str, ...] = (),
 ) -> Endpoint:
     """Make the row of a document that the upstream keeps: free, and with nothing in it to be counted."""
     return Endpoint(
@@ -314,6 +322,7 @@ def _document(
         answers=Answers.DOCUMENT,
         metering=Metering.NOTHING,
         makes=makes,
+        names_objects=names_objects,
         route=route,
     )
 
@@ -327,6 +336,7 @@ CREATE_CONVERSATION = _document(
     *("POST", "/v1/conversations", "A conversation that responses go on in", "create_conversation"),
     body=Body.STATE,
     makes=True,
+    names_objects=_ITEMS,
 )
 CONVERSATIONS: Final = (
     CREATE_CONVERSATION,
@@ -334,7 +344,10 @@ CONVERSATIONS: Final = (
     _document("POST", _CONVERSATION, "Change what is noted of it", "update_conversation", Body.STATE),
     _document("DELETE", _CONVERSATION, "Have a conversation deleted", "delete_conversation"),
     _document("GET", f"{_CONVERSATION}/items", "What was said in it", "list_conversation_items"),
-    _document("POST", f"{_CONVERSATION}/items", "Add to it", "create_conversation_items", Body.STATE),
+    _document(
+        *("POST", f"{_CONVERSATION}/items", "Add to it", "create_conversation_items", Body.STATE),
+        names_objects=_ITEMS,
+    ),
     _document("GET", f"{_CONVERSATION}/items/<item_id>", "One thing said in it", "get_conversation_item"),
     _document("DELETE", f"{_CONVERSATION}/items/<item_id>", "Take one out", "delete_conversation_item"),
 )
@@ -357,6 +370,7 @@ CREATE_BATCH = Endpoint(
     answers=Answers.BATCH,
     retry=Retry.UNBEGUN,
     makes=True,
+    names_objects=MESSAGES.names_objects,
     route="create_batch",
 )
 GET_BATCH = _batch(method="GET", path=_BATCH, summary="How far a batch is", route="get_batch")

@@ -144,6 +144,7 @@ _NOT_FOUND: Mapping[str, tuple[str, str | None]] = {
     "container": ("Container with id {!r} not found.", None),
     "tools": ("Container with id {!r} not found.", None),
     "input": ("Item with id {!r} not found.", None),
+    "items": ("Item with id {!r} not found.", None),
 }
 """How the upstream itself says that there is nothing of this id, by the member that named it."""
 _KINDS = (("resp", "Response"), ("conv", "Conversation"), ("msgbatch", "Message batch"))

@@ -19,11 +19,11 @@ MATTERING: Final = frozenset(
         *("max_tokens", "max_completion_tokens", "max_output_tokens", "prediction", "thinking"),
         *("service_tier", "speed", "inference_geo", "tools", "functions", "modalities", "audio", "container"),
         *("web_search_options", "search_parameters", "mcp_servers", "context_management", "cache_control"),
-        *("plugins", "models", "route", "fallbacks", "previous_response_id", "conversation"),
+        *("plugins", "models", "route", "fallbacks", "previous_response_id", "conversation", "items"),
         *("background", "store"),
     )
 )
-"""What decides whether an answer is metered, by which model, how much it may be, and what else it costs."""
+"""What decides whether an answer is metered, by which model, how much it may be, and what it goes on with."""
 
 # In characters; a longer name is nobody's, and not worth the time of looking into it.
 LONGEST_NAME: Final = 256
@@ -36,15 +36,25 @@ def refuse_lookalikes(names: Iterable[str]) -> None:
     for name in names:
         if len(name) > LONGEST_NAME:
             raise invalid_body(f"a member's name is longer than {LONGEST_NAME} characters", name[:80])
-        if name not in MATTERING and (meant := _meant(name)) is not None:
+        if name not in MATTERING and (meant := _OF_BODIES.meant(name)) is not None:
             shown = name[:80]
             raise invalid_body(f"the member {shown!r} is not spelled {meant!r}: remove or rename it", shown)
 
 
-@lru_cache(1024)
-def _meant(name: str) -> str | None:
-    whole, start = _folded(name), _folded(_CONTROL.split(name, maxsplit=1)[0])
-    return _BY_FOLDED.get(whole) or _BY_FOLDED.get(start)
+class Lookalikes:
+    """Tells which of some names another reader may take a name for."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._by_folded = {_folded(name): name for name in names}
+        self._cached = lru_cache(1024)(self._find)
+
+    def meant(self, name: str) -> str | None:
+        """Return the name that this one is, or may be taken for; None: none of them."""
+        return self._cached(name) if len(name) <= LONGEST_NAME else None
+
+    def _find(self, name: str) -> str | None:
+        whole, start = _folded(name), _folded(_CONTROL.split(name, maxsplit=1)[0])
+        return self._by_folded.get(whole) or self._by_folded.get(start)
 
 
 def _folded(name: str) -> str:
@@ -52,4 +62,4 @@ def _folded(name: str) -> str:
     return "".join(filter(str.isalnum, name.casefold()))
 
 
-_BY_FOLDED = {_folded(name): name for name in MATTERING}
+_OF_BODIES = Lookalikes(MATTERING)

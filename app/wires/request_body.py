@@ -13,6 +13,7 @@ import msgspec
 from app.upstream.transport import LargeBody
 from app.wires.endpoints import Endpoint, Members
 from app.wires.errors import Refusal, invalid_body
+from app.wires.json_pairs import PAIRS, Key
 from app.wires.member_names import MATTERING, refuse_lookalikes
 from app.wires.orders import (
     Input,
@@ -47,7 +48,7 @@ _LONGEST_ESCAPE: Final = 6
 # most parts of an input. Python needs a microsecond for some of them.
 MAX_ITEMS: Final = 100_000
 _MOST_LOOKED_AT: Final = 250_000
-_LISTS: Final = ("messages", "input", "tools", "documents")
+_LISTS: Final = ("messages", "input", "items", "tools", "documents")
 # Members that are read whole, and are a word or a few of them wherever they make sense.
 _WORDS: Final = (
     *("service_tier", "speed", "inference_geo", "modalities", "quality", "size"),
@@ -258,6 +259,18 @@ def parse_body(data: bytes, endpoint: Endpoint, rest: Callable[[], None] = lambd
     )
 
 
+def parse_state(data: bytes, endpoint: Endpoint, rest: Callable[[], None]) -> Mapping[str, msgspec.Raw]:
+    """Return the members of a body that asks no model; raises a 400 `Refusal` as `parse_body` does."""
+    _refuse_many_parts(data, rest)
+    readable, members = _read_members(data, rest)
+    values = _distinct(members)
+    refuse_lookalikes(values)
+    if b"\\" in readable:
+        _refuse_escaped_names(readable, values)
+    _refuse_long(values, endpoint, rest)
+    return values
+
+
 def _quantities(
     values: Mapping[str, msgspec.Raw], endpoint: Endpoint, choices: int
 ) -> tuple[tuple[str, Quantity], ...]:
@@ -282,7 +295,7 @@ def _input_tokens(
 def read_object(data: bytes | msgspec.Raw, names: tuple[str, ...], where: str) -> dict[str, msgspec.Raw]:
     """Return the members of an object that has exactly these; raises a 400 `Refusal` that says `where`."""
     try:
-        members = _distinct(_PAIRS.decode(data))
+        members = _distinct(PAIRS.decode(data))
     except _UNREADABLE as error:
         raise _unreadable(error) from None
     for name in names:
@@ -307,18 +320,6 @@ class _Thinking(msgspec.Struct, gc=False):
 _THINKING = msgspec.json.Decoder(_Thinking)
 
 
-class _Key:
-    """A member's name in one place: no other is equal to it, so that none takes another's place."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-_PAIRS = msgspec.json.Decoder(dict[_Key, msgspec.Raw], dec_hook=lambda _type, name: _Key(name))
-
-
 def _refuse_many_parts(data: bytes, rest: Callable[[], None]) -> int:
     """Refuse a large body that is hardly anything but structure: no decoder can be interrupted.
 
@@ -336,7 +337,7 @@ def _refuse_many_parts(data: bytes, rest: Callable[[], None]) -> int:
     return parts
 
 
-def _read_members(data: bytes, rest: Callable[[], None]) -> tuple[bytes, dict[_Key, msgspec.Raw]]:
+def _read_members(data: bytes, rest: Callable[[], None]) -> tuple[bytes, dict[Key, msgspec.Raw]]:
     """Return the members, and the text they were read from: the body, or one as long that can be read.
 
     An emoji cut in half by a client leaves an unpaired surrogate, which JSON's grammar allows (RFC 8259 §8.2)
@@ -397,11 +398,11 @@ def _refuse_many_members(data: bytes, rest: Callable[[], None]) -> None:
         raise invalid_body(f"the request body has more than {MAX_MEMBERS} members")
 
 
-def _decode_body(data: bytes, rest: Callable[[], None]) -> dict[_Key, msgspec.Raw]:
+def _decode_body(data: bytes, rest: Callable[[], None]) -> dict[Key, msgspec.Raw]:
     try:
         _refuse_many_members(data, rest)
         rest()
-        return _PAIRS.decode(data)
+        return PAIRS.decode(data)
     except _UNREADABLE as error:
         raise _unreadable(error) from None
 
@@ -417,7 +418,7 @@ def _unreadable(error: Exception) -> Refusal:
     return invalid_body(f"the request body is not valid JSON: {error}"[:300])
 
 
-def _distinct(members: dict[_Key, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+def _distinct(members: dict[Key, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     """Return the members by name; refuses a name that occurs twice.
 
     Two readers of `{"model":"a","model":"b"}` may disagree about which one counts, and then the wrong model
@@ -475,7 +476,7 @@ def _stream_options(values: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     if bytes(memoryview(value)[:1]) != b"{":
         raise invalid_body("'stream_options' must be an object", "stream_options")
     try:
-        options = _distinct(_PAIRS.decode(value))
+        options = _distinct(PAIRS.decode(value))
     except _UNREADABLE as error:
         raise _unreadable(error) from None
     refuse_lookalikes(options)

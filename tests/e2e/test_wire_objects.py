@@ -253,6 +253,46 @@ def test_what_is_not_the_users_own_is_not_there(world: World) -> None:
     assert len(world.entries()) == before
 
 
+@pytest.mark.wire("R46")
+def test_nobody_elses_is_reached_by_writing_it_in_another_way(world: World) -> None:
+    object_id, _ = world.create(background=False, does={"input": 30})
+    item = json_of(world.ask("GET", f"{RESPONSES}/{object_id}"))["output"][0]["id"]
+    own = json_of(world.ask("POST", "/v1/conversations", {}, key=world.user.key))["id"]
+    before = len(world.entries())
+    spellings = (
+        {"type": "item_reference", "role": "user", "id": item},
+        {"type": "item_reference", "Id": item},
+        {"Type": "item_reference", "id": item},
+        {"type": "reasoning", "id": item, "summary": []},
+        {"type": "image_generation_call", "id": item},
+        {"type": "code_interpreter_call", "id": "ci_1", "container_id": item},
+    )
+    for spelling in spellings:
+        asked = {"model": "gpt-test", "input": [{"role": "user", "content": "hi"}, spelling]}
+        for target, body in (
+            (RESPONSES, asked),
+            (f"{RESPONSES}/compact", asked),
+            ("/v1/conversations", {"items": [spelling]}),
+            (f"/v1/conversations/{own}/items", {"items": [spelling]}),
+        ):
+            refused = world.ask("POST", target, body, key=world.user.key)
+            assert refused.status == 404, (target, spelling)
+            assert json_of(refused)["error"]["message"] == f"Item with id '{item}' not found."
+    broken = world.ask("POST", "/v1/conversations", {"Items": [spellings[0]]}, key=world.user.key)
+    assert broken.status == 400
+    assert len(world.entries()) == before
+
+
+def test_a_conversation_begins_with_the_users_own_items(world: World) -> None:
+    object_id, _ = world.create(background=False, does={"input": 30})
+    made_by = world.entries()[-1]["key"]
+    item = json_of(world.ask("GET", f"{RESPONSES}/{object_id}"))["output"][0]["id"]
+    items = [{"type": "item_reference", "id": item}, {"role": "user", "content": "hi"}]
+    for _ in range(4):
+        assert world.ask("POST", "/v1/conversations", {"items": items}).status == 200
+        assert world.entries()[-1]["key"] == made_by
+
+
 @pytest.mark.wire("G4")
 def test_a_query_is_not_changed(world: World) -> None:
     object_id, _ = world.create(does={"polls": 0})
@@ -453,3 +493,9 @@ def test_a_container_is_used_with_the_key_that_made_it(world: World) -> None:
             assert world.entries()[-1]["key"] == made_by
     theirs = body | {"container": f"container_{world.since}"}
     assert world.ask("POST", "/v1/messages", theirs, key=world.user.key).status == 404
+    batch = batch_of(*TWO)
+    batch["requests"][1]["params"]["container"] = f"container_{world.since}"
+    assert world.ask("POST", BATCHES, batch, key=world.user.key).status == 404
+    for _ in range(3):
+        assert world.ask("POST", BATCHES, batch).status == 200
+        assert world.entries()[-1]["key"] == made_by

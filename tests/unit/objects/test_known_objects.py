@@ -51,6 +51,14 @@ def test_what_was_learnt_here_is_found_without_asking() -> None:
     assert store.asked == []
 
 
+def test_where_nobody_waits_the_store_is_asked_once() -> None:
+    store, pauses = Store(), []
+    objects = known(store, pauses)
+    store.add([made("resp_1", "msg_1")], NOW)
+    assert list(objects.find(["msg_1", "msg_2"], "ann", waits=False)) == ["msg_1"]
+    assert (store.asked, pauses) == ([["msg_1", "msg_2"]], [])
+
+
 def test_what_another_worker_is_about_to_write_is_waited_for() -> None:
     store, pauses = Store(), []
     objects = known(store, pauses)

@@ -6,14 +6,21 @@ import msgspec
 import pytest
 
 from app.wires.endpoints import MESSAGES, RESPONSES, forwarded_with_parameters, is_object_id
-from app.wires.object_ids import MAX_NAMED, named_objects
+from app.wires.errors import Refusal
+from app.wires.object_ids import MAX_NAMED, MAX_TOLD, named_objects
 
 ALL = (*RESPONSES.names_objects, *MESSAGES.names_objects)
 
 
 def named(**members: object) -> list[tuple[str, str]]:
     raw = {name: msgspec.Raw(json.dumps(value).encode()) for name, value in members.items()}
-    return [(item.object_id, item.member) for item in named_objects(raw, ALL)]
+    return [(item.object_id, item.member) for item in named_objects(raw, ALL) if item.is_needed]
+
+
+def in_input(item: bytes) -> dict[str, bool]:
+    """The ids in an input of one item, written so; with each whether it is needed."""
+    raw = {"input": msgspec.Raw(b"[" + item + b"]")}
+    return {named.object_id: named.is_needed for named in named_objects(raw, ALL)}
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,84 @@ def test_ids_are_found_where_they_are_named(members: dict[str, object], found: l
     assert named(**members) == found
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        b'{"type":"item_reference","role":"user","id":"msg_1"}',
+        b'{"type":"item_reference","role":"\xff","id":"msg_1"}',
+        b'{"type":"item_reference","content":"hi","id":"msg_1"}',
+        b'{"type":"item_reference","id":"msg_1","id":"msg_2"}',
+        b'{"type":"item_reference","id":"msg_2","id":"msg_1"}',
+        b'{"type":"item_reference","id":"msg_2","ID":"msg_1"}',
+        b'{"type":"item_reference","i\\u0064":"msg_1"}',
+        b'{"type":"item_reference","id\\u0000":"msg_1"}',
+        b'{"type":"item_reference","id":"msg_1","type":"message"}',
+        b'{"type":"message","id":"msg_1","type":"item_reference"}',
+        b'{"type":"message","id":"msg_1","Type":"Item_Reference"}',
+        b'{"Type":"item_reference","id":"msg_1"}',
+        b'{"Type":"message","Role":"user","id":"msg_1"}',
+        b'{"type":"message","type":null,"id":"msg_1"}',
+        b'{"role":null,"role":"user","id":"msg_1"}',
+        b'{"role":null,"id":"msg_1","content":"hi"}',
+    ],
+)
+def test_what_any_reader_may_take_for_a_reference_is_one(item: bytes) -> None:
+    assert in_input(item)["msg_1"]
+
+
+def test_an_input_that_is_one_item_is_read_too() -> None:
+    assert named(input={"type": "item_reference", "id": "msg_1"}) == [("msg_1", "input")]
+
+
+@pytest.mark.parametrize(
+    ("item", "found"),
+    [
+        (b'{"type":"reasoning","id":"rs_1","summary":[]}', {"rs_1": False}),
+        (b'{"type":"image_generation_call","id":"ig_1"}', {"ig_1": False}),
+        (b'{"role":"assistant","id":"msg_1","content":"hi"}', {"msg_1": False}),
+        (
+            b'{"type":"code_interpreter_call","id":"ci_1","container_id":"cntr_1"}',
+            {"cntr_1": False, "ci_1": False},
+        ),
+        (b'{"type":"shell_call","environment":{"container_id":"cntr_1"}}', {"cntr_1": False}),
+        (b'{"type":"message","id":"a"},{"type":"item_reference","id":"a"}', {"a": True}),
+        (b'{"type":"message","id":5},{"type":"function_call","call_id":"call_1"}', {}),
+    ],
+)
+def test_ids_in_a_history_are_not_needed(item: bytes, found: dict[str, bool]) -> None:
+    assert in_input(item) == found
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        b'{"type":"code_interpreter","container":"cntr_2","container":"cntr_1"}',
+        b'{"type":"code_interpreter","Container":"cntr_1"}',
+        b'{"type":"code_interpreter","container":{"type":"auto","id":"cntr_1"}}',
+        b'{"type":"shell","environment":{"type":"container_reference","container_id":"cntr_1"}}',
+    ],
+)
+def test_a_container_is_found_wherever_a_tool_names_it(tool: bytes) -> None:
+    found = named_objects({"tools": msgspec.Raw(b"[" + tool + b"]")}, ALL)
+    assert "cntr_1" in [named.object_id for named in found if named.is_needed]
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("previous_response_id", b'"resp_\xff"'),
+        ("conversation", b'{"id":"conv_\xff"}'),
+        ("input", b'[{"type":"item_reference","id":"msg_\xff"}]'),
+        ("input", b'[{"type":"item_\xffreference","id":"msg_1"}]'),
+        ("tools", b'[{"container":"\xff"}]'),
+    ],
+)
+def test_what_cannot_be_read_is_refused(member: str, value: bytes) -> None:
+    with pytest.raises(Refusal) as caught:
+        named_objects({member: msgspec.Raw(value)}, ALL)
+    assert (caught.value.status, caught.value.param) == (400, member)
+
+
 def test_a_reference_spelled_with_escapes_is_one() -> None:
     raw = msgspec.Raw(rb'[{"ty\u0070e": "item\u005freference", "id": "msg\u005f1"}]')
     assert [item.object_id for item in named_objects({"input": raw}, ALL)] == ["msg_1"]
@@ -50,6 +135,12 @@ def test_no_more_ids_are_looked_for_than_a_request_may_name() -> None:
     found = named_objects({"input": msgspec.Raw(item)}, ALL, lambda: rests.append(1))
     assert len(found) == MAX_NAMED + 1
     assert len(rests) < 50
+
+
+def test_histories_may_have_more_ids_within_a_bound() -> None:
+    item = json.dumps([{"type": "message", "id": f"msg_{number}"} for number in range(50_000)]).encode()
+    found = named_objects({"input": msgspec.Raw(item)}, ALL)
+    assert len(found) == MAX_TOLD + 1
 
 
 @pytest.mark.parametrize("text", ["resp_1", "msgbatch_01AbC", "file-1.2", "a:b", "x=", "a" * 256])
