@@ -19,6 +19,7 @@ _SECOND_MS = 1000
 _MINUTE_S = 60
 _HOUR_S = 3600
 _DAY_S = 86_400
+_UNITS = ((_DAY_S, "d"), (_HOUR_S, "h"), (_MINUTE_S, "min"), (1, "s"))
 _KILO = 1000
 _PAST_YEARS = (1, 9999)
 
@@ -159,11 +160,13 @@ def moment(value: Any, tz: tzinfo) -> str:
 
 
 def distance(value: Any, now: datetime) -> str:
-    """Write how far away a time is: `in 2 min`, `3 h ago`."""
+    """Write how far away a time is, in its largest unit: `in 2 min`, `3 h ago`."""
     found = as_moment(value)
     if found is None:
         return NOTHING
     away = round((found - now).total_seconds())
     if away == 0:
         return "now"
-    return f"in {seconds(away)}" if away > 0 else f"{seconds(-away)} ago"
+    size, unit = next((size, unit) for size, unit in _UNITS if abs(away) >= size)
+    amount = f"{round(abs(away) / size)} {unit}"
+    return f"in {amount}" if away > 0 else f"{amount} ago"

@@ -74,6 +74,21 @@ def test_times_are_those_of_the_zone_and_say_how_far_away_they_are():
     assert formats.moment(datetime.max.replace(tzinfo=UTC), UTC) == "–"
 
 
+@pytest.mark.parametrize(
+    ("away", "shown"),
+    [
+        (timedelta(seconds=59), "59 s"),
+        (timedelta(minutes=2, seconds=19), "2 min"),
+        (timedelta(minutes=100), "2 h"),
+        (timedelta(hours=23, minutes=10), "23 h"),
+        (timedelta(days=27, hours=3), "27 d"),
+    ],
+)
+def test_how_far_away_a_time_is_takes_one_unit_so_that_it_fits_a_card(away, shown):
+    assert formats.distance(NOW - away, NOW) == f"{shown} ago"
+    assert formats.distance(NOW + away, NOW) == f"in {shown}"
+
+
 @given(FOREIGN)
 def test_whatever_a_record_holds_can_be_written(value):
     for write in (formats.number, formats.milliseconds, formats.byte_count):
