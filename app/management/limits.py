@@ -107,6 +107,9 @@ class BudgetBooks:
 
         To be called before they are stored. `key_id` is the key's id as shown, `stored_key` as records have
         it. A `total` begins with nothing. What is spent of a budget that stays is kept, whatever its amount.
+
+        First a new one is empty, as of marks that say what was booked by then (`app.persistence.booking`).
+        From there on, whatever names it is added by who books it; what was spent before is added after that.
         """
         now = now_ms()
         old, new = (
@@ -117,23 +120,36 @@ class BudgetBooks:
         if gone := old.keys() - new.keys():
             update["$unset"] = {f"{field}.{name}": "" for name in gone for field in (FIELD, GIVEN)}
         if fresh := new.keys() - old.keys():
-            spent = {f"{FIELD}.{name}": self._spent_before(username, new[name], stored_key) for name in fresh}
-            update["$set"] = spent | {f"{GIVEN}.{name}": now for name in fresh}
-        if update:
-            self._users.update_one({"_id": username}, update)
+            update["$set"] = {f"{FIELD}.{name}": {} for name in fresh} | {
+                f"{GIVEN}.{name}": now for name in fresh
+            }
+        if not update:
+            return
+        user = self._users.find_one_and_update({"_id": username}, update, {"applied": 1}) or {}
+        for name in fresh:
+            before_it = self._spent_before(username, new[name], stored_key, user.get("applied") or {})
+            if before_it:
+                added = {f"{FIELD}.{name}.{at}": Int64(nano) for at, nano in before_it.items()}
+                self._users.update_one({"_id": username, f"{GIVEN}.{name}": now}, {"$inc": added})
 
     def put_right(self, wrong: Wrong) -> bool:
         """Store what a period of a budget should hold, if it still holds what was found wrong."""
         selector = {"_id": wrong.user_id, wrong.path: wrong.found}
         return self._users.update_one(selector, {"$set": {wrong.path: Int64(wrong.right)}}).matched_count == 1
 
-    def _spent_before(self, username: str, claim: Claim, stored_key: str | None) -> Document:
+    def _spent_before(
+        self, username: str, claim: Claim, stored_key: str | None, marks: Mapping[str, float]
+    ) -> dict[str, int]:
+        """Return what records say, less those that name the budget and are beyond their writer's mark."""
         if claim.budget.per == "total":
             return {}
         begin = datetime.fromtimestamp(claim.since, UTC)
         match: Document = {"userId": username, "createdAt": {"$gte": begin}, "costNanoUsd": {"$gt": 0}}
         if stored_key is not None:
             match["userKeyId"] = stored_key
+        unbooked: list[Document] = [{"writerId": {"$type": "string", "$nin": list(marks)}}]
+        unbooked += [{"writerId": writer, "seq": {"$gt": mark}} for writer, mark in marks.items()]
+        match["$nor"] = [{"budgets.name": claim.name, "$or": unbooked}]
         # No finer than the buckets: by the quarter of an hour, and for all but five hours by the hour.
         group: Document = {
             "model": "$model",

@@ -16,6 +16,7 @@ from app.credit.credit_policy import AMPLE_FACTOR
 from app.credit.reservation import CreditExhausted, Reservation
 from app.management.limits import BudgetBooks
 from app.persistence.booking import Booking
+from app.persistence.record_writes import insert_records
 from app.records.records import Outcome, SequencedRecord
 from app.verify.reconciliation import Reconciliation
 
@@ -367,3 +368,58 @@ def test_what_late_bookings_leave_of_budgets_that_are_gone_is_no_difference(worl
     spend(world, taken, CENT, worker=worker)
     result, wrong = check(world)
     assert (result.compared, result.difference_count, wrong) == (1, 0, [])
+
+
+@pytest.fixture
+def books(world, monkeypatch):
+    monkeypatch.setattr("app.management.limits.now_ms", lambda: NOW)
+    return BudgetBooks(world.db, UTC)
+
+
+def batch_of(paid: tuple[Claim, ...], first: int, *costs: int) -> list[SequencedRecord]:
+    named = tuple(claim.to_document() for claim in paid)
+    return [
+        SequencedRecord(
+            seq, record(seq, user_key_id=KEY, created_at=NOW, cost_nano_usd=cost, budgets=named).to_document()
+        )
+        for seq, cost in enumerate(costs, first)
+    ]
+
+
+@pytest.mark.parametrize("of_key", [False, True])
+def test_a_batch_half_booked_while_a_budget_is_given_anew_counts_once(world, books, of_key):
+    paid = claims(NOW, MONTH, of_key=of_key)
+    whose = {"key_id": KEY, "stored_key": KEY} if of_key else {}
+    done, unnamed = batch_of(paid, 1, CENT, 2 * CENT), batch_of((), 5, 16 * CENT)
+    Booking(world.db, "w1", now=lambda: NOW).apply(done)
+    # The records of these are there already; what they cost is not added to anything yet.
+    begun = batch_of(paid, 3, 4 * CENT, 8 * CENT) + unnamed
+    insert_records(world.db["request_logs"], begun, "w1")
+    elsewhere = [
+        SequencedRecord(1, item.document | {"_id": "elsewhere"}) for item in batch_of(paid, 9, 32 * CENT)
+    ]
+    insert_records(world.db["request_logs"], elsewhere, "w2")
+    books.give("ann", [MONTH], [], **whose)
+    books.give("ann", [], [MONTH], **whose)
+    assert spent(world, paid[0]) == (1 + 2 + 16) * CENT
+    Booking(world.db, "w1", now=lambda: NOW).apply(done + begun)
+    Booking(world.db, "w2", now=lambda: NOW).apply(elsewhere)
+    assert spent(world, paid[0]) == (1 + 2 + 4 + 8 + 16 + 32) * CENT
+    assert check(world)[0].difference_count == 0
+
+
+def test_a_batch_booked_while_it_is_counted_what_was_spent_counts_once(world, books, monkeypatch):
+    paid = claims(NOW, MONTH)
+    Booking(world.db, "w1", now=lambda: NOW).apply(batch_of(paid, 1, CENT))
+    books.give("ann", [MONTH], [])
+    count_up = BudgetBooks._spent_before
+
+    def booked_first(self, *of):
+        Booking(world.db, "w1", now=lambda: NOW).apply(batch_of(paid, 2, 2 * CENT))
+        found = count_up(self, *of)
+        Booking(world.db, "w1", now=lambda: NOW).apply(batch_of(paid, 3, 4 * CENT))
+        return found
+
+    monkeypatch.setattr(BudgetBooks, "_spent_before", booked_first)
+    books.give("ann", [], [MONTH])
+    assert spent(world, paid[0]) == 7 * CENT
