@@ -110,7 +110,8 @@ def create_app(settings: Settings | None = None) -> Flask:
             services.administration,
             AlertStore(services.database),
             guard=guard,
-            new_request_id=clock.new_request_id,
+            clock=clock,
+            tz=settings.tz,
         )
     )
     app.register_blueprint(_user(settings, services, guard))

@@ -1,13 +1,16 @@
 """What administrators did."""
 
+from datetime import tzinfo
 from typing import Any
 
 from flask import Blueprint, current_app, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from app.admin.asking import ask
+from app.admin.asking import ask, asked_question
 from app.common.cursor import FilterError, PageCursor
+from app.exchange.ports import Clock
 from app.management.audit import AuditLog
+from app.statistics.periods import ALL, Period, UnknownPeriodError
 
 PAGE = 50
 FILTERS = {"actor": "actor", "action": "action", "target": "target", "outcome": "result"}
@@ -32,8 +35,8 @@ def page_of(target: str) -> str | None:
     return url_for(endpoint, **values)
 
 
-def audit_pages(audit: AuditLog) -> Blueprint:
-    """Make the page `/settings/audit`; its filters are the address."""
+def audit_pages(audit: AuditLog, clock: Clock, tz: tzinfo) -> Blueprint:
+    """Make the page `/settings/audit`; its range and its filters are the address."""
     routes = Blueprint("audit", __name__)
 
     @routes.get("/settings/audit")
@@ -41,9 +44,15 @@ def audit_pages(audit: AuditLog) -> Blueprint:
         wanted: dict[str, Any] = {
             name: request.args.get(given, "").strip()[:120] or None for name, given in FILTERS.items()
         }
+        question, now, problem = asked_question(), clock.utcnow(), None
+        period = Period.of(ALL, now, tz)
+        try:
+            period = question.period(now, tz, ALL)
+        except (UnknownPeriodError, FilterError) as error:
+            problem = error
         try:
             cursor = PageCursor.parse(request.args.get("cursor"))
-            found = ask(lambda: audit.page(wanted, PAGE, cursor))
+            found = ask(lambda: audit.page(wanted, PAGE, cursor, start=period.start, end=period.end))
         except FilterError:
             same = {FILTERS[name]: value for name, value in wanted.items()}
             return redirect(url_for("audit.entries", **same))
@@ -55,7 +64,9 @@ def audit_pages(audit: AuditLog) -> Blueprint:
             wanted=wanted,
             is_first=cursor is None,
             page_of=page_of,
+            problem=problem,
+            is_everything=not question.has_range and not any(wanted.values()),
         )
-        return make_response(page)
+        return make_response(page, 200 if problem is None else 400)
 
     return routes

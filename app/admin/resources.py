@@ -21,5 +21,10 @@ def resource_pages(
         Page("Upstream", "Upstream keys", "upstream.upstream", upstream_pages(administration, upstream)),
         Page("Upstream", "Margins", "upstream_models.models", upstream_model_pages(upstream)),
         Page("Upstream", "Proxies", "proxies.all_proxies", proxy_pages(administration)),
-        Page("Settings", "Audit log", "audit.entries", audit_pages(administration.audit)),
+        Page(
+            "Settings",
+            "Audit log",
+            "audit.entries",
+            audit_pages(administration.audit, upstream.clock, upstream.tz),
+        ),
     ]

@@ -107,12 +107,21 @@ class AuditLog:
 
     @asks_store
     def page(
-        self, query: Mapping[str, str | None], limit: int, cursor: PageCursor | None = None
+        self,
+        query: Mapping[str, str | None],
+        limit: int,
+        cursor: PageCursor | None = None,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
     ) -> tuple[list[Document], str | None]:
-        """Return entries, newest first, selected by `actor`, `action`, `target` and `outcome` where given."""
+        """Return entries from `start` up to `end`, exclusive, newest first.
+
+        They are selected by `actor`, `action`, `target` and `outcome` where given.
+        """
         self._mend()
         wanted = {name: value for name, value in query.items() if value is not None}
-        return self._store.page(wanted, limit, cursor)
+        return self._store.page(wanted, limit, cursor, start=start, end=end)
 
     def _begin(self, entry: Document) -> ObjectId:
         entry_id = ObjectId()

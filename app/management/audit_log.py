@@ -54,6 +54,18 @@ class AuditStore:
         ending = {"outcome": UNKNOWN, "endedAt": at, "reason": reason}
         self._entries.update_many({"outcome": BEGUN, "at": {"$lt": begun_before}}, {"$set": ending})
 
-    def page(self, query: Document, limit: int, cursor: PageCursor | None = None) -> Page:
-        """Return entries, newest first; `query` may select by `actor`, `action`, `target`, `outcome`."""
-        return newest_first(self._entries, query, "at", limit, cursor)
+    def page(
+        self,
+        query: Document,
+        limit: int,
+        cursor: PageCursor | None = None,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> Page:
+        """Return entries from `start` up to `end`, exclusive, newest first.
+
+        `query` may select by `actor`, `action`, `target`, `outcome`.
+        """
+        times = {name: time for name, time in (("$gte", start), ("$lt", end)) if time is not None}
+        return newest_first(self._entries, {**query, **({"at": times} if times else {})}, "at", limit, cursor)

@@ -609,6 +609,16 @@ def test_the_audit_log_shows_who_did_what_and_can_be_filtered(world, admin):
     assert "<i>" not in admin.get("/settings/audit").text
     assert "users.add" not in said(admin, "/settings/audit?result=refused")
     assert "No entry matches" in said(admin, "/settings/audit?actor=nobody")
+    world.database.admin_audit.update_many({}, {"$set": {"at": world.clock.now - timedelta(minutes=30)}})
+    for times, is_there in (("period=yesterday", False), ("from=1h", True), ("from=2020-01-01&to=1h", False)):
+        found = said(admin, f"/settings/audit?{times}&action=users.add")
+        assert ("user:alice" in found, "No entry matches" in found) == (is_there, not is_there), times
+    refused = admin.get("/settings/audit?from=nonsense")
+    assert (refused.status_code, "user:alice" in refused.text) == (400, True)
+    # A filter keeps the time, and a time the filter.
+    page = admin.get("/settings/audit?from=1h&actor=admin-token").text
+    assert '<input type="hidden" name="from" value="1h">' in page
+    assert '<input type="hidden" name="actor" value="admin-token">' in page
     world.add_user("root")
     other = world.browser()
     other.log_in(username="root", password="correct horse battery")

@@ -1,6 +1,6 @@
 """The part of the admin API that changes things: users, keys, proxies; and the log of who did."""
 
-from collections.abc import Callable
+from datetime import tzinfo
 
 from flask import Blueprint
 
@@ -16,6 +16,7 @@ from app.api.admin.proxies import add_proxy_routes
 from app.api.admin.upstream_keys import add_upstream_key_routes
 from app.api.admin.users import add_user_routes
 from app.api.answers import handle_errors
+from app.exchange.ports import Clock
 from app.management.administration import Administration
 
 
@@ -24,11 +25,15 @@ def resources_blueprint(
     alerts: AlertStore,
     *,
     guard: LoginGuard,
-    new_request_id: Callable[[], str],
+    clock: Clock,
+    tz: tzinfo,
 ) -> Blueprint:
-    """Make `/api/admin/users…`, `keys…`, `ohmygpt/…`, `proxies…`, `audit` and `alerts`."""
+    """Make `/api/admin/users…`, `keys…`, `ohmygpt/…`, `proxies…`, `audit` and `alerts`.
+
+    `tz` is where days start.
+    """
     routes = Blueprint("admin_resources", __name__, url_prefix="/api/admin")
-    identify_requests(routes, new_request_id)
+    identify_requests(routes, clock.new_request_id)
     require_admin(routes, guard)
     handle_errors(routes)
     add_user_routes(routes, administration.users)
@@ -37,6 +42,6 @@ def resources_blueprint(
     add_backup_key_routes(routes, administration.backup_keys)
     add_proxy_routes(routes, administration.proxies)
     add_binding_routes(routes, administration)
-    add_audit_routes(routes, administration.audit)
+    add_audit_routes(routes, administration.audit, clock, tz)
     add_alert_routes(routes, alerts)
     return routes
