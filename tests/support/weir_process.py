@@ -56,6 +56,12 @@ class WeirProcess(Proxy):
             log=logs / f"{data_dir.name}-{next(_numbers)}.log",
         )
         self._client: MongoClient[dict[str, Any]] | None = None
+        self._errors_told = 0
+
+    def start(self) -> float:
+        """Start; returns once all workers are there, with the seconds that took."""
+        self._errors_told = 0
+        return super().start()
 
     def is_up(self) -> bool:
         """Whether it listens, and all workers are there."""
@@ -138,6 +144,12 @@ class WeirProcess(Proxy):
         """Messages logged at a level, for the absence of errors."""
         lines = (json.loads(line) for line in self.log.splitlines() if line.startswith("{"))
         return [line["message"] for line in lines if line["level"] == level]
+
+    def new_errors(self) -> list[str]:
+        """Errors logged since the last call or start: what one test caused is not told to the next."""
+        errors = self.log_messages("ERROR")
+        told, self._errors_told = self._errors_told, len(errors)
+        return errors[told:]
 
     def complaints(self) -> list[str]:
         """What was logged at warning or above, and all lines that are no log lines, such as tracebacks."""
