@@ -24,12 +24,13 @@ from tests.support.users import User, add_user
 from tests.support.weir_process import WeirProcess
 
 ROOT = Path(__file__).resolve().parents[2]
+_PAUSE_S = 0.02
 ANSWER = sse.chat_answer(sse.USAGE_9_2)
 SHARED = {"SECRET_KEY": "one-secret-of-both", "ADMIN_TOKEN": ADMIN_TOKEN}
 
 
 class Load:
-    """Clients that send one request after the other until they are told to stop."""
+    """Clients that send one request after the other, a moment between them, until they are told to stop."""
 
     def __init__(self, weir: WeirProcess, body: bytes, users: list[User]) -> None:
         self.answered: Counter[int] = Counter()
@@ -47,7 +48,7 @@ class Load:
             thread.join()
 
     def _send(self, url: str, body: bytes, user: User) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(_PAUSE_S):
             with RawConnection(url) as connection:
                 connection.request("POST", CHAT, {"Authorization": f"Bearer {user.key}"}, body)
                 self.answered[connection.read_response().status] += 1
