@@ -19,6 +19,9 @@ from app.store.embedded_mongo import EmbeddedMongoError
 from app.store.embedded_mongo.binary import find_mongod
 from tests.support.temporary_mongo import temporary_mongo
 
+# Rooms whose tests share processes of their own (package fixtures), in the order in which they are run.
+_SHARING = ("e2e", "browser")
+
 # What is imported and collected now stays: looking through it for garbage would take a fifth of the time.
 gc.disable()
 
@@ -66,7 +69,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     quick = [item for item in items if _room(item) == "unit"]
     files = [list(group) for _, group in groupby(items, lambda item: item.path)]
-    # Where a file has few tests, each of them takes long: with processes of its own, and many steps.
+    # Where a file has few tests, each of them takes long: with processes of its own, and many steps. A room
+    # that shares comes as a whole: what it shares ends with its last test, and does not idle beside the rest.
     long = sorted((file for file in files if _room(file[0]) != "unit"), key=_turn)
     shares = [[item for file in long[number::processes] for item in file] for number in range(processes)]
     left = len(items)
@@ -84,8 +88,9 @@ def _room(item: pytest.Item) -> str:
     return item.path.relative_to(Path(__file__).parent).parts[0]
 
 
-def _turn(file: list[pytest.Item]) -> tuple[bool, int]:
-    return _room(file[0]) != "e2e", len(file)
+def _turn(file: list[pytest.Item]) -> tuple[int, int]:
+    room = _room(file[0])
+    return _SHARING.index(room) if room in _SHARING else len(_SHARING), len(file)
 
 
 @pytest.fixture(autouse=True)

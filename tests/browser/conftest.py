@@ -10,7 +10,7 @@ from tests.support.site import Site
 from tests.support.upstream_process import UpstreamProcess
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Chromium, or a skip that says so."""
     if EXECUTABLE is None:
@@ -19,7 +19,7 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def site(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Site]:
     """A proxy that has served."""
     with UpstreamProcess() as upstream:
@@ -38,7 +38,7 @@ def stranger(browser: Browser, site: Site) -> Iterator[Watched]:
     assert window.complaints == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cookies(browser: Browser, site: Site) -> list[dict[str, object]]:
     """The session of a logged-in administrator."""
     window = Watched(browser, site.weir.url)

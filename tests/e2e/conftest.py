@@ -21,14 +21,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def upstream() -> Iterator[UpstreamProcess]:
     """The simulated upstream."""
     with UpstreamProcess() as process:
         yield process
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def weir(upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeirProcess]:
     """The proxy in its usual configuration: one worker, one upstream key."""
     with WeirProcess(tmp_path_factory.mktemp("weir"), upstream.url) as process:
