@@ -18,7 +18,7 @@ from app.wires.formats.media import MediaReader, last_cue_s, read_media
 from app.wires.formats.openai import OpenAIReader
 from app.wires.formats.responses import ResponsesReader
 from app.wires.readings import BAD_JSON, BODY_TOO_LONG, LINE_TOO_LONG, Readings, StreamError, ToldObject
-from app.wires.slim_body import SlimBody
+from app.wires.slim_body import SlimBody, from_ends
 from app.wires.sse import BOM, Oversized, SseSplitter, parse_event
 from app.wires.units import SECOND, clean_quantity
 from app.wires.usage import INPUT_MISSING, Usage, counted_tokens
@@ -40,6 +40,10 @@ MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 """A non-streamed body is kept for reading up to this size."""
 MAX_ESTIMATED_BYTES: Final = 8 * 1024 * 1024
 """How long a body may be in which generated text is looked for: what is longer is not so for its text."""
+_END_BYTES: Final = 32 * 1024
+"""How much is kept of both ends of a body that is not kept: usage is told at the end."""
+_LONGEST_TOKEN: Final = 2048
+"""In bytes, with the logprobs of twenty others beside it: a longer body has as many tokens at least."""
 
 SLIM = (Answers.LIST, Answers.IMAGES, Answers.SPEECH, Answers.TRANSCRIPT)
 """Whose answers hold results rather than text."""
@@ -452,10 +456,11 @@ class StreamMeter(_MeterBase):
 class AnswerMeter(_MeterBase):
     """Meters a JSON body that is not streamed: kept up to `MAX_ANSWER_BYTES`, read when it has ended.
 
-    `choices` is how many of them the client asked for.
+    Of a longer one (with logprobs, say) both ends are read. `choices` is how many of them the client asked
+    for.
     """
 
-    __slots__ = ("_choices", "_generated", "_is_complete", "_max", "_parts", "_size")
+    __slots__ = ("_choices", "_ends", "_generated", "_is_complete", "_max", "_parts", "_size")
 
     def __init__(
         self, wire_format: WireFormat, max_bytes: int = MAX_ANSWER_BYTES, *, choices: int = 1
@@ -464,6 +469,7 @@ class AnswerMeter(_MeterBase):
         self._max = max_bytes
         self._choices = choices
         self._generated = 0
+        self._ends: tuple[bytes, bytes] | None = None
         self._parts: list[bytes] | None = []
         self._size = 0
         self._is_complete = False
@@ -479,8 +485,12 @@ class AnswerMeter(_MeterBase):
         if self._parts is not None:
             self._parts.append(data)
             if self._size > self._max:
+                self._ends = _both_ends(self._parts)
                 self._parts = None
                 self._readings.flags.add(BODY_TOO_LONG)
+        elif self._ends is not None:
+            head, tail = self._ends
+            self._ends = head, (tail + data)[-_END_BYTES:]
         return data
 
     def flush(self) -> bytes:
@@ -489,19 +499,44 @@ class AnswerMeter(_MeterBase):
             body = b"".join(self._parts)
             self._parts = None
             self._read_body(body)
+        elif self._ends is not None:
+            ends = from_ends(*self._ends)
+            self._ends, self._choices = None, 1
+            if ends is not None:
+                self._read_body(ends)
+            if not self._is_told:
+                self._generated = self._size // _LONGEST_TOKEN
         return b""
 
     def _read_body(self, body: bytes) -> None:
         self._is_complete = read_answer(body, self._readings, self._choices)
+        if not self._is_told and self._readings.has_content:
+            is_short = len(body) <= MAX_ESTIMATED_BYTES
+            self._generated = tokens_of(generated_bytes(body)) if is_short else len(body) // _LONGEST_TOKEN
+
+    @property
+    def _is_told(self) -> bool:
         usage = self.usage
-        is_told = usage is not None and (usage.output_tokens or usage.counted_input_tokens is not None)
-        if not is_told and self._readings.has_content and len(body) <= MAX_ESTIMATED_BYTES:
-            self._generated = tokens_of(generated_bytes(body))
+        return usage is not None and (usage.output_tokens > 0 or usage.counted_input_tokens is not None)
 
     @property
     def output_estimate(self) -> int:
         """How many tokens were probably generated."""
         return self._generated
+
+
+def _both_ends(parts: list[bytes]) -> tuple[bytes, bytes]:
+    """Return the first and the last bytes of a body without making it whole, which is large."""
+    head, tail = b"", b""
+    for part in parts:
+        if len(head) >= _END_BYTES:
+            break
+        head += part[:_END_BYTES]
+    for part in reversed(parts):
+        if len(tail) >= _END_BYTES:
+            break
+        tail = part[-_END_BYTES:] + tail
+    return head[:_END_BYTES], tail[-_END_BYTES:]
 
 
 class DocumentMeter(AnswerMeter):

@@ -9,10 +9,14 @@ for what was large.
 import re
 from typing import Final
 
+import msgspec
+
 MAX_KEPT: Final = 16 * 1024
 """A member of the top level is kept up to this size, in bytes."""
 _MAX_MEMBERS: Final = 256
 _START: Final = 1024
+_USAGE: Final = b'"usage"'
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 _STRUCTURE = re.compile(rb'["{}\[\],]')
 _DEEP = re.compile(rb'["{}\[\]]')
@@ -136,12 +140,37 @@ class SlimBody:
             key = name.strip().strip(b'"').decode("utf-8", "replace")
             self.counts[key] = self._commas + 1 if self._has_item else 0
 
+    def begun(self) -> list[bytes]:
+        """Return the members that have ended so far, and the list that has not, as one of one item."""
+        if self._depth < _COUNTED_DEPTH:
+            return self._members
+        name = self._name if self._member is None else _split(bytes(self._member))[0]
+        return [*self._members, name.strip() + b":[{}]"]
+
     def slim(self) -> bytes:
         """Return the object as far as it was kept; the start of what was fed, where that is no whole one."""
         is_object = self._start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
         if self._depth or self._in_string or not is_object:
             return self._start
         return b"{" + b",".join(self._members) + b"}"
+
+
+def from_ends(head: bytes, tail: bytes) -> bytes | None:
+    """Return a small object with the members at both ends of a large one, which tells its usage at the end.
+
+    The list that `head` breaks off in stands there with one item. None where the end does not tell: what
+    begins at `usage` and goes on to the end makes an object only if it is at the top level.
+    """
+    at = len(tail)
+    while (at := tail.rfind(_USAGE, 0, at)) >= 0:
+        try:
+            _decode(b"{" + tail[at:])
+        except (msgspec.DecodeError, RecursionError):
+            continue
+        slim = SlimBody()
+        slim.feed(head)
+        return b"{" + b",".join([*slim.begun(), tail[at:]])
+    return None
 
 
 def _split(member: bytes) -> tuple[bytes, bytes]:

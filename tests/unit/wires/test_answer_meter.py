@@ -121,3 +121,78 @@ def test_a_body_beyond_the_cap_is_passed_but_not_read() -> None:
     assert meter.flush() == b""
     assert meter.flags == {"body_too_long"}
     assert not meter.is_complete
+
+
+LOGPROB = {
+    "token": "a",
+    "logprob": -0.5,
+    "bytes": [97],
+    "top_logprobs": [{"token": '"usage":', "logprob": 0}],
+}
+LONG = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "model": "gpt-5",
+    "choices": [{"message": {"content": "a"}, "logprobs": {"content": [LOGPROB] * 2000}}] * 2,
+    "usage": {"prompt_tokens": 12, "completion_tokens": 4000},
+    "service_tier": "default",
+}
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("piece", [1000, 8192, 10**9])
+def test_of_a_body_beyond_the_cap_both_ends_are_read(piece: int, indent: int | None) -> None:
+    body = json.dumps(LONG, indent=indent).encode()
+    meter = AnswerMeter(OAI, max_bytes=100_000, choices=2)
+    for at in range(0, len(body), piece):
+        meter.feed(body[at : at + piece])
+    meter.flush()
+    assert meter.usage is not None
+    assert (meter.usage.input_tokens, meter.usage.output_tokens) == (12, 4000)
+    assert (meter.upstream_model, meter.service_tier, meter.error) == ("gpt-5", "default", None)
+    assert (meter.is_complete, meter.is_usage_final, meter.flags) == (True, True, {"body_too_long"})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {
+            "id": "msg_1",
+            "type": "message",
+            "model": "claude",
+            "content": [{"type": "text", "text": "a" * 200_000}],
+        },
+        {
+            "id": "resp_1",
+            "object": "response",
+            "model": "gpt-5",
+            "output": [{"id": "m", "content": "a" * 200_000}],
+        },
+    ],
+)
+def test_so_it_is_in_the_other_formats(body: dict[str, Any]) -> None:
+    told = {"usage": {"input_tokens": 7, "output_tokens": 9}, "metadata": {}}
+    meter = AnswerMeter(ANT if "type" in body else OAI, max_bytes=100_000)
+    meter.feed(json.dumps(body | told).encode())
+    meter.flush()
+    assert meter.usage is not None
+    assert (meter.usage.output_tokens, meter.error, meter.has_content) == (9, None, True)
+
+
+def test_usage_within_the_answer_is_not_taken_for_its_own() -> None:
+    fake = {"type": "tool_use", "input": {"usage": {"input_tokens": 0, "output_tokens": 1}}}
+    body = {"type": "message", "content": [{"type": "text", "text": "a" * 400_000}, fake]}
+    meter = AnswerMeter(ANT, max_bytes=100_000)
+    meter.feed(json.dumps(body).encode())
+    meter.flush()
+    assert meter.usage is None
+    assert meter.output_estimate == 195  # as many tokens as it has at least
+
+
+def test_a_long_body_that_was_cut_is_not_whole() -> None:
+    body = json.dumps(LONG).encode()
+    meter = AnswerMeter(OAI, max_bytes=100_000)
+    meter.feed(body[:-1])
+    meter.flush()
+    assert not meter.is_complete
+    assert (meter.usage, meter.output_estimate) == (None, len(body) // 2048)
