@@ -1,10 +1,9 @@
 """What `CORS_ORIGINS` costs: a proxy without it, and one with it, asked by a program and by a web page."""
 
-from contextlib import ExitStack
 from dataclasses import replace
 
 from bench.native import Aim
-from bench.run import Bench, Figure, Results, Site
+from bench.run import Figure, Results, Site, measure_by_turns
 from bench.shapes import Level, plain
 from bench.weir import WeirTarget
 
@@ -39,10 +38,4 @@ def measure(site: Site, level: Level, results: Results) -> None:
     """Measure plain requests to three proxies by turns; the last is to cost what the first does."""
     settings = {"CORS_ORIGINS": _ORIGIN}
     targets = [_Asked(site, "without", {}), _Asked(site, "CORS", settings), _ByPage(site, "page", settings)]
-    with ExitStack() as stack:
-        for target in targets:
-            stack.callback(target.stop)
-            target.start()
-        bench = Bench(site, targets, results)
-        bench.measure([Figure(CORS, plain)], level)
-        bench.close_books()
+    measure_by_turns(site, level, results, targets, [Figure(CORS, plain)])

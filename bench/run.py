@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,19 @@ class Bench:
         for row in self.results.figures[figure.name].values():
             for key in [key for key in row if key.endswith("_ms") and key in direct]:
                 row[f"added_{key}"] = row[key] - direct[key]
+
+
+def measure_by_turns(
+    site: Site, level: Level, results: Results, targets: Sequence[Target], figures: Sequence[Figure]
+) -> None:
+    """Start these targets, measure the figures of all of them by turns, count their records, stop them."""
+    with ExitStack() as stack:
+        for target in targets:
+            stack.callback(target.stop)
+            target.start()
+        bench = Bench(site, targets, results)
+        bench.measure(figures, level)
+        bench.close_books()
 
 
 def _row(figures: dict[str, Any], shape: Shape, cpu_s: float, store_cpu_s: float) -> Row:

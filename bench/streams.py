@@ -1,9 +1,8 @@
 """How many streams one worker passes on, a chunk every 20 ms in each, until its core is full."""
 
-from contextlib import ExitStack
 from functools import partial
 
-from bench.run import Bench, Figure, Results, Site
+from bench.run import Figure, Results, Site, measure_by_turns
 from bench.shapes import Level, paced
 from bench.targets import Direct, Nginx, Target
 from bench.weir import WeirTarget
@@ -18,11 +17,5 @@ def measure(site: Site, level: Level, results: Results) -> None:
     targets: list[Target] = [Direct(port), weir]
     if Nginx.where() is not None:
         targets.insert(1, Nginx(port, site.directory / "nginx-streams", core))
-    with ExitStack() as stack:
-        for target in targets:
-            stack.callback(target.stop)
-            target.start()
-        bench = Bench(site, targets, results)
-        for streams in level.streams:
-            bench.measure([Figure(f"streams, {streams}", partial(paced, streams=streams))], level)
-        bench.close_books()
+    figures = [Figure(f"streams, {streams}", partial(paced, streams=streams)) for streams in level.streams]
+    measure_by_turns(site, level, results, targets, figures)

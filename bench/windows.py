@@ -6,7 +6,6 @@ something would have. They are on the load's core, and take what they are sent.
 
 import re
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
 from urllib.parse import quote
@@ -14,7 +13,7 @@ from urllib.parse import quote
 import requests
 
 from bench.native import BenchTrouble
-from bench.run import Bench, Figure, Results, Site
+from bench.run import Figure, Results, Site, measure_by_turns
 from bench.shapes import Level, plain
 from bench.weir import WeirTarget
 
@@ -90,10 +89,4 @@ def measure(site: Site, level: Level, results: Results) -> None:
         )
         for windows in (0, WINDOWS)
     ]
-    with ExitStack() as stack:
-        for target in targets:
-            stack.callback(target.stop)
-            target.start()
-        bench = Bench(site, targets, results)
-        bench.measure([Figure(PLAIN, plain)], level)
-        bench.close_books()
+    measure_by_turns(site, level, results, targets, [Figure(PLAIN, plain)])

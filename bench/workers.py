@@ -6,13 +6,12 @@ that leaves the load out: what they would answer with a core each to themselves,
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 from bench.machine import pinned
 from bench.native import Programs, Reading, Shape, run_load
-from bench.run import Bench, Figure, Results, Site
+from bench.run import Figure, Results, Site, measure_by_turns
 from bench.shapes import Level, burst, plain
 from bench.weir import WeirTarget
 from drill.processes import Weir
@@ -89,7 +88,8 @@ def _both(one: Any, other: Any) -> Any:
 
 def measure(site: Site, level: Level, results: Results) -> None:
     """Measure one worker on the proxies' core, two and four on both."""
-    _measure(site, level, results, [_target(site, workers) for workers in WORKERS], (PLAIN, BURST))
+    targets = [_target(site, workers) for workers in WORKERS]
+    measure_by_turns(site, level, results, targets, _figures(PLAIN, BURST))
 
 
 def measure_hosts(site: Site, level: Level, results: Results) -> None:
@@ -97,19 +97,11 @@ def measure_hosts(site: Site, level: Level, results: Results) -> None:
     one = _target(site, 1)
     one.name = "weir, 1 host"
     targets = [one, TwoHosts(site, (site.proxy_core, site.load_core))]
-    _measure(site, level, results, targets, (HOSTS_PLAIN, HOSTS_BURST))
+    measure_by_turns(site, level, results, targets, _figures(HOSTS_PLAIN, HOSTS_BURST))
 
 
-def _measure(
-    site: Site, level: Level, results: Results, targets: Sequence[WeirTarget], names: tuple[str, str]
-) -> None:
-    with ExitStack() as stack:
-        for target in targets:
-            stack.callback(target.stop)
-            target.start()
-        bench = Bench(site, targets, results)
-        bench.measure([Figure(names[0], _wide(plain)), Figure(names[1], _wide(burst))], level)
-        bench.close_books()
+def _figures(plain_name: str, burst_name: str) -> list[Figure]:
+    return [Figure(plain_name, _wide(plain)), Figure(burst_name, _wide(burst))]
 
 
 def _target(site: Site, workers: int) -> WeirTarget:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,8 +18,8 @@ from bench import crowd, long_run, report
 from bench.chart import draw_memory
 from bench.long_run import Curve
 from bench.machine import cpu_seconds
-from bench.native import Aim, LoadUpstream, Programs, Reading, Shape, compile_programs, run_load
-from bench.run import Bench, Book, Figure, Results, Site
+from bench.native import Aim, BenchTrouble, LoadUpstream, Programs, Reading, Shape, compile_programs, run_load
+from bench.run import Bench, Book, Figure, Results, Site, measure_by_turns
 from bench.shapes import LEVELS, plain
 from bench.targets import Target
 from bench.workers import both
@@ -380,3 +381,39 @@ def test_what_a_peer_cannot_do_is_said_and_its_losses_are_shown_as_its_own(
     rows = {line.split()[0]: line.split() for line in report.table(document).splitlines() if line}
     assert rows["loser"][-4:] == ["SQLite", "power", "loss", "6"]
     assert rows["weir"][-4:] == ["MongoDB", "power", "loss", "0"]
+
+
+class Started(Peer):
+    """One that notes when it is started and stopped, and may not start."""
+
+    def __init__(self, name: str, said: list[str], starts: bool = True) -> None:
+        super().__init__(name, 10, recorded="MongoDB")
+        self._said, self._starts = said, starts
+
+    def start(self) -> None:
+        self._said.append(f"{self.name} starts")
+        if not self._starts:
+            raise BenchTrouble("no port is free")
+
+    def stop(self) -> None:
+        self._said.append(f"{self.name} stops")
+
+    def run_load(self, programs: Programs, shape: Shape, core: int | None) -> Reading:
+        self._said.append(self.name)
+        return super().run_load(programs, shape, core)
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_targets_are_measured_by_turns_and_stopped_whatever_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: bool
+) -> None:
+    monkeypatch.setattr("bench.run._BOOKING_S", 0.01)
+    results, level, said = Results(), replace(LEVELS["short"], rounds=2), list[str]()
+    upstream = LoadUpstream(Programs(tmp_path, tmp_path), tmp_path, 0)
+    site = Site(Programs(tmp_path, tmp_path), upstream, tmp_path, 0, 0, lambda _: None)
+    targets, figures = [Started("a", said), Started("b", said, starts)], [Figure("one", plain)]
+    with nullcontext() if starts else pytest.raises(BenchTrouble):
+        measure_by_turns(site, level, results, targets, figures)
+    measured = ["a", "b"] * 2 if starts else []
+    assert said == ["a starts", "b starts", *measured, "b stops", "a stops"]
+    assert [book.records for book in results.books.values()] == ([20, 20] if starts else [])
