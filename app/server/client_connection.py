@@ -11,7 +11,7 @@ from gunicorn.http.errors import ParseException
 from app.exchange.ports import NoPace, Pace
 from app.server.client_limits import ClientDeadlines, ClientLimits, Phase
 from app.server.client_watch import reset_on_close
-from app.upstream.readiness import Readiness
+from app.upstream.readiness import Readiness, bare
 
 # What the system keeps of an answer for a client that reads slowly: by itself it would take megabytes.
 _SEND_BUFFER = 256 * 1024
@@ -38,8 +38,8 @@ class ClientConnection:
     """
 
     __slots__ = (
-        *("_limits", "_patience", "_readiness", "_socket"),
-        *("gives_way", "is_spare", "linger_s", "pace"),
+        *("_limits", "_patience", "_recv", "_send", "_socket"),
+        *("gives_way", "is_spare", "linger_s", "pace", "readiness"),
     )
 
     def __init__(self, sock: Any, limits: ClientLimits, pace: Pace | None = None) -> None:
@@ -48,6 +48,7 @@ class ClientConnection:
         # Never waits by itself: setting a time limit for each call would cost more than most calls do.
         sock.settimeout(0)
         self._socket = sock
+        self._recv, self._send = bare(sock).recv, bare(sock).send
         self._limits = limits
         self.pace: Pace = pace or NoPace()
         # Whether it has one of the places that are kept for operators' questions.
@@ -57,7 +58,7 @@ class ClientConnection:
         self._patience = ClientDeadlines(limits, time.monotonic())
         # How long to read on before closing, since the client may still be sending what nobody will use.
         self.linger_s = 0.0
-        self._readiness = Readiness(sock.fileno())
+        self.readiness = Readiness(sock.fileno())
 
     def __repr__(self) -> str:
         return f"ClientConnection({self._patience})"
@@ -101,12 +102,12 @@ class ClientConnection:
         if patience.phase is Phase.REQUEST:
             # It has seldom come yet. And if it has, others come first: who sends without pause gets no worker
             # to himself.
-            self._readiness.wait(until)
+            self.readiness.wait(until)
             now = time.monotonic()
         has_waited = False
         while True:
             try:
-                data: bytes = self._socket.recv(size)
+                data: bytes = self._recv(size)
             except BlockingIOError:
                 # Only now: a process that got no time itself hears of the timer before it hears of the bytes.
                 if now >= until:
@@ -118,7 +119,7 @@ class ClientConnection:
                 if not has_waited and patience.phase is not Phase.HEAD:
                     self.pace.rest()  # who sends faster than is read would keep the worker to himself
                 return data
-            self._readiness.wait(until)
+            self.readiness.wait(until)
             now = time.monotonic()
             has_waited = True
 
@@ -136,7 +137,7 @@ class ClientConnection:
     def send_now(self, data: bytes | memoryview) -> int:
         """Send as much as needs no waiting, and how much that was."""
         try:
-            sent: int = self._socket.send(data)
+            sent: int = self._send(data)
         except BlockingIOError:
             return 0
         return sent
@@ -148,7 +149,7 @@ class ClientConnection:
                 with suppress(OSError):
                     self._skip_what_comes()
         finally:
-            self._readiness.close()
+            self.readiness.close()
             self._socket.close()
 
     def _send_rest(self, data: memoryview) -> None:

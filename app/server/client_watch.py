@@ -1,7 +1,8 @@
 """Noticing that a client has left while its request waits for the upstream.
 
 A departure shows only on the next write, and a silent upstream gives nothing to write. So the client's
-socket is watched by the event loop: readable with no bytes in it means that the peer closed it.
+socket is watched by the event loop: readable with no bytes in it means that the peer closed it. The watcher
+is the one by which the connection waits for its requests: making another one would cost two system calls.
 """
 
 import array
@@ -16,6 +17,7 @@ from typing import Any
 
 import gevent
 
+from app.upstream.readiness import Readiness
 from app.upstream.transport import ClientGone, StillSilent, UpstreamFailure
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
@@ -23,7 +25,7 @@ _LINGER_NOT = struct.pack("ii", 1, 0)
 
 
 class SocketWatch:
-    """Watches one client's socket during one request; `None` for a client without one (tests)."""
+    """Watches one client's connection during one request; `None` for a client without one (tests)."""
 
     __slots__ = (
         "_client",
@@ -32,24 +34,25 @@ class SocketWatch:
         "_grace_s",
         "_greenlet",
         "_heard_at",
-        "_io",
         "_is_expired",
+        "_is_watched",
+        "_readiness",
         "_silence_s",
         "_silence_timer",
-        "_socket",
         "_timer",
         "departed",
     )
 
-    def __init__(self, sock: Any) -> None:
-        self._client = sock
-        self._socket = sock  # while it is to be watched
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        # While the client is to be watched.
+        self._readiness: Readiness | None = None if client is None else client.readiness
+        self._is_watched = False
         self.departed = False
         """Whether the client has left."""
         self._is_expired = False
         self._grace_s = 0.0
         self._greenlet: Any = None
-        self._io: Any = None
         self._timer: Any = None
         # When the upstream has to have ended, and the timer that sees to it while it is waited for.
         self._ends_at: float | None = None
@@ -62,10 +65,10 @@ class SocketWatch:
     def waiting(self) -> None:
         """Note that the current greenlet waits for the upstream from now on."""
         self._greenlet = gevent.getcurrent()
-        if self._socket is not None and self._io is None:
+        if self._readiness is not None and not self._is_watched:
             # Not before: until the body has been read, the socket is readable because of that.
-            self._io = gevent.get_hub().loop.io(self._socket.fileno(), 1)
-            self._io.start(self._on_readable)
+            self._is_watched = True
+            self._readiness.watch(self._on_readable)
         if self.departed and self._timer is None:
             self._start_grace()
         if self._ends_at is not None:
@@ -109,14 +112,14 @@ class SocketWatch:
         if not self.departed:
             self.departed = True
             self.tell_no_silence()
-            self._stop_io()
+            self._unwatch()
             self._start_grace()
 
     def stop(self) -> None:
         """Stop watching. Idempotent."""
         self.working()
         self.tell_no_silence()
-        self._stop_io()
+        self._unwatch()
         if self._timer is not None:
             _close(self._timer)
             self._timer = None
@@ -127,15 +130,16 @@ class SocketWatch:
             reset_on_close(self._client)
 
     def _on_readable(self) -> None:
-        if _waiting_bytes(self._socket) > 0:
+        if _waiting_bytes(self._client) > 0:
             # The next request on this connection, sent early: somebody is there.
-            self._stop_io()
+            self._unwatch()
         else:
             self.depart()
 
-    def _stop_io(self) -> None:
-        _close(self._io)
-        self._io = self._socket = None
+    def _unwatch(self) -> None:
+        readiness, self._readiness = self._readiness, None
+        if readiness is not None and self._is_watched:
+            readiness.unwatch()
 
     def _await_silence(self, seconds: float) -> None:
         self._silence_timer = gevent.get_hub().loop.timer(seconds)

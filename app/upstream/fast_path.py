@@ -44,6 +44,7 @@ import gevent
 from gevent.hub import Waiter
 
 from app.upstream.http1 import BodyReader
+from app.upstream.readiness import bare
 from app.upstream.transport import Passed
 
 _READABLE: Final = 1
@@ -81,6 +82,7 @@ class FastPath:
         "_pass_on",
         "_pending",
         "_read_size",
+        "_recv",
         "_socket",
         "_timer",
         "_waiter",
@@ -88,6 +90,7 @@ class FastPath:
 
     def __init__(self, sock: Any, body: BodyReader, read_size: int) -> None:
         self._socket = sock
+        self._recv = bare(sock).recv
         self._body = body
         self._read_size = read_size
         # TLS: bytes that have been decrypted do not make the socket readable.
@@ -119,7 +122,7 @@ class FastPath:
 
     def _read_once(self) -> bytes | _Step | None:
         try:
-            data = self._socket.recv(self._read_size)
+            data = self._recv(self._read_size)
         except _NOTHING_YET:
             return _WAIT
         if not data:

@@ -5,8 +5,10 @@ gevent's own way makes a `Timeout` and a timer for each wait with a time limit, 
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
+import gevent.socket
 from gevent import get_hub, getcurrent
 
 _READABLE = 1
@@ -38,19 +40,31 @@ class Readiness:
         before it hears of them. So whoever waits in vain is to look once more.
         """
         hub = get_hub()
-        if self._watcher is None:
-            self._watcher = hub.loop.io(self._fileno, _READABLE)
+        watcher = self._watcher or self._new_watcher()
         self._until = until
         if until < self._due:
             self._set_timer()
         self._waiting = getcurrent()
         try:
-            hub.wait(self._watcher)
+            hub.wait(watcher)
         except _TimeIsUp:
             return False
         finally:
             self._waiting = None
         return True
+
+    def watch(self, call: Callable[[], None]) -> None:
+        """Call this in the event loop as long as there is something to read; nobody may wait meanwhile."""
+        (self._watcher or self._new_watcher()).start(call)
+
+    def unwatch(self) -> None:
+        """Watch no more. Idempotent."""
+        if self._watcher is not None:
+            self._watcher.stop()
+
+    def _new_watcher(self) -> Any:
+        watcher = self._watcher = get_hub().loop.io(self._fileno, _READABLE)
+        return watcher
 
     def close(self) -> None:
         """Let go of watcher and timer, before the socket is closed. Idempotent."""
@@ -77,3 +91,11 @@ class Readiness:
             self._set_timer()
         else:
             self._waiting.throw(_TimeIsUp)
+
+
+def bare(sock: Any) -> Any:
+    """Return the system's socket within one of gevent's: it never waits, and spares a call each time.
+
+    A socket of another kind is returned as it is: bytes of TLS pass through gevent's.
+    """
+    return sock._sock if type(sock) is gevent.socket.socket else sock

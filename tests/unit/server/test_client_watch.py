@@ -9,6 +9,8 @@ import gevent.event
 import gevent.socket
 import pytest
 
+from app.server.client_connection import ClientConnection
+from app.server.client_limits import ClientLimits
 from app.server.client_watch import SocketWatch, _waiting_bytes
 from app.upstream.transport import ClientGone, StillSilent, UpstreamFailure
 
@@ -58,9 +60,11 @@ def client(sockets: tuple[gevent.socket.socket, gevent.socket.socket]) -> gevent
 
 @pytest.fixture
 def watch(sockets: tuple[gevent.socket.socket, gevent.socket.socket]) -> Iterator[SocketWatch]:
-    watch = SocketWatch(sockets[0])
+    connection = ClientConnection(sockets[0], ClientLimits())
+    watch = SocketWatch(connection)
     yield watch
     watch.stop()
+    connection.readiness.close()
 
 
 def loop_turns(seconds: float = SOON) -> None:
@@ -266,7 +270,7 @@ def test_a_reset_on_close_is_no_end(is_stopped: bool) -> None:
     with gevent.socket.create_server(("127.0.0.1", 0)) as listener:
         client = gevent.socket.create_connection(listener.getsockname())
         ours, _ = listener.accept()
-    watch = SocketWatch(ours)
+    watch = SocketWatch(ClientConnection(ours, ClientLimits()))
     if is_stopped:
         watch.stop()
     ours.sendall(b"half")

@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 
 import gevent
+import gevent.socket
+import gevent.ssl
 import pytest
 
-from app.upstream.readiness import Readiness
+from app.upstream.readiness import Readiness, bare
 
 
 class Pair:
@@ -69,3 +71,44 @@ def test_closing_is_idempotent(pair: Pair) -> None:
     assert not pair.wait(0.001)
     pair.readiness.close()
     pair.readiness.close()
+
+
+def test_a_watch_calls_back_as_long_as_there_is_something_and_then_one_may_wait_again(pair: Pair) -> None:
+    calls: list[int] = []
+
+    def read() -> None:
+        calls.append(len(pair.near.recv(1)))
+
+    assert not pair.wait(0.0)
+    pair.readiness.watch(read)
+    pair.far.sendall(b"ab")
+    while len(calls) < 2:
+        gevent.sleep(0)
+    pair.readiness.unwatch()
+    pair.readiness.unwatch()
+    pair.far.sendall(b"c")
+    gevent.sleep(0.01)
+    assert calls == [1, 1]
+    assert pair.wait(60)
+    assert pair.near.recv(9) == b"c"
+
+
+def test_a_watch_ends_with_its_readiness(pair: Pair) -> None:
+    pair.readiness.watch(lambda: pytest.fail("called after the end"))
+    pair.readiness.close()
+    pair.far.sendall(b"x")
+    gevent.sleep(0.01)
+    pair.readiness.unwatch()
+
+
+def test_what_is_bare_never_waits_and_tls_is_left_as_it_is() -> None:
+    far, near = gevent.socket.socketpair()
+    near.settimeout(60)
+    with far, near:
+        with pytest.raises(BlockingIOError):
+            bare(near).recv(1)
+        secured = gevent.ssl.create_default_context().wrap_socket(
+            near, server_hostname="weir.test", do_handshake_on_connect=False
+        )
+        assert bare(secured) is secured
+        secured.close()
