@@ -138,6 +138,12 @@ class BodyReader:
             self.surplus += data
             return b""
         if self.framing is _CHUNKED:
+            if not self._left and not self._pending and self._trailer_size is None:
+                # One whole chunk in one read, as live streams come.
+                at = data.find(_CRLF) + 2
+                length = _SIZES.get(data[: at - 2])
+                if length and 1 < at == len(data) - length - 2 and data.endswith(_CRLF):
+                    return data[at:-2]
             return self._feed_chunked(data)
         return data if self.framing is Framing.CLOSE else self._feed_length(data)
 
@@ -162,13 +168,6 @@ class BodyReader:
     def _feed_chunked(self, data: bytes) -> bytes:
         """Cut out whole chunks in one go, however many there are; what is unfinished is kept."""
         at, size = 0, len(data)
-        if not self._left and not self._pending and self._trailer_size is None:
-            # One whole chunk in one read, as live streams come.
-            at = data.find(_CRLF) + 2
-            length = _SIZES.get(data[: at - 2])
-            if length and 1 < at == size - length - 2 and data.endswith(_CRLF):
-                return data[at:-2]
-            at = 0
         pieces: list[bytes] = []
         if self._left:
             at = self._continue_chunk(data, pieces)

@@ -55,11 +55,11 @@ class EventPattern:
     `checks` say, of each text, what may stand in its place.
     """
 
-    __slots__ = ("_first", "_inner", "_is_last", "_last", "_seam", "_takes_any_text")
+    __slots__ = ("_before", "_behind", "_first", "_inner", "_is_last", "_last", "_seam", "_takes_any_text")
 
     def __init__(self, literals: list[bytes], checks: list[_Check], last: bytes) -> None:
         first, *inner = literals
-        self._first = first
+        self._first, self._before, self._behind = first, len(first), len(last)
         self._inner = tuple(zip(inner, checks, strict=False))
         self._is_last = checks[-1]
         self._last = last
@@ -95,9 +95,9 @@ class EventPattern:
         first, last = self._first, self._last
         if not data.startswith(first, at):
             return 0, at
-        start = at + len(first)
-        if self._takes_any_text and data.endswith(last) and _is_plain(data, start, len(data) - len(last)):
-            return 1, len(data)  # as live streams come; a text with another event in it would not be plain
+        start, size = at + self._before, len(data)
+        if self._takes_any_text and data.endswith(last) and _is_plain(data, start, size - self._behind):
+            return 1, size  # as live streams come; a text with another event in it would not be plain
         end = data.rfind(last, start)
         if end < 0:
             return 0, at
