@@ -1,7 +1,6 @@
 """The client API: OpenAI and Anthropic endpoints, each a few lines from WSGI to the gateway and back."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -17,6 +16,7 @@ from app.exchange.handler import Gateway
 from app.exchange.ports import ClientWatch, Clock
 from app.logs import current_request
 from app.server.cross_origin import CrossOrigin
+from app.server.request_head import headers_of
 from app.wires import errors
 from app.wires.endpoints import (
     BILLING_SUBSCRIPTION,
@@ -109,11 +109,11 @@ class ClientApi:
         if is_of_api(request.path):
             return True
         is_others = request.path.startswith(_OTHERS) or isinstance(error, MethodNotAllowed)
-        return not is_others and is_spoken(EnvironHeaders(request.environ))
+        return not is_others and is_spoken(headers_of(request.environ))
 
     def refuse_unrouted(self, error: NotFound | MethodNotAllowed) -> Response:
         """Answer Flask's current request, to which none of the routes belongs."""
-        headers = EnvironHeaders(request.environ)
+        headers = headers_of(request.environ)
         answer = self._cross_origin.preflight(request.method, headers) or self._refuse(error)
         return render(self._cross_origin.share(answer, headers))
 
@@ -160,7 +160,7 @@ class ClientApi:
     ) -> ClientCall:
         request_id = self._clock.new_request_id()
         current_request.request_id.set(request_id)
-        path, headers = environ["PATH_INFO"], EnvironHeaders(environ)
+        path, headers = environ["PATH_INFO"], headers_of(environ)
         return ClientCall(
             request_id=request_id,
             accepted_at=self._clock.utcnow(),
@@ -212,41 +212,6 @@ class _AnswerResponse(Response):
 def _query(call: ClientCall) -> dict[str, str]:
     """Return the parameters of the query; the first value counts where one is given twice."""
     return dict(reversed(parse_qsl(call.query, keep_blank_values=True)))
-
-
-class EnvironHeaders(Mapping[str, str]):
-    """The request's headers by lower-case name, read from the WSGI environment without copying it."""
-
-    __slots__ = ("_environ",)
-
-    def __init__(self, environ: Mapping[str, Any]) -> None:
-        self._environ = environ
-
-    def __getitem__(self, name: str) -> str:
-        return str(self._environ[_environ_key(name)])
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return a header or the default, without an exception for what is absent, which is most."""
-        value = self._environ.get(_environ_key(name))
-        return default if value is None else str(value)
-
-    def __contains__(self, name: object) -> bool:
-        return self.get(str(name)) is not None
-
-    def __iter__(self) -> Iterator[str]:
-        for key in self._environ:
-            if key.startswith("HTTP_"):
-                yield key[5:].lower().replace("_", "-")
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-@cache
-def _environ_key(name: str) -> str:
-    """Return where WSGI keeps a header; only names written in this program are asked for."""
-    key = name.upper().replace("-", "_")
-    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
 _PIECE = 256 * 1024

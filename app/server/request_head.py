@@ -6,6 +6,7 @@ each `None` here means "let gunicorn read these bytes".
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -20,6 +21,8 @@ _MAX_LENGTH_DIGITS: Final = 18
 _NAMES_KNOWN: Final = 512
 # Longer names are not remembered: they are the client's to choose, and no header has one.
 _LONGEST_NAME: Final = 64
+_HEADERS: Final = "weir.headers"
+_UNPREFIXED: Final = ("CONTENT_TYPE", "CONTENT_LENGTH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class HeadOptions:
 def read_head(data: bytes, environ: dict[str, Any], terms: HeadOptions) -> tuple[int, int] | None:
     """Put a request's head into a WSGI environment; return where the body begins in `data`, and its length.
 
+    The headers are put there once more, as `headers_of` returns them: some two dozen are looked up a request.
     None when the head is not complete or not of the usual form; `environ` is spoilt then.
     """
     end = data.find(_END)
@@ -59,6 +63,18 @@ def read_head(data: bytes, environ: dict[str, Any], terms: HeadOptions) -> tuple
     return end + len(_END), int(length)
 
 
+def headers_of(environ: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return a request's headers by lower-case name, however its head was read."""
+    read: Mapping[str, str] | None = environ.get(_HEADERS)
+    if read is not None:
+        return read
+    return {
+        key.removeprefix("HTTP_").lower().replace("_", "-"): str(value)
+        for key, value in environ.items()
+        if key.startswith("HTTP_") or key in _UNPREFIXED
+    }
+
+
 def _read_request_line(line: str, environ: dict[str, Any]) -> bool:
     method, _, rest = line.partition(" ")
     target, _, version = rest.partition(" ")
@@ -76,13 +92,18 @@ def _read_request_line(line: str, environ: dict[str, Any]) -> bool:
 
 
 def _read_fields(fields: list[str], environ: dict[str, Any]) -> bool:
+    headers: dict[str, str] = {}
     for field in fields:
         name, colon, value = field.partition(":")
-        key = _environ_key(name) if len(name) <= _LONGEST_NAME else None
-        # A name that comes twice would have to be joined, or refused.
-        if key is None or not colon or key in environ:
+        known = _known_name(name) if len(name) <= _LONGEST_NAME else None
+        if known is None or not colon:
             return False
-        environ[key] = value.strip(" ")
+        key, lower = known
+        # A name that comes twice would have to be joined, or refused.
+        if key in environ:
+            return False
+        environ[key] = headers[lower] = value.strip(" ")
+    environ[_HEADERS] = headers
     return True
 
 
@@ -100,10 +121,10 @@ def _read_scheme(environ: dict[str, Any], scheme_headers: tuple[tuple[str, str],
 
 
 @lru_cache(_NAMES_KNOWN)
-def _environ_key(name: str) -> str | None:
-    """Return where WSGI keeps a header of this name; None for one that is not for here to read."""
+def _known_name(name: str) -> tuple[str, str] | None:
+    """Return where WSGI keeps a header of this name, and the name in lower case; None: not to be read."""
     upper = name.upper()
     if upper in _LEFT_TO_GUNICORN or not _NAME.fullmatch(name):
         return None
     key = upper.replace("-", "_")
-    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+    return key if key in _UNPREFIXED else f"HTTP_{key}", name.lower()

@@ -7,9 +7,13 @@ from gunicorn.config import Config
 from gunicorn.http import RequestParser, wsgi
 
 from app.server.http_request import PlainRequest, RequestReader, RequestReading
+from app.server.request_head import headers_of
 
 LISTENER, PEER = ("0.0.0.0", 8005), ("127.0.0.1", 4711)
-OBJECTS = {"wsgi.input", "wsgi.errors", "wsgi.early_hints", "wsgi.multithread", "gunicorn.socket"}
+OBJECTS = {
+    *("wsgi.input", "wsgi.errors", "wsgi.early_hints", "wsgi.multithread", "gunicorn.socket"),
+    "weir.headers",
+}
 
 
 class Pieces:
@@ -46,6 +50,7 @@ def described(request: Any, environ: dict[str, Any]) -> dict[str, Any]:
         "body": environ["wsgi.input"].read(),
         "closes": request.should_close(),
         "headers": sorted(request.headers),
+        "by name": headers_of(environ),
         "line": (request.method, request.uri, request.path, request.query, request.fragment, request.version),
         "scheme": request.scheme,
         "proxy": request.proxy_protocol_info,
