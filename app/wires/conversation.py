@@ -93,13 +93,12 @@ def _other_sign(body: RequestBody) -> bytes | None:
     if name is None:
         return None
     data = bytes(memoryview(members[name])[:_WINDOW])
-    begins = _first_texts(data) if len(body.data) < LEAST_CACHED else None
-    if begins is not None and not begins[1]:
+    if len(body.data) < LEAST_CACHED and not _goes_on(data):
         return None
     for person, read in _PERSONS.items():
         if person in members and (value := read(members[person])):
             return value
-    texts, _ = begins or _first_texts(data)
+    texts = _first_texts(data)
     for system in _SYSTEMS:
         if system in members:
             texts += _texts_in(b'"text":' + bytes(memoryview(members[system])[:_SYSTEM_WINDOW]))
@@ -125,14 +124,20 @@ def _user_id(metadata: msgspec.Raw) -> bytes:
 _PERSONS: Final = {"metadata": _user_id, "user": _text}
 
 
-def _first_texts(data: bytes) -> tuple[list[bytes], bool]:
-    """Return the texts of the messages up to the first that is the user's, and whether others follow it.
+def _goes_on(data: bytes) -> bool:
+    """Return whether other messages follow the first that is the user's."""
+    roles = _ROLE.findall(data) if not data.startswith(b'"') else []
+    return any(role not in _LEADING for role in roles[:_MOST_MESSAGES][:-1])
+
+
+def _first_texts(data: bytes) -> list[bytes]:
+    """Return the texts of the messages up to the first that is the user's.
 
     A text that stands in place of messages is one. Nothing is decoded. What is between two roles is the
     content of the message of the first or of the second of them: that depends on which is written first.
     """
     if data.startswith(b'"'):
-        return _texts_in(b'"content":%b' % data), False
+        return _texts_in(b'"content":%b' % data)
     texts: list[bytes] = []
     roles = _roles(data)
     before = 0
@@ -144,9 +149,9 @@ def _first_texts(data: bytes) -> tuple[list[bytes], bool]:
         content = data[before : role.start()] if is_content_first else data[role.end() : after]
         texts += _texts_in(content)
         if role[1] not in _LEADING:
-            return texts, following is not None
+            return texts
         before, role = role.end(), following
-    return texts, False
+    return texts
 
 
 def _roles(data: bytes) -> Iterator[re.Match[bytes]]:
