@@ -19,11 +19,13 @@ _JOINED_WITH_HEAD = 64 * 1024
 _NAMES_KNOWN = 256
 _PASSED_ON: Final = Passed.ON
 _LAST_CHUNK = b"0\r\n\r\n"
+_LENGTH: Final = "Content-Length"
 
 
 class ClientResponse(Response):  # type: ignore[misc]  # gunicorn has no types
     """The answer to one request. Which headers may be sent, and how a body is framed, gunicorn says."""
 
+    response_length: int | None
     _unsent = b""
 
     def should_close(self) -> bool:
@@ -36,9 +38,15 @@ class ClientResponse(Response):  # type: ignore[misc]  # gunicorn has no types
 
     def process_headers(self, headers: Any) -> None:
         """Take over the application's headers; gunicorn judges all but the plainly valid ones."""
+        if not _are_plain([value for _, value in headers]):
+            super().process_headers(headers)
+            return
         for name, value in headers:
-            if _is_plain(name) and value.__class__ is str and value.isascii() and value.isprintable():
+            if _is_plain(name):
                 self.headers.append((name, value.strip(" ")))
+            elif name == _LENGTH and value.isdigit():
+                self.response_length = int(value)
+                self.headers.append((name, value))
             else:
                 super().process_headers(((name, value),))
 
@@ -120,6 +128,15 @@ class ClientResponse(Response):  # type: ignore[misc]  # gunicorn has no types
 @lru_cache(1)
 def _date(second: int) -> str:
     return str(http_date(second))
+
+
+def _are_plain(values: list[Any]) -> bool:
+    """Return whether all headers' values are texts that may be sent as they are."""
+    try:
+        text = "".join(values)
+    except TypeError:
+        return False
+    return text.isascii() and text.isprintable()
 
 
 @lru_cache(_NAMES_KNOWN)
