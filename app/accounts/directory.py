@@ -50,10 +50,14 @@ _NO_SPENDING = Spending({})
 
 @dataclass(frozen=True, slots=True)
 class _Account:
-    """A user as read when `booked` charges (of all users) had been booked by this process."""
+    """A user as read when `booked` charges (of all users) had been booked by this process.
+
+    `available_nano` is the user's, added up once: it is asked for three times a request.
+    """
 
     user: User
     booked: int
+    available_nano: int
 
 
 class CachedDirectory:
@@ -157,7 +161,7 @@ class CachedDirectory:
         if account is None:
             return Funds(0)
         unbooked = self._pending.get(user_id, 0)
-        return Funds(account.user.available_nano, unbooked + self._unseen(user_id, account), unbooked)
+        return Funds(account.available_nano, unbooked + self._unseen(user_id, account), unbooked)
 
     def has_unbooked(self, user_id: str) -> bool:
         """Return whether charges were noted that MongoDB is not known to hold."""
@@ -224,7 +228,7 @@ class CachedDirectory:
         if account is None:
             return Balance(0)
         charged = self._pending.get(user_id, 0) + self._unseen(user_id, account)
-        return Balance(max(0, account.user.available_nano - charged), account.user.expires_at, charged)
+        return Balance(max(0, account.available_nano - charged), account.user.expires_at, charged)
 
     def _unseen(self, user_id: str, account: _Account) -> int:
         """Sum the charges that were booked after the account was read, or perhaps while it was."""
@@ -263,7 +267,9 @@ class CachedDirectory:
         booked = self._bookings
         with _translated(), pymongo.timeout(_patience(self._accounts, user_id)):
             user = self._users.get(user_id)
-        return _Account(user, booked) if user is not None and user.is_active else None
+        if user is None or not user.is_active:
+            return None
+        return _Account(user, booked, user.available_nano)
 
 
 def _principal(key: _KnownKey, user: User) -> Principal:

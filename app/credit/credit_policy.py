@@ -185,7 +185,7 @@ def need(  # noqa: PLR0913  (each is a fact of its own about a request)
     limit = model.max_output if output_limit is None else output_limit
     if model.says_output:
         limit = min(limit, model.max_output)
-    beside = rates.output_nano(predicted * choices)
+    beside = rates.output_nano(predicted * choices) if predicted else 0
     if calls:
         each = {unit: rates.rate(unit)[0] for unit in calls}
         likely += ceil(sum(each.values()))

@@ -23,7 +23,7 @@ from app.credit.reservation import CreditExhausted, Reservation
 from app.exchange.batch_results import BATCH
 from app.exchange.caller_limits import ALL_KEYS, CallerLimits, refuse_model
 from app.exchange.client_shares import ClientShares, Share
-from app.exchange.exchange import ClientCall, Exchange
+from app.exchange.exchange import STILL_KNOWN_S, ClientCall, Exchange
 from app.exchange.ports import Clock, CreditGate, Directory
 from app.exchange.spool import Spool
 from app.keys.lease import OnlyKey
@@ -159,7 +159,7 @@ class Admission:
         exchange.model = self._model(exchange, target.model) if target.model else None
 
     def _admit_to_model(self, exchange: Exchange, share: Share) -> None:
-        self._refuse_without_credit(exchange)
+        is_metered, looked_at = self._refuse_without_credit(exchange), self._clock.monotonic()
         pace = exchange.call.pace
         read = self._read_form if _is_form(exchange) else self._read_json
         body = read(exchange, share)
@@ -181,7 +181,10 @@ class Admission:
             self._order(exchange, body)
         if not body.members.keys().isdisjoint(naming):
             self._bind(exchange, named_objects(body.members, naming, pace.rest))
-        if self._refuse_without_credit(exchange):  # the body may have taken long
+        is_old = self._clock.monotonic() - looked_at >= STILL_KNOWN_S  # the body may have taken long
+        if is_metered and (is_old or exchange.claims(exchange.model)):
+            is_metered = self._refuse_without_credit(exchange)
+        if is_metered:
             self._reserve(exchange, exchange.model)
 
     def _refuse_beyond_limits(self, exchange: Exchange, model: Model, body: RequestBody) -> None:
@@ -355,9 +358,10 @@ class Admission:
         can_cap = bool(body.names.output_limits)
         if may_cost is not None:
             # What cannot be told to generate less gets all that it may cost, or as much as is left.
-            asked = (may_cost.most, may_cost.usual if can_cap else may_cost.most, may_cost.least)
+            most = may_cost.most
+            asked = (most, may_cost.usual if can_cap else most, may_cost.least)
         reservation = exchange.reservation = self._hold(exchange, exchange.claims(model), *asked)
-        if may_cost is not None and can_cap and 0 < reservation.nano < may_cost.most:
+        if may_cost is not None and can_cap and 0 < reservation.nano < asked[0]:
             exchange.output_cap = may_cost.output_cap(reservation.nano)
 
     def _hold(

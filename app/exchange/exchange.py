@@ -49,6 +49,9 @@ from app.wires.units import Quantity
 from app.wires.usage import Usage
 from app.wires.wire_format import WireFormat
 
+STILL_KNOWN_S = 0.4
+"""For so long what was found of a caller counts: credential and credit are looked at again after that."""
+
 NOT_FOUND = 404
 CANCELLED = "cancelled"
 CANCELLED_FOR: Final = timedelta(minutes=15)

@@ -17,6 +17,7 @@ from app.exchange.caller_limits import refuse_address
 from app.exchange.exchange import (
     CLIENT_CLOSED_REQUEST,
     NOTHING_KEPT,
+    STILL_KNOWN_S,
     Answer,
     ClientCall,
     Exchange,
@@ -72,9 +73,6 @@ from app.wires.wire_format import WireFormat
 
 # A longer Content-Length counts as none: `int` refuses very long ones, and no answer has 2^63 bytes.
 MAX_LENGTH_DIGITS = 18
-
-STILL_KNOWN_S = 0.4
-"""A request that is forwarded later than this after its head came is asked for its credential again."""
 
 logger = logging.getLogger("weir.exchange")
 

@@ -276,6 +276,8 @@ class RateCard:
 
     def dearest(self, most_input: int, terms: Collection[Terms]) -> Rates:
         """Return of each unit the highest price it has under any of the terms, for up to so much input."""
+        if self._is_flat and not [each for each in terms if each.tiers or each.factor is not None]:
+            return self.standard
         reachable = (rates for each in terms for rates in self._up_to(most_input, each))
         found = tuple(dict.fromkeys(reachable))
         if len(found) == 1:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from app.upstream.transport import LargeBody
-from app.wires.endpoints import Endpoint, Members
+from app.wires.endpoints import Endpoint, Members, Metering
 from app.wires.errors import Refusal, invalid_body
 from app.wires.json_pairs import PAIRS, Key
 from app.wires.member_names import MATTERING, refuse_lookalikes
@@ -59,6 +59,7 @@ _MAX_WORDS: Final = 1024
 # Up to here a body is decoded without asking what its colons belong to.
 _MANY_COLONS = 20_000
 
+_OF_TOKENS: Final = Metering.TOKENS
 _TRUE = msgspec.Raw(b"true")
 _EVENTS = b'"sse"'
 _SWITCH = frozenset((b"true", b"false", b"null"))
@@ -253,8 +254,8 @@ def parse_body(data: bytes, endpoint: Endpoint, rest: Callable[[], None] = lambd
         output_limit=output_limit(values, names.output_limits),
         choices=choices,
         units=ordered_units(values),
-        quantities=_quantities(values, endpoint, choices),
-        input_tokens=_input_tokens(values, endpoint, rest),
+        quantities=() if endpoint.metering is _OF_TOKENS else _quantities(values, endpoint, choices),
+        input_tokens=_input_tokens(values, endpoint, rest) if endpoint.takes_tokens else None,
         parts=parts,
     )
 
@@ -289,7 +290,7 @@ def _input_tokens(
 ) -> int | None:
     """Return how many tokens the input has, where it is given as tokens."""
     name = endpoint.members.prompt[0]
-    return token_count(bytes(values[name]), rest) if endpoint.takes_tokens and name in values else None
+    return token_count(bytes(values[name]), rest) if name in values else None
 
 
 def read_object(data: bytes | msgspec.Raw, names: tuple[str, ...], where: str) -> dict[str, msgspec.Raw]:

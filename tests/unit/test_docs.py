@@ -9,7 +9,7 @@ import pytest
 from app.accounts.funds import DECISION_S
 from app.accounts.read_cache import CachePolicy
 from app.credit.credit_policy import HOLD_RENEWAL_S, HOLD_TTL_S
-from app.exchange.handler import STILL_KNOWN_S
+from app.exchange.exchange import STILL_KNOWN_S
 from app.management.errors import ACTION_S
 from app.settings import ROOT, Settings
 from app.wires.endpoints import ENDPOINTS, UNKNOWN

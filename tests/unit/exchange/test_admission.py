@@ -13,6 +13,7 @@ from exchange_world import ANSWER, NOW, FakeReply, World, consume, error_of, hea
 from app.accounts.funds import Balance
 from app.accounts.principal import Principal
 from app.credit.reservation import CreditExhausted, Reservation
+from app.exchange.exchange import STILL_KNOWN_S
 from app.records.records import Outcome
 from app.upstream.transport import ProviderKey, UpstreamRequest
 from app.wires.endpoints import CHAT, COUNT_TOKENS, LIST_MODELS, MESSAGES, Endpoint
@@ -216,6 +217,7 @@ def test_credit_that_ends_while_the_body_comes_is_no_credit() -> None:
     world.directory.balances["ann"] = SOME
 
     def body(_limit: int, _took: object) -> bytes:
+        world.clock.now += 2 * STILL_KNOWN_S
         world.directory.balances["ann"] = Balance(10**9, NOW)
         return b'{"model": "gpt", "messages": []}'
 

@@ -23,7 +23,7 @@ from exchange_world import (
 )
 
 from app.accounts.principal import Principal
-from app.exchange.handler import STILL_KNOWN_S
+from app.exchange.exchange import STILL_KNOWN_S
 from app.records.records import Outcome, UsageSource
 from app.wires import errors
 from app.wires.endpoints import CHAT, COUNT_TOKENS, FORWARDED, LIST_MODELS, MESSAGES, Body, Endpoint
