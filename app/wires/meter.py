@@ -19,7 +19,7 @@ from app.wires.formats.openai import OpenAIReader
 from app.wires.formats.responses import ResponsesReader
 from app.wires.readings import BAD_JSON, BODY_TOO_LONG, LINE_TOO_LONG, Readings, StreamError, ToldObject
 from app.wires.slim_body import SlimBody, from_ends
-from app.wires.sse import BOM, Oversized, SseSplitter, parse_event
+from app.wires.sse import BOM, Oversized, SseSplitter, ends_event, parse_event
 from app.wires.units import SECOND, clean_quantity
 from app.wires.usage import INPUT_MISSING, Usage, counted_tokens
 from app.wires.wire_format import WireFormat
@@ -252,6 +252,7 @@ class StreamMeter(_MeterBase):
 
     __slots__ = (
         "_dealt_with",
+        "_ends",
         "_ends_in_cr",
         "_is_first",
         "_is_flushed",
@@ -284,6 +285,8 @@ class StreamMeter(_MeterBase):
         else:
             self._reader = OpenAIReader(self._readings, choices)
         self._splitter = SseSplitter()
+        # Of an event that is too long to be kept: how it begins, and how it ends as far as it has come.
+        self._ends: tuple[bytes, bytes] | None = None
         # What was forwarded last ends in a CR: a LF that comes next would belong to it.
         self._ends_in_cr = False
         # What events that bring nothing but text look like, and how often it may still be looked for.
@@ -379,6 +382,7 @@ class StreamMeter(_MeterBase):
             return b""
         self._is_flushed = True
         pending = self._splitter.pending()
+        self._read_ends()
         flags = self._readings.flags
         had_bad_json = BAD_JSON in flags
         if not self._saw_event and pending.removeprefix(BOM).lstrip().startswith(b"{") and not flags:
@@ -401,9 +405,34 @@ class StreamMeter(_MeterBase):
                 block = type(block)(block[len(BOM) :])
         if type(block) is Oversized:
             self._readings.flags.add(LINE_TOO_LONG)
+            head, tail = self._ends or (block[:_END_BYTES], b"")
+            self._ends = head, (tail + block[-_END_BYTES:])[-_END_BYTES:]
+            if ends_event(self._ends[1]):
+                self._read_ends()
             return False
         event = parse_event(block)
-        if event is None or self._readings.is_terminated:
+        return event is not None and self._read_event(event, block)
+
+    def _read_ends(self) -> None:
+        """Read what can be read of an event that was too long: the usage at its end.
+
+        The last event of a response repeats all of it, with the logprobs of each token where those were
+        asked for.
+        """
+        if self._ends is None:
+            return
+        (head, tail), self._ends = self._ends, None
+        event = parse_event(head)
+        if event is None:
+            return
+        for within in (b"", b"response"):
+            data = from_ends(event[1], tail.rstrip(_LINE_ENDS), within)
+            if data is not None:
+                self._read_event((event[0], data), b"")
+                return
+
+    def _read_event(self, event: tuple[bytes, bytes], block: bytes) -> bool:
+        if self._readings.is_terminated:
             return False
         self._saw_event = True
         readings = self._readings
@@ -413,7 +442,7 @@ class StreamMeter(_MeterBase):
         if readings.has_content and brings:
             self._content_events += 1
             self._content_size += len(block.strip(_LINE_ENDS)) + len(_BLANK_LINE)
-            if self._lessons:
+            if self._lessons and block:
                 self._learn(event, block)
         if readings.usage.is_news:
             readings.usage.is_news = False

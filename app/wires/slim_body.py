@@ -140,12 +140,16 @@ class SlimBody:
             key = name.strip().strip(b'"').decode("utf-8", "replace")
             self.counts[key] = self._commas + 1 if self._has_item else 0
 
-    def begun(self) -> list[bytes]:
-        """Return the members that have ended so far, and the list that has not, as one of one item."""
-        if self._depth < _COUNTED_DEPTH:
-            return self._members
-        name = self._name if self._member is None else _split(bytes(self._member))[0]
-        return [*self._members, name.strip() + b":[{}]"]
+    def begun(self) -> list[bytes] | None:
+        """Return the members so far, the last one a list that has not ended; None where it is no list.
+
+        The list is there as one of one item.
+        """
+        if self._member is not None:
+            self._let_go(bytes(self._member))
+        if self._depth < _COUNTED_DEPTH or self._kind != _OPENING[1]:
+            return None
+        return [*self._members, self._name.strip() + b":[{}]"]
 
     def slim(self) -> bytes:
         """Return the object as far as it was kept; the start of what was fed, where that is no whole one."""
@@ -155,21 +159,34 @@ class SlimBody:
         return b"{" + b",".join(self._members) + b"}"
 
 
-def from_ends(head: bytes, tail: bytes) -> bytes | None:
+def from_ends(head: bytes, tail: bytes, within: bytes = b"") -> bytes | None:
     """Return a small object with the members at both ends of a large one, which tells its usage at the end.
 
-    The list that `head` breaks off in stands there with one item. None where the end does not tell: what
-    begins at `usage` and goes on to the end makes an object only if it is at the top level.
+    The list that `head` breaks off in stands there with one item. With `within`, the usage is told by the
+    object of that name within it. None where the end does not tell: what begins at `usage` and goes on to the
+    end completes the object only if it is at that level.
     """
+    start = b"{"
+    if within:
+        name = b'"%b"' % within
+        at = head.find(name)
+        begin = head.find(b"{", at + len(name))
+        if at < 0 or begin < 0:
+            return None
+        start, head = head[:at] + name + b":{", head[begin:]
+    slim = SlimBody()
+    slim.feed(head)
+    begun = slim.begun()
+    if begun is None:
+        return None
     at = len(tail)
     while (at := tail.rfind(_USAGE, 0, at)) >= 0:
+        body = start + b",".join([*begun, tail[at:]])
         try:
-            _decode(b"{" + tail[at:])
+            _decode(body)
         except (msgspec.DecodeError, RecursionError):
             continue
-        slim = SlimBody()
-        slim.feed(head)
-        return b"{" + b",".join([*slim.begun(), tail[at:]])
+        return body
     return None
 
 

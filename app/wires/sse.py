@@ -15,6 +15,7 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 # A blank line with the line end before it. CRLF is one line end: neither branch can match its two bytes as
 # two ends, which a plain (\r\n|\n|\r){2} would do by backtracking.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n)(?:\r\n?|\n)|\r\r\n?")
+_LAST_LINE = re.compile(rb"(?:(?:\r\n|\n)(?:\r\n?|\n)|\r\r\n?)\Z")
 _LINE_ENDS = b"\r\n"
 _LF = 0x0A
 # The longest beginning of a blank line that does not complete it ("\r\n").
@@ -126,6 +127,11 @@ class SseSplitter:
         self._tail = piece[-_OVERLAP:]
         self._buffer = bytearray()
         return piece
+
+
+def ends_event(data: bytes) -> bool:
+    """Whether a blank line is at the end of these bytes."""
+    return _LAST_LINE.search(data, max(0, len(data) - 4)) is not None
 
 
 def _first_end(data: bytes) -> int:

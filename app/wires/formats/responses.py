@@ -236,7 +236,8 @@ def _take(response: _Response, readings: Readings, items: list[_Item]) -> None:
         is_zero = counts is not None and not (counts.total_input_tokens or counts.output_tokens)
         if is_zero and (readings.has_content or response.has_output):
             readings.flags.add(ZERO_USAGE)
-    items = _read_items(response.output) or items
+    # Of a body that was too long to be kept, an item without anything in it is there for all.
+    items = [item for item in _read_items(response.output) if item.type is not None] or items
     readings.parts = _parts(items)
     _count_tools(response, items, readings)
     changes = response.input_transformations

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.wires.endpoints import Answers
 from app.wires.meter import MAX_HELD_BYTES, AnswerMeter, StreamMeter
+from app.wires.sse import MAX_EVENT_BYTES
 from app.wires.wire_format import WireFormat
 from tests.unit.wires.metering import ANT, OAI, comparable, counts, cut, results, run, stream
 
@@ -187,6 +189,62 @@ def test_an_oversized_first_event_with_a_byte_order_mark() -> None:
     meter = StreamMeter(OAI)
     meter.feed(b"\xef\xbb\xbfdata: " + b"x" * (17 << 20) + b"\n\n")
     assert meter.flags == {"line_too_long"}
+
+
+LOGPROBS = [{"token": "a", "logprob": -0.5, "top_logprobs": [{"token": '\n"usage":{', "logprob": -1}] * 20}]
+
+
+def long_response(line_end: str = "\n") -> bytes:
+    """A response whose last event has the logprobs of all its tokens, and is too long to be kept."""
+    text = {"type": "output_text", "text": "a", "logprobs": LOGPROBS * 20_000}
+    response = {
+        "id": "resp_1",
+        "object": "response",
+        "status": "completed",
+        "model": "gpt-5",
+        "output": [{"type": "message", "id": "msg_1", "content": [text]}],
+        "usage": {"input_tokens": 7, "output_tokens": 20_000},
+        "metadata": {},
+    }
+    delta = {"type": "response.output_text.delta", "delta": "a", "logprobs": LOGPROBS}
+    last = {"type": "response.completed", "sequence_number": 3, "response": response}
+    lines = [part for event in (delta, last) for part in (f"data: {json.dumps(event)}", "")]
+    return (line_end.join(lines) + line_end).encode()
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("piece", [8192, 99_991, 10**9])
+def test_of_an_event_that_is_too_long_both_ends_are_read(piece: int, line_end: str) -> None:
+    data = long_response(line_end)
+    assert len(data) > MAX_EVENT_BYTES
+    meter = StreamMeter(OAI, answers=Answers.RESPONSES)
+    for at in range(0, len(data), piece):
+        assert meter.feed(data[at : at + piece]) == data[at : at + piece]
+    assert meter.is_terminated
+    assert meter.usage is not None
+    assert (meter.usage.input_tokens, meter.usage.output_tokens) == (7, 20_000)
+    assert (meter.told and meter.told.object_id, meter.upstream_model, meter.error) == (
+        "resp_1",
+        "gpt-5",
+        None,
+    )
+    assert meter.is_usage_final
+
+
+def test_so_it_is_at_the_end_of_a_stream_that_lacks_its_blank_line() -> None:
+    meter = StreamMeter(OAI, answers=Answers.RESPONSES)
+    meter.feed(long_response().rstrip())
+    assert not meter.is_terminated
+    meter.flush()
+    assert meter.is_complete
+    assert meter.usage is not None
+
+
+def test_an_event_that_is_too_long_and_cut_tells_nothing() -> None:
+    meter = StreamMeter(OAI, answers=Answers.RESPONSES)
+    meter.feed(long_response().rstrip()[:-1])
+    meter.flush()
+    assert (meter.usage, meter.is_complete) == (None, False)
 
 
 @pytest.mark.wire(18)
