@@ -86,6 +86,10 @@ class SetClock:
 class Away:
     """Stands for any store that cannot answer."""
 
+    def for_one_answer(self) -> "Away":
+        """Ask nothing yet."""
+        return self
+
     def __getattr__(self, name: str) -> Any:
         def refuse(*_: Any, **__: Any) -> Any:
             raise StoreUnavailable("connection refused")
