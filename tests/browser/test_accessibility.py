@@ -33,6 +33,13 @@ def addresses(page, site):
     ]
 
 
+def test_what_is_wrong_with_a_page_is_found(browser):
+    page = browser.new_page()
+    page.set_content('<main><h1 style="color: #ccc; background: #fff">Pale</h1><img src="data:,"></main>')
+    assert {rule for rule, _ in problems(page)} >= {"color-contrast", "document-title", "image-alt"}
+    page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_page_is_accessible(browser, site, cookies, scheme):
     window = Watched(browser, site.weir.url, scheme=scheme)

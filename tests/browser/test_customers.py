@@ -4,14 +4,13 @@ import re
 from decimal import Decimal
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from app.accounts.users import UserStore
 from app.common.clock import now_ms
+from tests.support.axe import problems
 from tests.support.chromium import NARROW, Watched
 
-_TAGS = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}}
 CROWD = 120
 
 
@@ -239,8 +238,7 @@ def test_pages_and_their_dialogs_are_accessible(browser, site, cookies, crowd, s
     page, found = window.page, {}
 
     def look(name: str) -> None:
-        issues = Axe().run(page, options=_TAGS).response["violations"]
-        found[name] = [(issue["id"], node["html"][:200]) for issue in issues for node in issue["nodes"]]
+        found[name] = problems(page)
 
     for address in addresses(site):
         page.goto(address)

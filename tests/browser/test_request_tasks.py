@@ -6,10 +6,10 @@ from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from app.accounts.client_keys import ClientKeyStore
+from tests.support.axe import problems
 from tests.support.chromium import NARROW, Watched
 
 ACME, LONG = "acme-corp", "customer-" + "x" * 180
@@ -17,7 +17,6 @@ RTL, CJK = "شركة الاختبار العربية", "株式会社とても長
 HOSTILE = "<b data-xss onclick='window.pwned=1'>\u202eevil</b>"
 ALL = tuple(f"task-{n:02}" for n in range(1, 7))
 REASONS = ("The model's answer was cut.", "You sent too many requests.", "The upstream is overloaded.")
-_TAGS = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}}
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +65,6 @@ def shows(page, *records):
     """Wait until the table has these records and no others."""
     expect(page.locator("#log tbody tr")).to_have_count(len(records))
     assert [row.get_attribute("data-id") for row in page.locator("#log tbody tr").all()] == list(records)
-
-
-def problems(page):
-    found = Axe().run(page, options=_TAGS).response["violations"]
-    return [(issue["id"], node["html"][:200]) for issue in found for node in issue["nodes"]]
 
 
 def test_yesterdays_failures_of_a_user_and_why_in_three_steps(admin, acme):
