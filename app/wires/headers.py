@@ -46,7 +46,9 @@ def request_headers(
         headers |= {name: value for name in endpoint.headers if (value := client.get(name)) is not None}
     headers["accept-encoding"] = "identity"
     if endpoint.body is Body.FORM:
-        headers["content-type"] = client["content-type"]  # it has the boundary
+        kind = client["content-type"]  # it has the boundary
+        is_json = kind.lower().startswith("application/json")
+        headers["content-type"] = "application/json" if is_json else kind
     elif endpoint.body is not Body.NONE and has_body:
         headers["content-type"] = "application/json"
     headers.setdefault("accept", "application/json")

@@ -20,7 +20,8 @@ MATTERING: Final = frozenset(
         *("service_tier", "speed", "inference_geo", "tools", "functions", "modalities", "audio", "container"),
         *("web_search_options", "search_parameters", "mcp_servers", "context_management", "cache_control"),
         *("plugins", "models", "route", "fallbacks", "previous_response_id", "conversation", "items"),
-        *("background", "store"),
+        *("background", "store", "quality", "size", "documents", "stream_format", "max_tool_calls"),
+        *("enable_search", "data_sources"),
     )
 )
 """What decides whether an answer is metered, by which model, how much it may be, and what it goes on with."""

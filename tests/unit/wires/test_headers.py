@@ -1,6 +1,6 @@
 import pytest
 
-from app.wires.endpoints import CHAT, LIST_MODELS, MESSAGES, RESPONSES, Endpoint
+from app.wires.endpoints import CHAT, EDIT_IMAGES, LIST_MODELS, MESSAGES, RESPONSES, Endpoint
 from app.wires.headers import request_headers, response_headers
 
 
@@ -38,6 +38,13 @@ def test_what_the_api_defines_travels_untouched() -> None:
 )
 def test_a_body_that_was_read_as_json_is_called_so(said: str) -> None:
     assert sent({"content-type": said})["content-type"] == "application/json"
+
+
+def test_a_body_that_may_be_a_form_is_called_what_it_was_read_as() -> None:
+    said = "application/json, multipart/form-data; boundary=x"
+    assert sent({"content-type": said}, EDIT_IMAGES)["content-type"] == "application/json"
+    form = "multipart/form-data; boundary=x"
+    assert sent({"content-type": form}, EDIT_IMAGES)["content-type"] == form
 
 
 @pytest.mark.parametrize(
