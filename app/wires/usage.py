@@ -28,6 +28,7 @@ from app.wires.usage_fields import (
     clean_count,
     clean_fields,
     highest,
+    highest_of_each,
     merge_fields,
     tells_output,
 )
@@ -62,6 +63,7 @@ _EXTRAS = (
     *("server_tool_use", "iterations", "service_tier", "speed", "inference_geo", "usage_semantic"),
     *("cost", "cost_in_usd_ticks"),
 )
+_EXTRA_NAMES = frozenset(_EXTRAS)
 UNKNOWN_ITERATION: Final = "unknown_iteration"
 """There were iterations of an unknown kind, whose tokens are not in the counts: they are in the cost."""
 _FLAGS = {"compaction": COMPACTION, "advisor_message": ADVISOR}
@@ -166,7 +168,8 @@ class UsageMerger:
         if is_start or tells_output(fields):
             self.is_output_open = is_start
         self.is_news = True
-        self._extras.update({name: raw[name] for name in _EXTRAS if raw.get(name) is not None})
+        if not _EXTRA_NAMES.isdisjoint(raw):
+            self._extras.update({name: raw[name] for name in _EXTRAS if raw.get(name) is not None})
 
     def count(self, unit: str, quantity: Quantity) -> None:
         """Take a quantity that no usage object tells (`app.wires.units`); of several the last counts."""
@@ -250,12 +253,13 @@ class _Counts:
         self._fields = fields
         self._is_anthropic = wire_format is WireFormat.ANTHROPIC
         self.flags: set[str] = set()
-        self.read = highest(fields, READ_ALIASES)
-        write_1h = highest(fields, WRITE_1H_ALIASES)
-        split = highest(fields, WRITE_5M_ALIASES) + write_1h
-        self.write = min(max(highest(fields, WRITE_ALIASES), split), MAX_COUNT)
+        told = highest_of_each(fields).get
+        self.read = told(READ_ALIASES, 0)
+        write_1h = told(WRITE_1H_ALIASES, 0)
+        split = told(WRITE_5M_ALIASES, 0) + write_1h
+        self.write = min(max(told(WRITE_ALIASES, 0), split), MAX_COUNT)
         self.write_1h = min(write_1h, self.write)
-        self.reasoning = highest(fields, REASONING_ALIASES)
+        self.reasoning = told(REASONING_ALIASES, 0)
         self.is_reasoning_placed = not self.reasoning
         native, alias = self._by_family("completion_tokens", "output_tokens")
         output = native or alias or 0

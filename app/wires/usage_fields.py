@@ -102,6 +102,23 @@ _KINDS = frozenset((_AUDIO, _IMAGE))
 _NESTED = (*((split, _SPLIT_NAMES) for split in _SPLITS), (_CACHED_DETAILS, _KINDS))
 
 
+_QUANTITY_OF: Final[Mapping[str, frozenset[str]]] = {
+    name: aliases
+    for aliases in (READ_ALIASES, WRITE_ALIASES, WRITE_5M_ALIASES, WRITE_1H_ALIASES, REASONING_ALIASES)
+    for name in aliases
+}
+
+
+def highest_of_each(fields: Mapping[str, int]) -> dict[frozenset[str], int]:
+    """Return what `highest` does, by aliases, of all quantities in one pass; nothing of those that are 0."""
+    found: dict[frozenset[str], int] = {}
+    for name, count in fields.items():
+        aliases = _QUANTITY_OF.get(name)
+        if aliases is not None and count > found.get(aliases, 0):
+            found[aliases] = count
+    return found
+
+
 def highest(fields: Mapping[str, int], aliases: frozenset[str]) -> int:
     """Return the largest of a quantity's aliases: they name the same tokens, so they are never added."""
     if aliases.isdisjoint(fields):
@@ -171,6 +188,11 @@ def merge_fields(merged: dict[str, int], new: Mapping[str, int], *, is_output_op
     an input side, or output side, that is all zero never replaces a positive one: only the placeholder that
     a message begins with gives way to any output (`is_output_open`).
     """
+    if not merged:  # as in all answers that tell their usage once
+        merged.update(new)
+        if not new.get(TOTAL):
+            merged.pop(TOTAL, None)
+        return
     before = dict(merged)
     for side in (_INPUT_SIDE, _OUTPUT_SIDE):
         fields = {name: count for name, count in new.items() if name in side}

@@ -6,7 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.wires.usage import normalise
-from app.wires.usage_fields import MAX_COUNT
+from app.wires.usage_fields import (
+    MAX_COUNT,
+    READ_ALIASES,
+    REASONING_ALIASES,
+    WRITE_1H_ALIASES,
+    WRITE_5M_ALIASES,
+    WRITE_ALIASES,
+    clean_fields,
+    highest,
+    highest_of_each,
+    merge_fields,
+)
 from app.wires.wire_format import WireFormat
 from tests.unit.wires.metering import ANT, OAI, counts, merged, prompt
 
@@ -109,3 +120,17 @@ def test_both_formats_of_one_request_cost_the_same(fresh: int, read: int, write:
         == counts(normalise(anthropic, ANT))
         == (fresh, read, write, output)
     )
+
+
+@given(raw=st.builds(lambda flat, nested: {**flat, **nested}, FLAT, NESTED))
+def test_the_first_usage_of_an_answer_is_merged_and_read_as_any_other(raw: dict[str, Any]) -> None:
+    fields, _ = clean_fields(raw)
+    first: dict[str, int] = {}
+    later = {"another": 0}
+
+    merge_fields(first, fields)
+    merge_fields(later, fields)
+
+    assert {**first, "another": 0} == later
+    for aliases in (READ_ALIASES, WRITE_ALIASES, WRITE_5M_ALIASES, WRITE_1H_ALIASES, REASONING_ALIASES):
+        assert highest_of_each(first).get(aliases, 0) == highest(first, aliases)
