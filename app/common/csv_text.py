@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 _END = "\r\n"
 
-# A spreadsheet would take text that begins so for a formula, and some of the text was sent by strangers. The
-# apostrophe itself is among them, so that taking one away gives back any text.
-_GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+# A spreadsheet would take text that begins so for a formula, and some of the text was sent by strangers. In
+# most of Europe and in Vietnam it cuts lines at semicolons, whatever is quoted behind a comma. Then a cell
+# begins behind each, and behind a tab or the end of a line. The apostrophe itself is among them, so that
+# taking one away at each such place gives back any text.
+_GUARDED = re.compile(r"(?:(?<=[;\t\r\n])|\A)(?=[=+\-@\uff1d\uff0b\uff0d\uff20'])|\A(?=[\t\r\n])")
 # An exact amount is written as text; below 0 it begins like a formula, and is none.
 _NUMBER = re.compile(r"-\d+(?:\.\d+)?", re.ASCII)
 
@@ -17,7 +19,7 @@ _NUMBER = re.compile(r"-\d+(?:\.\d+)?", re.ASCII)
 def csv_lines(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Iterator[str]:
     """Write a heading, then one line per row (RFC 4180 quoting; the caller ends the lines).
 
-    Text that begins like a formula has an apostrophe before it; numbers are written as they are.
+    What begins like a formula has an apostrophe before it; numbers are written as they are.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator=_END)  # of which it looks for the characters when quoting
@@ -41,4 +43,4 @@ def _taken(buffer: io.StringIO) -> str:
 
 
 def _guarded(text: str) -> str:
-    return f"'{text}" if text.startswith(_GUARDED) and not _NUMBER.fullmatch(text) else text
+    return text if _NUMBER.fullmatch(text) else _GUARDED.sub("'", text)
