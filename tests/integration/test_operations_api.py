@@ -117,6 +117,16 @@ def test_key_status(spare: int | None) -> None:
     }
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_page_of_another_site_has_nothing_read_anew(method: str) -> None:
+    def asked(path: str, **headers: str) -> int:
+        return client_of().open(path, method=method, headers=ADMIN | headers).status_code
+
+    assert asked("/reload", **{"Sec-Fetch-Site": "cross-site"}) == 403
+    assert asked("/reload", Origin="https://evil.example") == 403
+    assert asked("/reload", **{"Sec-Fetch-Site": "same-origin"}) == asked("/reload") == 200
+
+
 @pytest.mark.parametrize(
     ("reloaded", "status"),
     [(Reloaded(True), 200), (Reloaded(False), 500), (Reloaded(False, is_temporary=True), 503)],

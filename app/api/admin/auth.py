@@ -32,13 +32,15 @@ def require_admin(routes: Blueprint, guard: LoginGuard) -> None:
 
     @routes.before_request
     def check() -> Response | None:
-        if request.method not in _READS and _is_foreign_page():
+        rule = request.url_rule.rule if request.url_rule is not None else ""
+        wanted = needed(request.method, rule)
+        # Some that change something are asked by GET, as an image of any page is.
+        may_change = request.method not in _READS or wanted is not Permission.READ
+        if may_change and _is_foreign_page():
             return error_answer(403, "a page of another site may not change anything here")
         found = identify(request.authorization, request.remote_addr, guard)
         if isinstance(found, Response):
             return found
-        rule = request.url_rule.rule if request.url_rule is not None else ""
-        wanted = needed(request.method, rule)
         if not grants(found.role, wanted):
             return _beyond_role(found, wanted)
         g.admin = found
