@@ -43,6 +43,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from operator import attrgetter
 from typing import Any
 
 from bson.int64 import Int64
@@ -79,6 +80,10 @@ _MAX_ROUNDS = 5
 """How often a document's marker may change between reading and writing before it is called a failure."""
 
 _MAX_REMEMBERED = 5_000
+
+_user_of, _client_key_of = attrgetter("user_id"), attrgetter("user_key_id")
+_provider_key_of = attrgetter("factory_key_id")
+_created_at, _seq_of = attrgetter("created_at"), attrgetter("seq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,26 +165,25 @@ class Booking:
         except PyMongoError as error:
             raise StoreUnavailable(store_problem(error)) from error
         rows, dead = _read(batch, self.writer_id)
-        readable = {row.seq for row in rows}
-        stale = [row for row in rows if not writers.is_bookable(row.created_at, now)]
-        rows = [row for row in rows if writers.is_bookable(row.created_at, now)]
+        readable = batch
+        if dead:
+            seqs = {row.seq for row in rows}
+            readable = [item for item in batch if item.seq in seqs]
+        rows, stale = _divided(rows, now)
         dead += [DeadLetter.of_figures(row, self.writer_id, "sums", _TOO_OLD) for row in stale]
         try:
             self._announce(now)
-            dead += insert_records(
-                self._db["request_logs"], [item for item in batch if item.seq in readable], self.writer_id
-            )
+            dead += insert_records(self._db["request_logs"], readable, self.writer_id)
             # A refused request has nothing to charge; its user's document need not be touched, unless it
             # was refused after credit had been held for it.
             charged = [row for row in rows if not row.is_rejected or row.may_have_hold]
-            dead += self._book(self._users, _grouped(charged, lambda row: row.user_id))
-            dead += self._book(self._client_keys, _grouped(rows, lambda row: row.user_key_id))
-            dead += self._book(self._provider_keys, _grouped(rows, lambda row: row.factory_key_id))
-            by_rollup = _grouped(yielding(rows), lambda row: rollups.rollup_id(self.writer_id, row, self._tz))
-            dead += self._book(self._rollups, by_rollup)
+            dead += self._book(self._users, _grouped(charged, _user_of))
+            dead += self._book(self._client_keys, _grouped(rows, _client_key_of))
+            dead += self._book(self._provider_keys, _grouped(rows, _provider_key_of))
+            dead += self._book(self._rollups, rollups.by_document(self.writer_id, yielding(rows), self._tz))
             self._settlements.note(batch, now)
             # Also for records booked by an earlier attempt, which may have ended before it came to this.
-            summaries.mark_late(self._db, (row.created_at for row in rows), now)
+            summaries.mark_late(self._db, map(_created_at, rows), now)
             bury(self._db, dead)
         except PyMongoError as error:
             self._markers.clear()  # the server may be another one, or an older state of this one
@@ -279,6 +283,15 @@ def _read(batch: Iterable[SequencedRecord], writer_id: str) -> tuple[list[Figure
     return rows, dead
 
 
+def _divided(rows: list[Figures], now: datetime) -> tuple[list[Figures], list[Figures]]:
+    """Divide records into those that may still be added to sums and those that are too old."""
+    oldest = min(map(_created_at, rows), default=now)
+    if writers.is_bookable(oldest, now):
+        return rows, []
+    fresh = [row for row in rows if writers.is_bookable(row.created_at, now)]
+    return fresh, [row for row in rows if not writers.is_bookable(row.created_at, now)]
+
+
 def _grouped(rows: Iterable[Figures], key_of: Callable[[Figures], str | None]) -> dict[str, list[Figures]]:
     groups: dict[str, list[Figures]] = defaultdict(list)
     for row in rows:
@@ -314,7 +327,8 @@ def _refused(error: BulkWriteError) -> list[tuple[int, str]]:
 
 
 def _highest(rows: Iterable[Figures]) -> int:
-    return max(row.seq for row in rows)
+    highest: int = max(map(_seq_of, rows))
+    return highest
 
 
 def _key_update(marker: str, rows: Sequence[Figures]) -> Update:

@@ -150,7 +150,7 @@ class Settlements:
 
 def _settles(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     settles = document.get("settles")
-    return settles if isinstance(settles, Mapping) else None
+    return settles if settles and isinstance(settles, Mapping) else None
 
 
 def _counts(document: Mapping[str, Any], now: datetime) -> bool:
@@ -209,7 +209,7 @@ def _without_lost(document: Document, owners: Mapping[str, str]) -> Document:
 def _object_of(document: Mapping[str, Any]) -> UpstreamObject | None:
     """Return what a record says its request has made."""
     made = document.get("object")
-    if not isinstance(made, Mapping):
+    if not made or not isinstance(made, Mapping):
         return None
     return UpstreamObject(
         object_id=made["id"],

@@ -10,19 +10,23 @@ that is in them. Readers add up over writers.
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, tzinfo
 from functools import lru_cache
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from bson.int64 import Int64
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.database import Database
 
+from app.records.records import Outcome
 from app.statistics.figures import Figures
 from app.statistics.histogram import count_times
 from app.statistics.spans import Level, begin
+
+Value = TypeVar("Value")
 
 COLLECTION = "request_rollups"
 
@@ -37,6 +41,10 @@ COMMON_ENDPOINTS = {"openai": "chat", "anthropic": "messages"}
 
 MARKER = "seq"
 """The field that says how far the writer's sequence is contained in a document's sums."""
+
+
+_kind_of = attrgetter("model", "user_id", "user_key_id", "factory_key_id", "api_format", "endpoint")
+_created_at = attrgetter("created_at")
 
 
 def highest_marks(db: Database[Any]) -> dict[str, int]:
@@ -60,6 +68,22 @@ def rollup_id(writer_id: str, row: Figures, tz: tzinfo) -> str:
     digest = _digest(*parts) if endpoint is None else _digest(*parts, endpoint)
     hour = begin(Level.HOUR, row.created_at, tz)
     return f"{hour:{'%Y%m%d%H%M' if hour.minute else '%Y%m%d%H'}}:{writer_id}:{digest}"
+
+
+def by_document(writer_id: str, rows: Iterable[Figures], tz: tzinfo) -> dict[str, list[Figures]]:
+    """Divide records among the documents that count them, by their `_id`. Days begin in `tz`."""
+    kinds: defaultdict[tuple[str | None, ...], list[Figures]] = defaultdict(list)
+    for row in rows:
+        kinds[_kind_of(row)].append(row)
+    documents: defaultdict[str, list[Figures]] = defaultdict(list)
+    for alike in kinds.values():
+        first, last = min(alike, key=_created_at), max(alike, key=_created_at)
+        if begin(Level.HOUR, first.created_at, tz) == begin(Level.HOUR, last.created_at, tz):
+            documents[rollup_id(writer_id, first, tz)] += alike
+            continue
+        for row in alike:
+            documents[rollup_id(writer_id, row, tz)].append(row)
+    return documents
 
 
 @lru_cache(maxsize=10_000)  # most records are of a combination that had one a moment ago
@@ -93,48 +117,73 @@ def _uncommon_endpoint(row: Figures) -> str | None:
 
 def _sums(rows: Sequence[Figures]) -> dict[str, int]:
     # A record may stand for several requests (`Figures.requests`), which have neither tokens nor a cost then.
-    timed = [row for row in rows if not row.is_rejected]
+    all_of = _columns(rows)
+    outcomes = _counted(all_of.outcome, all_of.requests)
+    success, rejected = outcomes.get(Outcome.OK, 0), outcomes.get(Outcome.REJECTED, 0)
     told = [row for row in rows if row.upstream_cost_nano is not None]
-    first_bytes = [(row.ttft_ms, row.requests) for row in timed if row.ttft_ms is not None]
+    # A refused request was never forwarded, so it has no duration to speak of.
+    timed = all_of if not rejected else _columns([row for row in rows if not row.is_rejected])
+    latencies = _counted(timed.latency_ms, timed.requests)
+    first_bytes = _counted(timed.ttft_ms, timed.requests)
+    first_bytes.pop(None, None)
+    statuses = _counted(all_of.status_code, all_of.requests)
     sums = {
-        "requests": sum(row.requests for row in rows),
-        "success": sum(row.requests for row in rows if row.is_success),
-        "errors": sum(row.requests for row in rows if not row.is_success and not row.is_rejected),
-        "rejected": sum(row.requests for row in rows if row.is_rejected),
-        "inputTokens": sum(row.input_tokens for row in rows),
-        "outputTokens": sum(row.output_tokens for row in rows),
-        "cacheWriteTokens": sum(row.cache_write_tokens for row in rows),
-        "cacheWrite1hTokens": sum(row.cache_write_1h_tokens for row in rows),
-        "cacheHitTokens": sum(row.cache_hit_tokens for row in rows),
-        "reasoningTokens": sum(row.reasoning_tokens for row in rows),
-        "costNanoUsd": Int64(sum(row.cost_nano_usd for row in rows)),
+        "requests": sum(all_of.requests),
+        "success": success,
+        "errors": sum(all_of.requests) - success - rejected,
+        "rejected": rejected,
+        "inputTokens": sum(all_of.input_tokens),
+        "outputTokens": sum(all_of.output_tokens),
+        "cacheWriteTokens": sum(all_of.cache_write_tokens),
+        "cacheWrite1hTokens": sum(all_of.cache_write_1h_tokens),
+        "cacheHitTokens": sum(all_of.cache_hit_tokens),
+        "reasoningTokens": sum(all_of.reasoning_tokens),
+        "costNanoUsd": Int64(sum(all_of.cost_nano_usd)),
         "upstreamCostNanoUsd": Int64(sum(row.upstream_cost_nano or 0 for row in told)),
         "toldRequests": sum(row.requests for row in told),
         "toldCostNanoUsd": Int64(sum(row.cost_nano_usd for row in told)),
-        "markupNanoUsd": Int64(sum(row.markup_nano for row in rows)),
+        "markupNanoUsd": Int64(sum(all_of.markup_nano)),
         "toldMarkupNanoUsd": Int64(sum(row.markup_nano for row in told)),
-        # A refused request was never forwarded, so it has no duration to speak of.
-        "latencyCount": sum(row.requests for row in timed),
-        "latencySumMs": Int64(sum(row.latency_ms * row.requests for row in timed)),
-        "ttftCount": sum(times for _, times in first_bytes),
-        "ttftSumMs": Int64(sum(ttft_ms * times for ttft_ms, times in first_bytes)),
+        "latencyCount": sum(latencies.values()),
+        "latencySumMs": Int64(sum(latency_ms * times for latency_ms, times in latencies.items())),
+        "ttftCount": sum(first_bytes.values()),
+        "ttftSumMs": Int64(sum(ttft_ms * times for ttft_ms, times in first_bytes.items())),
     }
-    sums.update(_prefixed("latency", count_times((row.latency_ms, row.requests) for row in timed)))
-    sums.update(_prefixed("ttft", count_times(first_bytes)))
-    sums.update(_prefixed("statusClasses", _by(rows, lambda row: row.status_class)))
-    sums.update(_prefixed("outcomes", _by(rows, lambda row: _segment(row.outcome))))
+    sums.update(_prefixed("latency", count_times(latencies.items())))
+    sums.update(_prefixed("ttft", count_times(first_bytes.items())))
+    sums.update(_prefixed("statusClasses", _by(statuses, _status_class)))
+    sums.update(_prefixed("outcomes", _by(outcomes, _segment)))
     return sums
 
 
-def _by(rows: Sequence[Figures], value_of: Callable[[Figures], str]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for row in rows:
-        counts[value_of(row)] += row.requests
+def _columns(rows: Sequence[Figures]) -> Any:
+    """Return what is in each field of the records, under the name of the field."""
+    return Figures._make(zip(*rows, strict=True)) if rows else Figures._make(() for _ in Figures._fields)
+
+
+def _counted(values: Iterable[Value], requests: Iterable[int]) -> dict[Value, int]:
+    """Count how many requests have each value; a record with one may stand for several."""
+    counts: dict[Value, int] = {}
+    for (value, times), records in Counter(zip(values, requests, strict=True)).items():
+        counts[value] = counts.get(value, 0) + times * records
     return counts
+
+
+def _by(counts: Mapping[Value, int], name_of: Callable[[Value], str]) -> dict[str, int]:
+    """Add up what is counted under the same name."""
+    named: Counter[str] = Counter()
+    for value, number in counts.items():
+        named[name_of(value)] += number
+    return named
 
 
 def _prefixed(field: str, counts: dict[str, int]) -> dict[str, int]:
     return {f"{field}.{key}": number for key, number in counts.items()}
+
+
+def _status_class(code: int) -> str:
+    """Return `2xx`, `4xx`, …"""
+    return f"{code // 100}xx"
 
 
 def _segment(text: str) -> str:

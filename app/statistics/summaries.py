@@ -151,7 +151,8 @@ def mark_late(db: Database[Any], created: Iterable[datetime], now: datetime) -> 
 
     To be called after the hourly sums are written and before the batch counts as booked. Repeatable.
     """
-    hours = {hour for moment in created if (hour := rollups.hour_of(moment)) + _HOUR <= now}
+    running = rollups.hour_of(now)
+    hours = {rollups.hour_of(moment) for moment in created if moment < running}
     if hours:
         marks = {f"late.{hour:{_HOUR_FORM}}": True for hour in hours}
         db[COLLECTION].update_one({"_id": _STATE}, {"$set": marks, "$inc": {"version": 1}}, upsert=True)

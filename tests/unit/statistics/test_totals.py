@@ -28,7 +28,7 @@ def test_figures_of_a_record():
     assert (figures.seq, figures.request_id, figures.tokens_used, figures.cost_nano_usd) == (9, "r1", 7, 5)
     assert figures.is_success
     assert not figures.is_rejected
-    assert figures.status_class == "2xx"
+    assert figures.status_code == 200
     assert figures.ttft_ms is None
     assert figures.cache_hit_tokens == 0
 
