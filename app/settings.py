@@ -229,13 +229,14 @@ class Settings(BaseModel):
 
     @property
     def share_limits(self) -> ShareLimits:
-        """What all clients of a worker, and one client key, may hold of it at a time.
+        """What all clients of a worker, one user and one client key may hold of it at a time.
 
-        One key has a quarter of the bytes, at least two bodies', and half of the places.
+        A user has half of bytes and places, a key a quarter of the bytes; both have at least two bodies'.
         """
         two_bodies = 2 * self.max_body_bytes
         most = max(self.max_bodies_mb * 1024 * 1024, two_bodies)
-        return ShareLimits(most, max(most // 4, two_bodies), self.worker_connections // 2)
+        of_user, of_key = max(most // 2, two_bodies), max(most // 4, two_bodies)
+        return ShareLimits(most, of_user, of_key, self.worker_connections // 2)
 
     @property
     def client_limits(self) -> ClientLimits:

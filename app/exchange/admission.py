@@ -121,9 +121,10 @@ class Admission:
     def admit(self, exchange: Exchange) -> None:
         """Run the checks, leaving share, body and model on the exchange; raises `Refusal`."""
         refuse_over_limit(exchange.rate)
-        share = exchange.share = self._shares.enter(exchange.principal.user_key_id)
+        principal = exchange.principal
+        share = exchange.share = self._shares.enter(principal.user_id, principal.user_key_id)
         if self._limits is not None:
-            exchange.held = self._limits.enter(exchange.principal)
+            exchange.held = self._limits.enter(principal)
         if exchange.endpoint.body is Body.BATCH:
             self._admit_batch(exchange, share)
         elif exchange.endpoint.asks_model:

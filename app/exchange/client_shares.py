@@ -1,7 +1,8 @@
-"""What one client key may take of a worker at a time: requests that run, and bytes of request bodies.
+"""What one client may take of a worker at a time: requests that run, and bytes of request bodies.
 
-Both are counted while they are held. No key may have all of them, so that whoever fills theirs is refused
-alone; and the bytes of all keys together have a bound, since memory has.
+Both are counted while they are held. Nobody may have all of them, so that whoever fills theirs is refused
+alone; and the bytes of all together have a bound, since memory has. Users make keys of their own: what
+another key could have beside the first has a bound for the user.
 """
 
 from dataclasses import dataclass
@@ -15,93 +16,115 @@ _MB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ShareLimits:
-    """The most of a worker: `bytes_held` by all keys, `key_bytes` and `key_requests` by one."""
+    """The most of a worker: `bytes_held` by all, `user_bytes` and `user_requests` by one user's keys.
+
+    `key_bytes` is what one of these may hold.
+    """
 
     bytes_held: int
+    user_bytes: int
     key_bytes: int
-    key_requests: int
+    user_requests: int
 
 
-NO_LIMITS = ShareLimits(2**62, 2**62, 2**62)
+NO_LIMITS = ShareLimits(2**62, 2**62, 2**62, 2**62)
+
+
+class _Held:
+    """What the requests of a user, or of a key, hold."""
+
+    __slots__ = ("requests", "size")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.size = 0
 
 
 class ClientShares:
     """Counts for all requests of a worker."""
 
-    __slots__ = ("_keys", "_limits", "bytes_held")
+    __slots__ = ("_keys", "_limits", "_users", "bytes_held")
 
     def __init__(self, limits: ShareLimits = NO_LIMITS) -> None:
+        self._users: dict[str, _Held] = {}
+        self._keys: dict[str, _Held] = {}
         self._limits = limits
-        self._keys: dict[str, list[int]] = {}
         self.bytes_held = 0
 
     def __len__(self) -> int:
-        return len(self._keys)
+        """Return how many users and keys hold something."""
+        return len(self._users) + len(self._keys)
 
-    def enter(self, key_id: str) -> "Share":
-        """Let a request of this key begin; raises a 429 `Refusal` where as many run as may."""
-        counts = self._keys.get(key_id)
-        if counts is None:
-            counts = self._keys[key_id] = [0, 0]
-        elif counts[0] >= self._limits.key_requests:
+    def enter(self, user_id: str, key_id: str) -> "Share":
+        """Let a request of this user's key begin; raises a 429 `Refusal` where as many run as may."""
+        user = self._users.get(user_id)
+        if user is None:
+            user = self._users[user_id] = _Held()
+        elif user.requests >= self._limits.user_requests:
             raise Refusal(
                 errors.RATE_LIMITED,
-                f"{counts[0]} requests of your key are running. Try again when some have ended.",
+                f"{user.requests} requests of yours are running. Try again when some have ended.",
                 retry_after_s=_RETRY_S,
             )
-        counts[0] += 1
-        return Share(self, key_id, counts)
+        key = self._keys.get(key_id)
+        if key is None:
+            key = self._keys[key_id] = _Held()
+        user.requests += 1
+        key.requests += 1
+        return Share(self, (user_id, user), (key_id, key))
 
-    def take(self, counts: list[int], size: int) -> None:
-        """Count more bytes for a key; raises a `Refusal`, 429 or 503, where that is too much."""
+    def take(self, user: _Held, key: _Held, size: int) -> None:
+        """Count more bytes; raises a `Refusal`, 429 or 503, where that is too much."""
         limits = self._limits
-        if counts[1] + size > limits.key_bytes:
-            raise Refusal(
-                errors.RATE_LIMITED,
-                f"The running requests of your key have sent {limits.key_bytes // _MB} MB. "
-                "Try again when some have been answered.",
-                retry_after_s=_RETRY_S,
-            )
+        for held, most, whose in ((key, limits.key_bytes, "your key"), (user, limits.user_bytes, "yours")):
+            if held.size + size > most:
+                raise Refusal(
+                    errors.RATE_LIMITED,
+                    f"The running requests of {whose} have sent {most // _MB} MB. "
+                    "Try again when some have been answered.",
+                    retry_after_s=_RETRY_S,
+                )
         if self.bytes_held + size > limits.bytes_held:
             raise Refusal(
                 errors.NO_PLACE, "The proxy holds as many requests as it can.", retry_after_s=_RETRY_S
             )
-        counts[1] += size
+        self.count(user, key, size)
+
+    def count(self, user: _Held, key: _Held, size: int) -> None:
+        """Count `size` bytes more, or less."""
+        user.size += size
+        key.size += size
         self.bytes_held += size
 
-    def give_back(self, counts: list[int], size: int) -> None:
-        """Count `size` bytes less for a key."""
-        counts[1] -= size
-        self.bytes_held -= size
-
-    def leave(self, key_id: str, counts: list[int]) -> None:
-        """Count a request of this key as ended."""
-        counts[0] -= 1
-        if not counts[0]:
-            del self._keys[key_id]
+    def leave(self, user: tuple[str, _Held], key: tuple[str, _Held]) -> None:
+        """Count a request as ended."""
+        for counts, (name, held) in ((self._users, user), (self._keys, key)):
+            held.requests -= 1
+            if not held.requests:
+                del counts[name]
 
 
 class Share:
     """What one request holds."""
 
-    __slots__ = ("_counts", "_key_id", "_shares", "_size")
+    __slots__ = ("_key", "_shares", "_size", "_user")
 
-    def __init__(self, shares: ClientShares, key_id: str, counts: list[int]) -> None:
+    def __init__(self, shares: ClientShares, user: tuple[str, _Held], key: tuple[str, _Held]) -> None:
         self._shares: ClientShares | None = shares
-        self._key_id = key_id
-        self._counts = counts
+        self._user = user
+        self._key = key
         self._size = 0
 
     def take(self, size: int) -> None:
         """Hold `size` bytes more; raises a `Refusal`."""
         assert self._shares is not None  # noqa: S101  (it runs)
-        self._shares.take(self._counts, size)
+        self._shares.take(self._user[1], self._key[1], size)
         self._size += size
 
     def give_back(self, size: int) -> None:
         """Hold `size` bytes less."""
         assert self._shares is not None  # noqa: S101
-        self._shares.give_back(self._counts, size)
+        self._shares.count(self._user[1], self._key[1], -size)
         self._size -= size
 
     def drop_body(self) -> None:
@@ -115,4 +138,4 @@ class Share:
         if shares is not None:
             self.drop_body()
             self._shares = None
-            shares.leave(self._key_id, self._counts)
+            shares.leave(self._user, self._key)

@@ -191,6 +191,31 @@ def test_one_key_cannot_have_all_places(small_lab: Lab, users: tuple[User, User,
             assert small_lab.played(connection.read_response()).response.status == 200
 
 
+def test_nor_can_a_user_who_makes_another_key(small_lab: Lab, users: tuple[User, User, User]) -> None:
+    gate = small_lab.gate()
+    _, rich, _ = users
+    first = {"Authorization": f"Bearer {rich.key}"}
+    with RawConnection(small_lab.weir.url) as connection:
+        connection.request("POST", "/api/user/keys", first | {"Content-Type": "application/json"}, b"{}")
+        made = json.loads(connection.read_response().body)
+    second = {"Authorization": f"Bearer {made['apiKey']}"}
+    with contextlib.ExitStack() as stack:
+        running = [
+            stack.enter_context(
+                small_lab.open(CHAT, small_lab.body(CHAT, f"out=2,hold={gate}"), (first, second)[number % 2])
+            )
+            for number in range(PLACES // 2)
+        ]
+        wait_until(lambda: busy(small_lab) == PLACES // 2, what="all of them to run")
+        refused = small_lab.send(CHAT, small_lab.body(CHAT, "out=2"), second)
+        assert refused.response.status == 429
+        check(refused.record, UNKNOWN, "rejected", status=429)
+        assert small_lab.plain(CHAT, "out=2").response.status == 200
+        small_lab.upstream.open_gate(gate)
+        for connection in running:
+            assert small_lab.played(connection.read_response()).response.status == 200
+
+
 def busy(lab: Lab) -> float:
     return sum(scrape(lab.weir)["weir_requests_in_flight"].values())
 

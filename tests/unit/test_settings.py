@@ -101,12 +101,12 @@ def test_a_variable_that_is_not_set_has_its_default(name: str) -> None:
     assert getattr(load(), name.lower()) == DEFAULTS[name]
 
 
-def test_no_client_key_may_have_the_whole_worker_but_two_bodies_at_least() -> None:
+def test_nobody_may_have_the_whole_worker_but_two_bodies_at_least() -> None:
     mb = 1024 * 1024
-    assert load().share_limits == ShareLimits(512 * mb, 128 * mb, 2000)
-    assert load(MAX_BODIES_MB="64").share_limits == ShareLimits(64 * mb, 64 * mb, 2000)
+    assert load().share_limits == ShareLimits(512 * mb, 256 * mb, 128 * mb, 2000)
+    assert load(MAX_BODIES_MB="64").share_limits == ShareLimits(64 * mb, 64 * mb, 64 * mb, 2000)
     limits = load(MAX_BODY_MB="200", MAX_BODIES_MB="300", WORKER_CONNECTIONS="20").share_limits
-    assert limits == ShareLimits(400 * mb, 400 * mb, 10)
+    assert limits == ShareLimits(400 * mb, 400 * mb, 400 * mb, 10)
 
 
 def test_the_defaults_above_are_all_there_are() -> None:

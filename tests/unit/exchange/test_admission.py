@@ -232,7 +232,7 @@ def test_what_a_request_holds_is_given_back_however_it_ends(world: World, model:
 
     def body(_limit: int, took: Callable[[int], None]) -> bytes:
         took(100)
-        assert (len(shares), shares.bytes_held) == (1, 100)
+        assert (len(shares), shares.bytes_held) == (2, 100)
         return b'{"model": "%s", "messages": []}' % model
 
     world.upstream.script.append(json_reply(ANSWER))

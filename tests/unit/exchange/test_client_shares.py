@@ -1,4 +1,4 @@
-"""What one client key may hold of a worker."""
+"""What one client may hold of a worker."""
 
 import pytest
 from hypothesis import given
@@ -7,24 +7,24 @@ from hypothesis import strategies as st
 from app.exchange.client_shares import NO_LIMITS, ClientShares, Share, ShareLimits
 from app.wires.errors import Refusal
 
-LIMITS = ShareLimits(bytes_held=100, key_bytes=60, key_requests=2)
+LIMITS = ShareLimits(bytes_held=100, user_bytes=80, key_bytes=60, user_requests=2)
 
 
 def test_a_key_runs_as_many_requests_as_it_may_and_no_more() -> None:
     shares = ClientShares(LIMITS)
-    first, _ = shares.enter("a"), shares.enter("a")
+    first, _ = shares.enter("a", "wk_a"), shares.enter("a", "wk_a")
     with pytest.raises(Refusal) as refused:
-        shares.enter("a")
+        shares.enter("a", "wk_a")
     assert (refused.value.status, refused.value.retry_after_s) == (429, 2)
-    shares.enter("b")
+    shares.enter("b", "wk_b")
     first.leave()
     first.leave()
-    shares.enter("a")
+    shares.enter("a", "wk_a")
 
 
 def test_the_bytes_of_a_key_have_a_bound_and_those_of_all_keys() -> None:
     shares = ClientShares(LIMITS)
-    one, same, other = shares.enter("a"), shares.enter("a"), shares.enter("b")
+    one, same, other = shares.enter("a", "wk_a"), shares.enter("a", "wk_a"), shares.enter("b", "wk_b")
     one.take(40)
     with pytest.raises(Refusal) as refused:
         same.take(21)
@@ -38,7 +38,23 @@ def test_the_bytes_of_a_key_have_a_bound_and_those_of_all_keys() -> None:
     assert shares.bytes_held == 61
 
 
-ACTIONS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["enter", "take", "drop", "leave"])))
+def test_another_key_of_the_same_user_is_hardly_anything_more() -> None:
+    shares = ClientShares(LIMITS)
+    one, other = shares.enter("a", "wk_1"), shares.enter("a", "wk_2")
+    with pytest.raises(Refusal) as refused:
+        shares.enter("a", "wk_3")
+    assert refused.value.status == 429
+    one.take(60)
+    other.take(20)
+    with pytest.raises(Refusal) as refused:
+        other.take(1)
+    assert (refused.value.status, shares.bytes_held) == (429, 80)
+    shares.enter("b", "wk_4").take(20)
+
+
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["a", "b1", "b2"]), st.sampled_from(["enter", "take", "drop", "leave"]))
+)
 
 
 @given(ACTIONS)
@@ -48,7 +64,7 @@ def test_nothing_is_left_of_requests_that_have_ended(actions: list[tuple[str, st
     for key, action in actions:
         mine = [share for name, share in running if name == key]
         if action == "enter" or not mine:
-            running.append((key, shares.enter(key)))
+            running.append((key, shares.enter(key[0], key)))
         elif action == "take":
             mine[0].take(7)
         elif action == "drop":
