@@ -10,8 +10,6 @@ from tests.support.lab import CHAT, Lab, Played
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.weir_process import WeirProcess
 
-SOON_S = 20.0
-"""Many times as long as the workers wait before they look again; keys are probed after two hours."""
 FIRST, SPARE = "sk-upstream-life-first", "sk-upstream-life-spare"
 
 
@@ -41,18 +39,18 @@ def test_keys_come_die_and_are_replaced_without_a_restart(upstream: UpstreamProc
         OHMYGPT_API_KEYS="",
         WEB_CONCURRENCY="2",
         KEY_SYNC_MS="1000",
-        KEY_PROBE_AFTER_S="7200",
+        KEY_PROBE_AFTER_S="7200",  # longer than is waited for anything below
     ) as weir:
         lab = Lab(weir, upstream)
         assert answered(lab, 0).response.status == 503
         flask(weir, "keys", "add", "main", "--api-key-stdin", stdin=FIRST)
-        wait_until(lambda: answered(lab, 1).response.status == 200, SOON_S, "the new key")
+        wait_until(lambda: answered(lab, 1).response.status == 200, what="the new key")
 
         flask(weir, "backup-keys", "add", "spare", "--api-key-stdin", stdin=SPARE)
         upstream.key(FIRST, "exhausted")
         died = answered(lab, 2)
         assert (died.response.status, died.response.headers["x-should-retry"]) == (502, "false")
-        wait_until(lambda: answered(lab, 3).response.status == 200, SOON_S, "the backup key")
+        wait_until(lambda: answered(lab, 3).response.status == 200, what="the backup key")
 
         keys = {key["id"]: key for key in json.loads(flask(weir, "keys", "list", "--json"))["keys"]}
         assert (keys["main"]["status"], keys["main"]["replacedBy"]) == ("exhausted", "spare")
@@ -68,7 +66,7 @@ def test_keys_come_die_and_are_replaced_without_a_restart(upstream: UpstreamProc
         upstream.key(FIRST, "ok")
         flask(weir, "keys", "reset", "main")
         wait_until(
-            lambda: answered(lab, 6).record.get("factoryKeyId") == "main", SOON_S, "the key that was reset"
+            lambda: answered(lab, 6).record.get("factoryKeyId") == "main", what="the key that was reset"
         )
         for secret in (FIRST, SPARE):
             assert secret not in weir.log

@@ -20,13 +20,13 @@ from tests.support.upstream_process import UpstreamProcess
 from tests.support.weir_process import CLIENT_KEY, WeirProcess
 
 MOST = 40
-SOON_S = 15.0
+SOON_S = 60.0
 """Longer than letting windows go takes, shorter than the grace period below, which they would take up."""
 
 
 @pytest.fixture
 def weir(upstream: UpstreamProcess, tmp_path: Path) -> Iterator[WeirProcess]:
-    with WeirProcess(tmp_path, upstream.url, GRACEFUL_TIMEOUT_S="60") as process:
+    with WeirProcess(tmp_path, upstream.url, GRACEFUL_TIMEOUT_S="180") as process:
         yield process
 
 
