@@ -31,7 +31,11 @@ def site(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator
 
 @pytest.fixture
 def stranger(browser: Browser, site: Site) -> Iterator[Watched]:
-    """A window of somebody who has not logged in. Whatever it complains about fails the test."""
+    """A window of somebody who has not logged in. Whatever it complains about fails the test.
+
+    Figures stand still by then: what tests before have sent is booked and summed.
+    """
+    site.settle()
     window = Watched(browser, site.weir.url)
     yield window
     window.close()

@@ -71,7 +71,10 @@ def test_pages_are_turned_without_losing_the_filter(admin, site):
         older = page.get_by_role("link", name="Older")
         if older.count() == 0:
             break
+        first = rows(page).first.get_attribute("data-id")
         older.click()
+        expect(rows(page).first).not_to_have_attribute("data-id", first)
+        page.wait_for_load_state()
     everything = site.api("request-logs", user=site.users[0].name, limit="200")["requests"]
     assert seen == [item["id"] for item in everything]
 
