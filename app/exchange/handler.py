@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 from functools import partial
+
+import msgspec
 
 from app.accounts.credentials import CredentialProblem, extract_credential
 from app.accounts.principal import Principal
@@ -371,7 +373,7 @@ class Gateway:
 
     def _abandon(self, exchange: Exchange, served: Served, error: str) -> None:
         """Let go of an answer that will not be relayed after all, and say so of its attempt."""
-        exchange.attempts[-1] = replace(exchange.attempts[-1], error=error)
+        exchange.attempts[-1] = msgspec.structs.replace(exchange.attempts[-1], error=error)
         try:
             served.reply.close()
         finally:

@@ -6,7 +6,6 @@ one asked for, and reasoning that an upstream reports outside of everything else
 charged is evidence for the last.
 """
 
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final
@@ -43,8 +42,7 @@ class ReasoningPlace(StrEnum):
     OUTSIDE = "outside"  # beside the output
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(msgspec.Struct, frozen=True):
     """The usage as it was charged, what it cost, and what there was to say about that.
 
     `items` are the parts of the cost, and add up to it exactly; `unpriced` is what was used and has no price

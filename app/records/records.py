@@ -7,6 +7,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
+import msgspec
+
 from app.common.lenient_json import clean_text
 from app.common.money import NANO
 
@@ -38,8 +40,7 @@ class UsageSource(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
+class AttemptRecord(msgspec.Struct, frozen=True, gc=False):
     """One try at the upstream: the key, what came back (None: nothing), how long it took, in ms.
 
     `proxy_id` is the outbound proxy it went through, None for a direct one or where none connected; `host`

@@ -189,7 +189,9 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._count_refused("no_place")
             self._refuse_for_want_of_place(req, sock)
             raise StopIteration
-        if unread(req.body):
+        rest = unread(req.body)
+        is_coming = rest > 0
+        if is_coming:
             sock.expect_body()
             self._uploading[sock] = req.body
         try:
@@ -198,8 +200,9 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             # The answer was cut; gunicorn would go on to wait for the connection's next request.
             raise StopIteration from None
         finally:
-            self._uploading.pop(sock, None)
-            rest = unread(req.body)
+            if is_coming:
+                self._uploading.pop(sock, None)
+                rest = unread(req.body)
             if rest:
                 sock.linger_s = SHORT_LINGER_S if req.body.failed else LINGER_S
                 self._idle[sock] = time.monotonic()
@@ -263,7 +266,6 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     ) -> tuple[ClientResponse, dict[str, Any]]:
         if isinstance(req, PlainRequest):
             response, environ = ClientResponse(req, sock, self.cfg), req.environ
-            environ["wsgi.early_hints"] = wsgi._make_early_hints_callback(req, sock, response)
             environ["weir.stream"] = response
             environ["weir.pace"] = sock.pace
             return response, environ
