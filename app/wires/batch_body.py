@@ -11,9 +11,15 @@ import msgspec
 
 from app.wires.endpoints import Endpoint
 from app.wires.errors import Refusal, invalid_body
-from app.wires.request_body import RequestBody, parse_body, read_object
+from app.wires.request_body import (
+    MAX_ITEMS,
+    RequestBody,
+    has_more_items,
+    parse_body,
+    read_object,
+    refuse_many_parts,
+)
 
-MAX_REQUESTS: Final = 100_000
 MAX_ID: Final = 64
 
 _text = msgspec.json.Decoder(str).decode
@@ -36,7 +42,8 @@ def parse_batch(data: bytes, endpoint: Endpoint, rest: Callable[[], None]) -> It
     """
     seen: set[str] = set()
     at = 0
-    for number, raw in enumerate(_requests(data)):
+    refuse_many_parts(data, rest)
+    for number, raw in enumerate(_requests(data, rest)):
         where = f"requests.{number}"
         members = read_object(raw, ("custom_id", "params"), where)
         custom_id = _custom_id(members["custom_id"], where)
@@ -67,16 +74,16 @@ def with_models(data: bytes, renamed: Mapping[int, tuple[RequestBody, str]]) -> 
     return b"".join(pieces)
 
 
-def _requests(data: bytes) -> list[msgspec.Raw]:
+def _requests(data: bytes, rest: Callable[[], None]) -> list[msgspec.Raw]:
     found = read_object(data, ("requests",), "")["requests"]
+    if has_more_items(bytes(found), rest):
+        raise invalid_body(f"requests: a batch has at most {MAX_ITEMS:,} requests", "requests")
     try:
         requests = _list(found)
     except _UNREADABLE:
         requests = []
     if not requests:
         raise invalid_body("requests: a batch needs a list of requests", "requests")
-    if len(requests) > MAX_REQUESTS:
-        raise invalid_body(f"requests: a batch has at most {MAX_REQUESTS:,} requests", "requests")
     return requests
 
 

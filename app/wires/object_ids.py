@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from app.wires.errors import invalid_body
-from app.wires.json_pairs import PAIRS
+from app.wires.json_pairs import TooManyMembers, read_pairs
 from app.wires.member_names import Lookalikes
 
 MAX_NAMED: Final = 2000
@@ -51,7 +51,7 @@ class NamedObject(msgspec.Struct, frozen=True, gc=False):
 
 _string = msgspec.json.Decoder(str).decode
 _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_UNREADABLE = (ValueError, RecursionError)
+_UNREADABLE = (ValueError, RecursionError, TooManyMembers)
 
 
 def named_objects(
@@ -91,7 +91,7 @@ def _in_item(member: str, item: msgspec.Raw) -> Iterator[NamedObject]:
     ids: list[str] = []
     is_reference = False
     kinds: dict[str, bool] = {}
-    for key, value in PAIRS.decode(item).items():
+    for key, value in read_pairs(item).items():
         name = key.name
         if name in ("role", "type"):
             kinds[name] = kinds.get(name, True) and _start(value) != b"n"
@@ -109,7 +109,7 @@ def _in_item(member: str, item: msgspec.Raw) -> Iterator[NamedObject]:
 
 def _in_tool(tool: msgspec.Raw) -> Iterator[NamedObject]:
     """Yield the ids of the container that a tool is to run in."""
-    for key, value in PAIRS.decode(tool).items():
+    for key, value in read_pairs(tool).items():
         if _meaning(key.name) in _PLACES:
             yield from (NamedObject(object_id, "tools") for object_id in _ids_of(value))
 
@@ -118,7 +118,7 @@ def _ids_of(value: msgspec.Raw) -> Iterator[str]:
     """Yield the id that the value is, or those that an object has."""
     values = [value]
     if _start(value) == b"{":
-        values = [raw for key, raw in PAIRS.decode(value).items() if _meaning(key.name) in _IDS]
+        values = [raw for key, raw in read_pairs(value).items() if _meaning(key.name) in _IDS]
     yield from filter(None, map(_text, values))
 
 

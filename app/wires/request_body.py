@@ -13,7 +13,7 @@ import msgspec
 from app.upstream.transport import LargeBody
 from app.wires.endpoints import Endpoint, Members, Metering
 from app.wires.errors import Refusal, invalid_body
-from app.wires.json_pairs import PAIRS, Key
+from app.wires.json_pairs import MAX_MEMBERS, Key, TooManyMembers, read_pairs
 from app.wires.member_names import MATTERING, refuse_lookalikes
 from app.wires.orders import (
     Input,
@@ -30,8 +30,6 @@ from app.wires.units import Quantity
 MAX_MODEL_LENGTH = 256
 # No upstream gives more answers to one request.
 MAX_CHOICES = 128
-# Members of the body's top level: real requests have a dozen or two; a million would hold up all streams.
-MAX_MEMBERS = 256
 
 # From here on a body is worth a turn of its own.
 LARGE: Final = 256 * 1024
@@ -55,9 +53,6 @@ _WORDS: Final = (
     *("cache_control", "prompt_cache_options"),
 )
 _MAX_WORDS: Final = 1024
-
-# Up to here a body is decoded without asking what its colons belong to.
-_MANY_COLONS = 20_000
 
 _OF_TOKENS: Final = Metering.TOKENS
 _TRUE = msgspec.Raw(b"true")
@@ -227,7 +222,7 @@ def parse_body(data: bytes, endpoint: Endpoint, rest: Callable[[], None] = lambd
 
     `rest` is called again and again, so that a large body holds up nobody for longer than decoding it once.
     """
-    parts = _refuse_many_parts(data, rest)
+    parts = refuse_many_parts(data, rest)
     readable, members = _read_members(data, rest)
     values = _distinct(members)
     refuse_lookalikes(values)
@@ -262,7 +257,7 @@ def parse_body(data: bytes, endpoint: Endpoint, rest: Callable[[], None] = lambd
 
 def parse_state(data: bytes, endpoint: Endpoint, rest: Callable[[], None]) -> Mapping[str, msgspec.Raw]:
     """Return the members of a body that asks no model; raises a 400 `Refusal` as `parse_body` does."""
-    _refuse_many_parts(data, rest)
+    refuse_many_parts(data, rest)
     readable, members = _read_members(data, rest)
     values = _distinct(members)
     refuse_lookalikes(values)
@@ -296,7 +291,7 @@ def _input_tokens(
 def read_object(data: bytes | msgspec.Raw, names: tuple[str, ...], where: str) -> dict[str, msgspec.Raw]:
     """Return the members of an object that has exactly these; raises a 400 `Refusal` that says `where`."""
     try:
-        members = _distinct(PAIRS.decode(data))
+        members = _distinct(read_pairs(data))
     except _UNREADABLE as error:
         raise _unreadable(error) from None
     for name in names:
@@ -321,7 +316,7 @@ class _Thinking(msgspec.Struct, gc=False):
 _THINKING = msgspec.json.Decoder(_Thinking)
 
 
-def _refuse_many_parts(data: bytes, rest: Callable[[], None]) -> int:
+def refuse_many_parts(data: bytes, rest: Callable[[], None]) -> int:
     """Refuse a large body that is hardly anything but structure: no decoder can be interrupted.
 
     Returns how many parts it has; 0 for one that is not large.
@@ -367,51 +362,20 @@ def _without_surrogates(data: bytes, rest: Callable[[], None]) -> bytes:
     return b"".join(pieces)
 
 
-class _Bulky(msgspec.Struct, gc=False):
-    """The members that may rightly be large and deep."""
-
-    messages: msgspec.Raw = msgspec.Raw(b"")
-    input: msgspec.Raw = msgspec.Raw(b"")
-    system: msgspec.Raw = msgspec.Raw(b"")
-    tools: msgspec.Raw = msgspec.Raw(b"")
-    functions: msgspec.Raw = msgspec.Raw(b"")
-    response_format: msgspec.Raw = msgspec.Raw(b"")
-    text: msgspec.Raw = msgspec.Raw(b"")
-    documents: msgspec.Raw = msgspec.Raw(b"")
-
-
-_BULKY = msgspec.json.Decoder(_Bulky)
-
-
-def _refuse_many_members(data: bytes, rest: Callable[[], None]) -> None:
-    """Refuse a body of very many members before each of them becomes an object.
-
-    A member needs a colon. Colons are counted first, which takes next to no time, and where there are many,
-    those inside the members that may have many are taken off.
-    """
-    colons = data.count(b":")
-    if colons <= _MANY_COLONS:
-        return
-    bulky = _BULKY.decode(data)
-    rest()
-    inside = sum(bytes(getattr(bulky, name)).count(b":") for name in _Bulky.__struct_fields__)
-    if colons - inside > _MANY_COLONS:
-        raise invalid_body(f"the request body has more than {MAX_MEMBERS} members")
-
-
 def _decode_body(data: bytes, rest: Callable[[], None]) -> dict[Key, msgspec.Raw]:
     try:
-        _refuse_many_members(data, rest)
         rest()
-        return PAIRS.decode(data)
+        return read_pairs(data)
     except _UNREADABLE as error:
         raise _unreadable(error) from None
 
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TooManyMembers)
 
 
 def _unreadable(error: Exception) -> Refusal:
+    if isinstance(error, TooManyMembers):
+        return invalid_body(f"the request body has more than {MAX_MEMBERS} members")
     if isinstance(error, msgspec.ValidationError):
         return invalid_body("the request body must be a JSON object")
     if isinstance(error, RecursionError):
@@ -426,8 +390,6 @@ def _distinct(members: dict[Key, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     is billed.
     """
     values = {key.name: value for key, value in members.items()}
-    if len(values) > MAX_MEMBERS:
-        raise invalid_body(f"the request body has more than {MAX_MEMBERS} members")
     if len(values) < len(members):
         names = [key.name for key in members]
         name = next(name for name in names if names.count(name) > 1)
@@ -477,7 +439,7 @@ def _stream_options(values: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     if bytes(memoryview(value)[:1]) != b"{":
         raise invalid_body("'stream_options' must be an object", "stream_options")
     try:
-        options = _distinct(PAIRS.decode(value))
+        options = _distinct(read_pairs(value))
     except _UNREADABLE as error:
         raise _unreadable(error) from None
     refuse_lookalikes(options)
@@ -498,14 +460,14 @@ def _refuse_long(values: dict[str, msgspec.Raw], endpoint: Endpoint, rest: Calla
     for name in _LISTS:
         if name not in values or (endpoint.takes_tokens and name in endpoint.members.prompt):
             continue
-        if len(memoryview(values[name])) > 2 * MAX_ITEMS and _has_more_items(bytes(values[name]), rest):
+        if len(memoryview(values[name])) > 2 * MAX_ITEMS and has_more_items(bytes(values[name]), rest):
             raise invalid_body(f"{name!r} has more than {MAX_ITEMS:,} items", name)
     for name in _WORDS:
         if name in values and len(memoryview(values[name])) > _MAX_WORDS:
             raise invalid_body(f"{name!r} is too long", name)
 
 
-def _has_more_items(raw: bytes, rest: Callable[[], None]) -> bool:
+def has_more_items(raw: bytes, rest: Callable[[], None]) -> bool:
     """Return whether a list has more than `MAX_ITEMS`: without making an object of each to count them."""
     if raw.count(b",") < MAX_ITEMS:
         return False

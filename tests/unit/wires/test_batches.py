@@ -82,6 +82,13 @@ LINES = [line("a", input_tokens=1), line("b", "errored"), b"", line("c", output_
 WANTED = [BatchResult("a", "claude", {"input_tokens": 1}), BatchResult("c", "claude", {"output_tokens": 2})]
 
 
+def test_requests_are_counted_before_there_is_an_object_of_each() -> None:
+    rests: list[int] = []
+    with pytest.raises(Refusal, match="at most 100,000 requests"):
+        list(parse_batch(b'{"requests":[' + b"1," * 150_000 + b"1]}", MESSAGES, lambda: rests.append(1)))
+    assert rests
+
+
 @given(st.lists(st.integers(0, 400)), st.sampled_from([b"\n", b"\r\n"]), st.booleans())
 def test_results_are_found_whatever_the_cuts(cuts: list[int], end: bytes, ends: bool) -> None:
     data = end.join(LINES) + (end if ends else b"")

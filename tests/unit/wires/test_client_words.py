@@ -28,6 +28,16 @@ def test_one_telling_word_is_enough_wherever_it_was_sent(client: ClientWords) ->
     assert not client.repeats_all(PHRASE)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [b"banned", b"\\u0062anned", b"\\u0062\\u0061\\u006E\\u006ee\\u0064 \\/ \\ud800", b'\\"\\nbanned\\u'],
+)
+def test_a_text_that_is_too_long_to_be_decoded_is_looked_through_all_the_same(text: bytes) -> None:
+    client = ClientWords(b'["x\\n' + b"\xe5\xaf\x86 x" * 300_000 + text)  # no JSON, nor has it to be
+    assert client.repeats(PHRASE)
+    assert not client.repeats("suspended")
+
+
 def test_words_of_every_sentence_tell_nothing() -> None:
     client = ClientWords(json.dumps({"content": "your account has been the best"}).encode())
     assert client.repeats(PHRASE)

@@ -137,6 +137,20 @@ def test_no_more_ids_are_looked_for_than_a_request_may_name() -> None:
     assert len(rests) < 50
 
 
+@pytest.mark.parametrize(
+    ("member", "start", "end"),
+    [
+        ("input", b'[{"type":"message"', b"}]"),
+        ("tools", b'[{"type":"message"', b"}]"),
+        ("input", b'[{"environment":{"a":1', b"}}]"),
+        ("conversation", b'{"a":1', b"}"),
+    ],
+)
+def test_an_object_of_very_many_members_is_refused(member: str, start: bytes, end: bytes) -> None:
+    with pytest.raises(Refusal, match="it cannot be read what it refers to"):
+        named_objects({member: msgspec.Raw(start + b',"id":"a"' * 256 + end)}, ALL)
+
+
 def test_histories_may_have_more_ids_within_a_bound() -> None:
     item = json.dumps([{"type": "message", "id": f"msg_{number}"} for number in range(50_000)]).encode()
     found = named_objects({"input": msgspec.Raw(item)}, ALL)

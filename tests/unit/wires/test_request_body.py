@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from app.wires import request_body
 from app.wires.endpoints import CHAT, COUNT_TOKENS, EMBEDDINGS, MESSAGES, RERANK, RESPONSES, Endpoint
 from app.wires.errors import GatewayError, Refusal
+from app.wires.json_pairs import MAX_MEMBERS
 from app.wires.member_names import MATTERING, refuse_lookalikes
-from app.wires.request_body import _SURROGATE, MAX_MEMBERS, MAX_MODEL_LENGTH, parse_body
+from app.wires.request_body import _SURROGATE, MAX_MODEL_LENGTH, parse_body
 from tests.support.growth import assert_grows_linearly
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
