@@ -82,7 +82,9 @@ class ProxyAdmin:
     def add(self, actor: Actor, proxy_id: str | None, change: ProxyChange) -> StoredProxy:
         """Add a proxy, active; without an id it gets the next free `proxy-N`."""
         endpoint = _endpoint(None, change)
-        with self._audit.action(actor, "proxies.add", _target(proxy_id or f"{_AUTO_ID}N"), _shown(change)):
+        with self._audit.action(
+            actor, "proxies.add", _target(proxy_id or f"{_AUTO_ID}N"), _shown(change, is_new=True)
+        ):
             self._refuse_twin(change.name or proxy_id, endpoint, proxy_id)
             try:
                 if proxy_id is not None:
@@ -222,12 +224,14 @@ def _same(one: ProxyEndpoint, other: ProxyEndpoint) -> bool:
     )
 
 
-def _shown(change: ProxyChange) -> Document:
+def _shown(change: ProxyChange, *, is_new: bool = False) -> Document:
     """Return what the audit log keeps: that the login changed, not to what."""
     shown = {"name": change.name, "type": change.kind, "host": change.host, "port": change.port}
     shown["isActive"] = change.is_active
     details: Document = {name: value for name, value in shown.items() if value is not None}
-    if change.username is not None or change.password is not None:
+    login = (change.username, change.password)
+    # A form that says nothing of it takes a login away, but a new proxy has none.
+    if any(login) if is_new else login != (None, None):
         details["login"] = "changed"
     return details
 

@@ -541,6 +541,7 @@ def test_proxies_are_added_changed_checked_and_deleted(admin, database):
         admin, "/upstream/proxies", "/upstream/proxies", username="u", password="p-secret-p", **fields
     )
     assert "Frankfurt is added as proxy-1" in text
+    assert last_action(database)["details"]["login"] == "changed"
     assert "p-secret-p" not in admin.get("/upstream/proxies/proxy-1").text
     twin = admin.post("/upstream/proxies", "/upstream/proxies", **fields)
     assert (twin.status_code, 'value="Frankfurt"' in twin.text) == (400, True)
@@ -564,6 +565,7 @@ def test_proxies_are_added_changed_checked_and_deleted(admin, database):
     assert "unhealthy" in said(admin, "/upstream/proxies/proxy-1")
     send(admin, "/upstream/proxies/proxy-1", "/upstream/proxies/proxy-1", username="", password="", **fields)
     assert "password" not in database.proxies.find_one()
+    assert last_action(database)["details"]["login"] == "changed"
     assert "not used any more" in send(
         admin, "/upstream/proxies/proxy-1/active", "/upstream/proxies", active="no"
     )
@@ -579,6 +581,7 @@ def test_proxies_are_added_changed_checked_and_deleted(admin, database):
 
 def test_keys_are_bound_to_proxies_with_priorities_and_repaired(admin, database):
     send(admin, "/upstream/proxies", "/upstream/proxies", name="Frankfurt", kind="http", host="h", port="1")
+    assert "login" not in last_action(database)["details"]
     text = words_of(bind(admin, "env-1", "3"))
     assert "Key env-1 goes through proxy-1, priority 3." in text
     text = send(admin, "/upstream/bindings/proxy-1/env-1", "/upstream/proxies", priority="1")
