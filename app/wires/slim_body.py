@@ -141,15 +141,17 @@ class SlimBody:
             self.counts[key] = self._commas + 1 if self._has_item else 0
 
     def begun(self) -> list[bytes] | None:
-        """Return the members so far, the last one a list that has not ended; None where it is no list.
+        """Return the members so far, the last of which has not ended: a list, or a text.
 
-        The list is there as one of one item.
+        The list is there as one of one item, the text as an empty one. None where it is neither.
         """
         if self._member is not None:
             self._let_go(bytes(self._member))
-        if self._depth < _COUNTED_DEPTH or self._kind != _OPENING[1]:
+        is_list = self._depth >= _COUNTED_DEPTH and self._kind == _OPENING[1]
+        is_text = self._depth == 1 and self._in_string and self._kind == _QUOTE
+        if not (is_list or is_text):
             return None
-        return [*self._members, self._name.strip() + b":[{}]"]
+        return [*self._members, self._name.strip() + (b":[{}]" if is_list else b':""')]
 
     def slim(self) -> bytes:
         """Return the object as far as it was kept; the start of what was fed, where that is no whole one."""
@@ -162,9 +164,9 @@ class SlimBody:
 def from_ends(head: bytes, tail: bytes, within: bytes = b"") -> bytes | None:
     """Return a small object with the members at both ends of a large one, which tells its usage at the end.
 
-    The list that `head` breaks off in stands there with one item. With `within`, the usage is told by the
-    object of that name within it. None where the end does not tell: what begins at `usage` and goes on to the
-    end completes the object only if it is at that level.
+    The list that `head` breaks off in stands there with one item, a text as an empty one. With `within`, the
+    usage is told by the object of that name within it. None where the end does not tell: what begins at
+    `usage` and goes on to the end completes the object only if it is at that level.
     """
     start = b"{"
     if within:

@@ -231,6 +231,19 @@ def test_of_an_event_that_is_too_long_both_ends_are_read(piece: int, line_end: s
     assert meter.is_usage_final
 
 
+def test_so_it_is_of_an_image() -> None:
+    event = {
+        "type": "image_generation.completed",
+        "b64_json": "A" * MAX_EVENT_BYTES,
+        "size": "1024x1024",
+        "usage": {"input_tokens": 7, "output_tokens": 4000},
+    }
+    meter = StreamMeter(OAI, answers=Answers.IMAGES)
+    meter.feed(f"data: {json.dumps(event)}\n\n".encode())
+    assert meter.usage is not None
+    assert (meter.usage.output_tokens, meter.is_complete) == (4000, True)
+
+
 def test_so_it_is_at_the_end_of_a_stream_that_lacks_its_blank_line() -> None:
     meter = StreamMeter(OAI, answers=Answers.RESPONSES)
     meter.feed(long_response().rstrip())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.wires.slim_body import MAX_KEPT, SlimBody
+from app.wires.slim_body import MAX_KEPT, SlimBody, from_ends
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -78,3 +78,22 @@ def test_memory_does_not_grow_with_the_body() -> None:
     slim.feed(b"[]]}")
     assert json.loads(slim.slim()) == {"usage": {"prompt_tokens": 1}, "data": []}
     assert slim.counts == {"data": 100 * 700 + 1}
+
+
+@pytest.mark.parametrize(
+    ("large", "left"), [("x" * 90_000, ""), ('\\"usage\\":{' * 9_000, ""), ([{"usage": 1}] * 9_000, [{}])]
+)
+@pytest.mark.parametrize("is_last", [True, False])
+def test_the_members_at_both_ends_of_a_large_one_are_an_object(large: Any, left: Any, is_last: bool) -> None:
+    body = {"type": "done", "large": large, "usage": {"n": 1}} | ({} if is_last else {"size": "a"})
+    data = json.dumps(body).encode()
+    found = from_ends(data[:20_000], data[-20_000:])
+    assert found is not None
+    assert json.loads(found) == body | {"large": left}
+    assert from_ends(data[:20_000], data[-20_000:-1]) is None
+
+
+@pytest.mark.parametrize("large", [{"a": "x" * 90_000}, {"a": [1] * 90_000, "usage": {"n": 1}}])
+def test_where_an_object_is_large_its_ends_do_not_tell(large: Any) -> None:
+    data = json.dumps({"large": large, "usage": {"n": 1}}).encode()
+    assert from_ends(data[:20_000], data[-20_000:]) is None
