@@ -457,8 +457,6 @@ class Exchange:
         self, outcome: Outcome, status: int, metered: Metered, error_type: str | None, ended_at: float | None
     ) -> ExchangeRecord:
         call = self.call
-        started, first = self.forwarded_at, self.first_content_at
-        forwarded = self.clock.monotonic() if started is None else started
         settles, pending = self._settles(metered, outcome), self._pending(metered)
         if pending is not None or (settles is None and not self.endpoint.asks_model):
             # What it costs is not known yet, or was charged to whoever asked for it.
@@ -468,7 +466,6 @@ class Exchange:
         if group is not None:
             charged, model = group.charge, group.model
             metered = replace(metered, source=UsageSource.UPSTREAM, service_tier="batch")
-        usage, costs = charged.usage, charged.costs
         own = (OUTPUT_CAPPED,) if self.output_cap is not None else ()
         if settles is not None and self.is_own and metered.source is UsageSource.NONE:
             own = (*own, NEVER_TOLD)
@@ -476,13 +473,13 @@ class Exchange:
         upstream_cost = list_cost = None
         factor = self.factor
         if model is not None and (factor is not None or model.price.multiplier != 1):
-            list_cost = list_cost_nano(sum(costs), model.price.multiplier, factor)
+            list_cost = list_cost_nano(sum(charged.costs), model.price.multiplier, factor)
         if group is not None:
             upstream_cost = group.upstream_cost_nano
         elif (raw := metered.usage_raw) is not None:
             is_whole = metered.source is UsageSource.UPSTREAM
-            upstream_cost = upstream_cost_nano(usage.extras, raw, is_whole=is_whole)
-        return ExchangeRecord(
+            upstream_cost = upstream_cost_nano(charged.usage.extras, raw, is_whole=is_whole)
+        record = ExchangeRecord(
             request_id=call.request_id,
             user_id=self.principal.user_id,
             user_key_id=self.principal.user_key_id,
@@ -490,47 +487,43 @@ class Exchange:
             api_format=str(call.wire_format),
             outcome=outcome,
             status_code=status,
-            factory_key_id=self.factory_key_id,
-            model=model.id if model else None,
-            requested_model=self._requested_model(),
-            upstream_model=metered.upstream_model,
-            endpoint=self.endpoint.name,
-            stream=self.is_stream_asked,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cache_write_tokens=usage.cache_creation_input_tokens,
-            cache_write_1h_tokens=usage.cache_creation_1h_input_tokens,
-            cache_hit_tokens=usage.cache_read_input_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            usage_source=metered.source,
-            usage_flags=tuple(sorted(flags)) if flags else (),
-            unpriced=self._unpriced(metered, charged.unpriced | self._stray_group(charged)),
-            cost_items=charged.items,
-            price_version=self._price_version(charged, model),
-            price_factor=self._price_factor(charged),
-            usage_raw=bson_safe(metered.usage_raw),
-            cost_nano_usd=sum(costs),
-            costs=costs,
-            upstream_cost_nano_usd=upstream_cost,
-            list_cost_nano_usd=list_cost,
-            error_type=error_type,
-            upstream_status_code=self.upstream_status,
-            upstream_request_id=self.upstream_request_id,
-            service_tier=metered.service_tier,
-            latency_ms=self._latency_ms(ended_at),
-            ttft_ms=_ms(first - started) if first is not None and started is not None else None,
-            overhead_ms=_ms(forwarded - call.accepted),
-            attempts=tuple(self.attempts),
-            bytes_out=self.bytes_out,
-            hold_nano_usd=self.reservation.hold_nano if self.reservation else 0,
-            client_retry_count=_retry_count(call.headers.get("x-stainless-retry-count")),
-            count=0 if self.is_own else 1,
-            made=self._made(metered),
-            pending=pending,
-            settles=settles,
-            attribution=self._attributed() if settles is None else self._attributed_to_maker(),
-            budgets=self._budgets(model) if any(costs) or pending else (),
         )
+        # One by one: forty named arguments take longer to be told apart than all of this.
+        record.model = model.id if model else None
+        record.requested_model = self._requested_model()
+        record.endpoint = self.endpoint.name
+        record.stream = self.is_stream_asked
+        record.usage_flags = tuple(sorted(flags)) if flags else ()
+        record.unpriced = self._unpriced(metered, charged.unpriced | self._stray_group(charged))
+        record.price_version = self._price_version(charged, model)
+        record.price_factor = self._price_factor(charged)
+        record.upstream_cost_nano_usd = upstream_cost
+        record.list_cost_nano_usd = list_cost
+        record.error_type = error_type
+        record.count = 0 if self.is_own else 1
+        record.made = self._made(metered)
+        record.pending = pending
+        record.settles = settles
+        record.attribution = self._attributed() if settles is None else self._attributed_to_maker()
+        record.budgets = self._budgets(model) if any(charged.costs) or pending else ()
+        _note_usage(record, metered, charged)
+        self._note_way(record, ended_at)
+        return record
+
+    def _note_way(self, record: ExchangeRecord, ended_at: float | None) -> None:
+        """Note how the request went upstream and came back, and how long that took."""
+        started, first = self.forwarded_at, self.first_content_at
+        forwarded = self.clock.monotonic() if started is None else started
+        record.factory_key_id = self.factory_key_id
+        record.upstream_status_code = self.upstream_status
+        record.upstream_request_id = self.upstream_request_id
+        record.latency_ms = self._latency_ms(ended_at)
+        record.ttft_ms = _ms(first - started) if first is not None and started is not None else None
+        record.overhead_ms = _ms(forwarded - self.call.accepted)
+        record.attempts = tuple(self.attempts)
+        record.bytes_out = self.bytes_out
+        record.hold_nano_usd = self.reservation.hold_nano if self.reservation else 0
+        record.client_retry_count = _retry_count(self.call.headers.get("x-stainless-retry-count"))
 
     def _budgets(self, model: Model | None) -> tuple[dict[str, Any], ...]:
         return tuple(claim.to_document() for claim in self.claims(model))
@@ -653,6 +646,24 @@ class Exchange:
         if self.requested_model is None or (self.model and self.model.id == self.requested_model):
             return None
         return self.requested_model
+
+
+def _note_usage(record: ExchangeRecord, metered: Metered, charged: Charge) -> None:
+    """Note what was used, who says so, and what it costs."""
+    usage = charged.usage
+    record.upstream_model = metered.upstream_model
+    record.service_tier = metered.service_tier
+    record.input_tokens = usage.input_tokens
+    record.output_tokens = usage.output_tokens
+    record.cache_write_tokens = usage.cache_creation_input_tokens
+    record.cache_write_1h_tokens = usage.cache_creation_1h_input_tokens
+    record.cache_hit_tokens = usage.cache_read_input_tokens
+    record.reasoning_tokens = usage.reasoning_tokens
+    record.usage_source = metered.source
+    record.usage_raw = bson_safe(metered.usage_raw)
+    record.cost_items = charged.items
+    record.cost_nano_usd = sum(charged.costs)
+    record.costs = charged.costs
 
 
 def _ms(seconds: float) -> int:

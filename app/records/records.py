@@ -168,8 +168,8 @@ class ExchangeRecord:
     `made` is what the upstream keeps of it under an id, `pending` what of it goes on after the answer, and
     `settles` whose cost it has seen (`app.persistence.settlements` says how each is charged once).
 
-    Nothing changes one but its methods. (Not frozen: making one of so many fields takes three times as long
-    then.) `kept` is the sink's, which may leave there what it made of the facts.
+    Nothing changes one but who makes it, and its methods. (Not frozen: making one of so many fields takes
+    three times as long then.) `kept` is the sink's, which may leave there what it made of the facts.
     """
 
     request_id: str
@@ -210,7 +210,7 @@ class ExchangeRecord:
     latency_ms: int = 0
     ttft_ms: int | None = None
     overhead_ms: int = 0
-    attempts: tuple[AttemptRecord, ...] = field(default=())
+    attempts: tuple[AttemptRecord, ...] = ()
     bytes_out: int = 0
     client_retry_count: int | None = None
     hold_nano_usd: int = 0
@@ -327,7 +327,7 @@ class ExchangeRecord:
             ("pending", self.pending),
             ("settles", self.settles),
         )
-        document.update((name, value) for name, value in others if value is not None)
+        document.update({name: value for name, value in others if value is not None})
         if self.attribution != NOT_ATTRIBUTED:
             document.update(self.attribution.to_document())
         return document if not self.budgets else {**document, "budgets": list(self.budgets)}
