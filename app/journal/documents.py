@@ -60,16 +60,22 @@ def encode_record(record: ExchangeRecord) -> tuple[Document, bytes]:
     Most of the document is the same when the record is checkpointed and when the request has ended: those
     facts are encoded once and kept by the record in between.
     """
+    ending = record.ending()
+    facts, whole = _encoded(record, ending)
+    document = facts | ending
+    return (document, whole) if whole else encode_document(document)
+
+
+def _encoded(record: ExchangeRecord, ending: Document) -> tuple[Document, bytes]:
+    """Return the record's facts, and the BSON of these with its ending; nothing where that does not fit."""
     if record.kept is None:
         record.kept = _encode_facts(record)
     facts, encoded = record.kept
-    ending = record.ending()
-    document = facts | ending
     try:
         whole = _joined(encoded, _encode(ending)) if encoded else b""
     except _UNFIT:
         whole = b""
-    return (document, whole) if 0 < len(whole) <= _MAX_DOCUMENT else encode_document(document)
+    return facts, whole if len(whole) <= _MAX_DOCUMENT else b""
 
 
 def _encode_facts(record: ExchangeRecord) -> tuple[Document, bytes]:
@@ -118,7 +124,10 @@ def encode_open(request: OpenRequest) -> bytes:
 
 def encode_checkpoint(record: ExchangeRecord) -> bytes:
     """Encode the whole record of a request of which more is known than at its start."""
-    document = encode_record(record)[1]
+    ending = record.ending()
+    facts, document = _encoded(record, ending)
+    if not document:
+        document = encode_document(facts | ending)[1]
     return b"".join(
         (_pack_length(len(document) + len(_BEFORE_CHECKPOINT) + 5), _BEFORE_CHECKPOINT, document, b"\0")
     )
