@@ -1,5 +1,6 @@
 """When a batch is due: a pure function of what was appended and of the time passed in."""
 
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -34,9 +35,13 @@ class BatchBuffer(Generic[Item]):
 
     def append(self, item: Item, now: float) -> None:
         """Add an item. A full buffer takes it too: it is the caller who decides when to drain."""
+        self.extend((item,), now)
+
+    def extend(self, items: Iterable[Item], now: float) -> None:
+        """Add items, of which the first is of this moment."""
         if self._first_at is None:
             self._first_at = now
-        self._items.append(item)
+        self._items += items
 
     def is_ready(self, now: float) -> bool:
         """Return whether the batch is due: full, or its first item is `max_age_s` old."""

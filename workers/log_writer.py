@@ -289,8 +289,8 @@ class LogWriter:
             self._submit_all(arrived)
 
     def _submit_all(self, records: Sequence[SequencedRecord]) -> None:
-        for record in records:
-            self.submit(record)
+        if records:
+            self._buffer.extend(records, records[0].queued_at)
 
     def _pause(self) -> None:
         """Sleep until the next attempt is due, or until `close` or `terminate` want attention."""

@@ -52,10 +52,7 @@ DURABLE_TIMEOUT_S = 30.0
 class _Kept:
     """A record in memory that is in the journal too: at `place`, before the position `end`."""
 
-    seq: int
-    queued_at: float
-    document: Document
-    encoded: bytes
+    record: SequencedRecord
     place: Place
     end: int
 
@@ -71,15 +68,6 @@ class _MemoryOnly:
     @property
     def count(self) -> int:
         return int(self.document.get("count", 1))
-
-
-@dataclass(slots=True)
-class _Taken:
-    """A record in the writer's hands; `stray` is there if it is not in the journal."""
-
-    seq: int
-    queued_at: float
-    stray: _MemoryOnly | None = None
 
 
 class JournaledQueue:
@@ -107,7 +95,9 @@ class JournaledQueue:
         self._journal: Journal | None = None
         self._memory: deque[_Kept] = deque()
         self._memory_only: deque[_MemoryOnly] = deque()
-        self._taken: deque[_Taken] = deque()
+        # What is in the writer's hands, and by their numbers those of it that are not in the journal.
+        self._taken: deque[SequencedRecord] = deque()
+        self._taken_strays: dict[int, _MemoryOnly] = {}
         self._interrupted: deque[Interrupted] = deque()
         # Overflow: what is unread from the reader's place on is on disk only. None: memory has it all.
         self._reader: EntryReader | None = None
@@ -230,9 +220,9 @@ class JournaledQueue:
         end = 0
         while self._memory and len(records) < max_items:
             kept = self._memory.popleft()
-            self._note_taken(kept.seq, kept.queued_at)
-            records.append(SequencedRecord(kept.seq, kept.document, kept.queued_at, kept.encoded))
+            records.append(kept.record)
             end = kept.end
+        self._note_taken(records)
         try:
             while (reader := self._reader) is not None and len(records) < max_items:
                 self._read_back(reader, records, max_items)
@@ -244,9 +234,10 @@ class JournaledQueue:
                 raise
         while self._reader is None and not self._memory and self._memory_only and len(records) < max_items:
             stray = self._memory_only.popleft()
-            seq = self._journal.slot.take_seq()
-            self._note_taken(seq, stray.queued_at, stray)
-            records.append(SequencedRecord(seq, stray.document, stray.queued_at))
+            record = SequencedRecord(self._journal.slot.take_seq(), stray.document, stray.queued_at)
+            self._taken_strays[record.seq] = stray
+            self._note_taken([record])
+            records.append(record)
         self._wait_until_durable(end)
         return records
 
@@ -255,8 +246,8 @@ class JournaledQueue:
         if self._journal is None:
             return
         while self._taken and self._taken[0].seq <= seq:
-            stray = self._taken.popleft().stray
-            if stray is not None:
+            record = self._taken.popleft()
+            if self._taken_strays and (stray := self._taken_strays.pop(record.seq, None)) is not None:
                 self._journal.void(stray.request_id)
         self._journal.ack(seq)
 
@@ -269,7 +260,7 @@ class JournaledQueue:
 
     def oldest_queued_at(self) -> float | None:
         """Return when the longest waiting record was put (monotonic); None when the queue is empty."""
-        waiting = [kept.queued_at for kept in list(self._memory)[:1]] if self._memory else []
+        waiting = [self._memory[0].record.queued_at] if self._memory else []
         if self._backlog:
             waiting.append(self._backlog_since)
         if self._memory_only:
@@ -279,7 +270,7 @@ class JournaledQueue:
     @property
     def memory_only(self) -> int:
         """How many records are neither in store nor in journal, so would not survive the process."""
-        return len(self._memory_only) + sum(1 for taken in self._taken if taken.stray is not None)
+        return len(self._memory_only) + len(self._taken_strays)
 
     # Life cycle
 
@@ -320,12 +311,13 @@ class JournaledQueue:
         writer has in hand (which is known here, from the takes that were not acknowledged). Of a request
         that is held open there only what was checkpointed is left, as an interrupted one.
         """
-        strays = [*self._memory_only, *(taken.stray for taken in self._taken if taken.stray is not None)]
+        strays = [*self._memory_only, *self._taken_strays.values()]
         gone = [stray.count for stray in strays if not self._is_held_open(stray.request_id)]
         lost = sum(gone)
         left = len(self) + len(self._taken) - len(gone)
         self._memory_only.clear()
         self._taken.clear()
+        self._taken_strays.clear()
         self.lost += lost
         if lost:
             log.error("%d records are in neither store nor journal and are lost", lost)
@@ -365,7 +357,8 @@ class JournaledQueue:
         if self._reader is not None:
             self._backlog += 1
         elif len(self._memory) + len(self._memory_only) < self._maxsize:
-            self._memory.append(_Kept(seq, queued_at, document, encoded, place, self._journal.log.position))
+            record = SequencedRecord(seq, document, queued_at, encoded)
+            self._memory.append(_Kept(record, place, self._journal.log.position))
         else:
             self._overflow(place, 1, queued_at)
         self._note_arrival()
@@ -436,12 +429,13 @@ class JournaledQueue:
             return False
         count = (len(self._memory) + 1) // 2
         first = [self._memory.pop() for _ in range(count)][-1]
-        self._overflow(first.place, count, first.queued_at)
+        self._overflow(first.place, count, first.record.queued_at)
         return True
 
-    def _note_taken(self, seq: int, queued_at: float, stray: _MemoryOnly | None = None) -> None:
-        self._last_read_seq = seq
-        self._taken.append(_Taken(seq, queued_at, stray))
+    def _note_taken(self, records: Sequence[SequencedRecord]) -> None:
+        if records:
+            self._last_read_seq = records[-1].seq
+            self._taken += records
 
     def _read_back(self, reader: EntryReader, records: list[SequencedRecord], max_items: int) -> None:
         """Read some of what is on disk only; with the end reached, let memory take over again."""
@@ -472,8 +466,9 @@ class JournaledQueue:
             self._journal.note_damage(place.segment, Damage(place.offset, length, False))
             self.lost += 1
         else:
-            self._note_taken(entry.seq, queued_at)
-            records.append(SequencedRecord(entry.seq, document, queued_at, entry.document))
+            record = SequencedRecord(entry.seq, document, queued_at, entry.document)
+            self._note_taken([record])
+            records.append(record)
 
     def _wait_until_durable(self, position: int) -> None:
         assert self._journal is not None  # noqa: S101
