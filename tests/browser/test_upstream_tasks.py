@@ -14,7 +14,8 @@ def tidy(site):
     """Take away what a test has added: others count what there is."""
     yield
     headers = {"Authorization": f"Bearer {site.token}"}
-    for path in ("ohmygpt/keys/extra", "ohmygpt/backup-keys/extra", "proxies/proxy-1"):
+    added = ("ohmygpt/keys/extra", "ohmygpt/keys/stand-in", "ohmygpt/backup-keys/stand-in", "proxies/proxy-1")
+    for path in added:
         requests.delete(f"{site.weir.url}/api/admin/{path}", headers=headers, timeout=60)
 
 
@@ -100,14 +101,14 @@ def test_bad_lines_of_an_import_are_named_and_nothing_is_lost(browser, site, coo
     page.goto("/admin/upstream")
     page.get_by_text("Import backup keys", exact=True).click()
     form = page.get_by_role("form", name="Import backup keys")
-    form.get_by_label("or lines").fill(f"extra|{KEY}\nnonsense\n")
+    form.get_by_label("or lines").fill(f"stand-in|{KEY}\nnonsense\n")
     form.get_by_role("button", name="Import").click()
     expect(form).to_contain_text("line 2: is not id|key")
     expect(form.get_by_label("or lines")).to_have_value(re.compile("nonsense"))
-    assert "extra" not in [key["id"] for key in site.api("ohmygpt/backup-keys")["keys"]]
-    form.get_by_label("or lines").fill(f"extra|{KEY}")
+    assert "stand-in" not in [key["id"] for key in site.api("ohmygpt/backup-keys")["keys"]]
+    form.get_by_label("or lines").fill(f"stand-in|{KEY}")
     form.get_by_role("button", name="Import").click()
-    expect(page.locator("#spares tbody")).to_contain_text("extra")
+    expect(page.locator("#spares tbody")).to_contain_text("stand-in")
     context.close()
 
 
