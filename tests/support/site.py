@@ -28,7 +28,6 @@ class Site:
             OHMYGPT_API_KEYS=",".join(KEYS),
             MODELS_FILE="models.toml",
             STATS_TIMEZONE="Asia/Ho_Chi_Minh",
-            UPSTREAM_READ_TIMEOUT_S="0.5",
         )
         self.ids: list[str] = []
         self.users: list[User] = []
