@@ -529,11 +529,12 @@ class AnswerMeter(_MeterBase):
             self._parts = None
             self._read_body(body)
         elif self._ends is not None:
+            is_object = self._ends[0].lstrip().startswith(b"{")
             ends = from_ends(*self._ends)
             self._ends, self._choices = None, 1
             if ends is not None:
                 self._read_body(ends)
-            if not self._is_told:
+            if is_object and not self._is_told:
                 self._generated = self._size // _LONGEST_TOKEN
         return b""
 

@@ -121,6 +121,10 @@ def test_a_body_beyond_the_cap_is_passed_but_not_read() -> None:
     assert meter.flush() == b""
     assert meter.flags == {"body_too_long"}
     assert not meter.is_complete
+    meter = AnswerMeter(OAI, max_bytes=10)
+    meter.feed(b"a" * 1_000_000)
+    meter.flush()
+    assert meter.output_estimate == 0  # it is no answer, however long
 
 
 LOGPROB = {
