@@ -3,10 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import repeat
-from typing import Any, NamedTuple, TypeGuard
-
-from bson.int64 import Int64
+from typing import Any, NamedTuple
 
 from app.common.csv_text import csv_lines, previous_columns
 from app.common.money import NANO
@@ -16,16 +13,6 @@ from app.statistics.histogram import percentile_ms
 
 # Above this a count cannot be real, and sums of it would no longer be exact in a double.
 _LARGEST = 2**53
-
-_TEXTS = ("_id", "userId", "userKeyId", "apiFormat", "outcome")
-_OPTIONAL_TEXTS = ("factoryKeyId", "model", "endpoint")
-_NUMBERS = (
-    *("statusCode", "inputTokens", "outputTokens", "cacheWriteTokens", "cacheWrite1hTokens"),
-    *("cacheHitTokens", "reasoningTokens", "costNanoUsd", "latencyMs"),
-)
-"""Those that every record has, or that are 0 where it has not."""
-_TOLD, _LIST = "upstreamCostNanoUsd", "listCostNanoUsd"
-_WHOLE = frozenset((int, Int64))
 
 
 class Figures(NamedTuple):
@@ -71,39 +58,39 @@ class Figures(NamedTuple):
     @classmethod
     def read(cls, seq: int, document: Mapping[str, Any]) -> "Figures":
         """Read the figures of a `request_logs` document; raises `ValueError` naming the unusable field."""
-        get = document.get
-        request_id, user_id, user_key_id, api_format, outcome = _texts(document)
-        factory_key_id, model, endpoint = _optional_texts(document)
-        status, fresh, output, written, written_1h, hit, reasoned, cost_nano, latency_ms = _numbers(document)
-        pending, settles = get("pending"), get("settles")
+        ttft_ms = document.get("ttftMs")
+        pending = document.get("pending")
+        settles = document.get("settles")
+        told, listed = document.get("upstreamCostNanoUsd"), document.get("listCostNanoUsd")
+        cost_nano = _number(document, "costNanoUsd")
         return cls(
             seq=seq,
-            request_id=request_id,
-            user_id=user_id,
-            user_key_id=user_key_id,
-            factory_key_id=factory_key_id,
-            model=model,
-            api_format=api_format,
+            request_id=_text(document, "_id"),
+            user_id=_text(document, "userId"),
+            user_key_id=_text(document, "userKeyId"),
+            factory_key_id=_optional_text(document, "factoryKeyId"),
+            model=_optional_text(document, "model"),
+            api_format=_text(document, "apiFormat"),
             created_at=_moment(document, "createdAt"),
-            outcome=outcome,
-            status_code=status,
-            input_tokens=fresh,
-            output_tokens=output,
-            cache_write_tokens=written,
-            cache_write_1h_tokens=written_1h,
-            cache_hit_tokens=hit,
-            reasoning_tokens=reasoned,
+            outcome=_text(document, "outcome"),
+            status_code=_number(document, "statusCode"),
+            input_tokens=_number(document, "inputTokens"),
+            output_tokens=_number(document, "outputTokens"),
+            cache_write_tokens=_number(document, "cacheWriteTokens"),
+            cache_write_1h_tokens=_number(document, "cacheWrite1hTokens"),
+            cache_hit_tokens=_number(document, "cacheHitTokens"),
+            reasoning_tokens=_number(document, "reasoningTokens"),
             cost_nano_usd=cost_nano,
-            latency_ms=latency_ms,
-            ttft_ms=None if get("ttftMs") is None else _number(document, "ttftMs"),
+            latency_ms=_number(document, "latencyMs"),
+            ttft_ms=None if ttft_ms is None else _number(document, "ttftMs"),
             hold_nano_usd=_number(document, "holdNanoUsd") if "holdNanoUsd" in document else 0,
             requests=_number(document, "count") if "count" in document else 1,
             pending_nano=_number(pending, "nanoUsd") if pending else 0,
             pending_until=_moment(pending, "until") if pending else None,
             settles=_text(settles, "requestId") if settles and settles.get("isWhole") else None,
-            upstream_cost_nano=None if get(_TOLD) is None else _number(document, _TOLD),
-            markup_nano=cost_nano - _number(document, _LIST) if _LIST in document else 0,
-            endpoint=endpoint,
+            upstream_cost_nano=None if told is None else _number(document, "upstreamCostNanoUsd"),
+            markup_nano=0 if listed is None else cost_nano - _number(document, "listCostNanoUsd"),
+            endpoint=_optional_text(document, "endpoint"),
             budgets=_budgets(document) if "budgets" in document else (),
         )
 
@@ -126,39 +113,6 @@ class Figures(NamedTuple):
     def tokens_used(self) -> int:
         """Fresh input plus output, as `tokensUsed` in the record."""
         return self.input_tokens + self.output_tokens
-
-
-def _texts(document: Mapping[str, Any]) -> Sequence[str]:
-    """Read the texts that every record has; raises ValueError naming one that is none."""
-    texts = list(map(document.get, _TEXTS))
-    # Asked of all at once, since this is done for every record: it is hardly ever otherwise.
-    if all(texts) and _are_plain(texts):
-        return texts
-    return [_text(document, name) for name in _TEXTS]
-
-
-def _optional_texts(document: Mapping[str, Any]) -> Sequence[str | None]:
-    """Read the texts that a record need not have; raises ValueError naming one that is none."""
-    texts = list(map(document.get, _OPTIONAL_TEXTS))
-    if None not in texts and _are_plain(texts):
-        return texts
-    return [_optional_text(document, name) for name in _OPTIONAL_TEXTS]
-
-
-def _are_plain(texts: Sequence[Any]) -> TypeGuard[Sequence[str]]:
-    """Return whether all of these are texts, and such as anything can store."""
-    try:
-        return "".join(texts).isascii()
-    except TypeError:
-        return False
-
-
-def _numbers(document: Mapping[str, Any]) -> Sequence[int]:
-    """Read the numbers that are 0 where they are absent; raises ValueError naming one that is not fit."""
-    numbers = list(map(document.get, _NUMBERS, repeat(0)))
-    if _WHOLE.issuperset(map(type, numbers)) and min(numbers) >= 0 and max(numbers) <= _LARGEST:
-        return numbers
-    return [_number(document, name) for name in _NUMBERS]
 
 
 def _text(document: Mapping[str, Any], name: str) -> str:
@@ -194,8 +148,8 @@ def _storable(name: str, value: str) -> str:
     return value
 
 
-def _number(document: Mapping[str, Any], name: str, default: int = 0) -> int:
-    value = document.get(name, default)
+def _number(document: Mapping[str, Any], name: str) -> int:
+    value = document.get(name, 0)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
         raise ValueError(f"{name} is not a whole number from 0 to 2^53")
     return value
