@@ -39,7 +39,8 @@ _REST = 20
 _MOST_REST_S = 60.0
 _CHECK_S = 2.0
 _STOP_S = 0.2
-_GRACE_S = 0.5
+# In how many such looks a window has to have taken its end. A machine that stands still counts as one.
+_GRACE_LOOKS = 5
 _MOST_WAITING = 16
 _SILENT_S = 3 * HEARTBEAT_S
 
@@ -172,8 +173,8 @@ class EventHub:
         if not self._is_running:
             self._is_running = True
             gevent.spawn(self._look_on)
-            if self._watcher is None or self._watcher.dead:
-                self._watcher = gevent.spawn(self._watch_stop)
+        if self._watcher is None or self._watcher.dead:
+            self._watcher = gevent.spawn(self._watch_stop)
         return True
 
     def leave(self, window: Window) -> None:
@@ -183,16 +184,18 @@ class EventHub:
         self._woken.set()
 
     def _watch_stop(self) -> None:
-        while self._is_running:
-            if self._is_stopping():
-                for window in list(self._windows.values()):
-                    window.end()
-                self._woken.set()
-                gevent.sleep(_GRACE_S)
-                for window in list(self._windows.values()):
-                    window.drop()  # it does not take what was sent before
+        # As long as there are windows, not as long as they are told: who tells them may hear of it first.
+        while self._windows and not self._is_stopping():
+            gevent.sleep(_STOP_S)
+        for window in list(self._windows.values()):
+            window.end()
+        self._woken.set()
+        for _ in range(_GRACE_LOOKS):
+            if not self._windows:
                 return
             gevent.sleep(_STOP_S)
+        for window in list(self._windows.values()):
+            window.drop()  # it does not take what was sent before
 
     def _look_on(self) -> None:
         checked_at = self._monotonic()

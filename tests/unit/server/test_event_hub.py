@@ -87,7 +87,7 @@ class Reader:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOOK_S", "DRAW_S", "_CHECK_S", "_STOP_S", "_GRACE_S"):
+    for name in ("LOOK_S", "DRAW_S", "_CHECK_S", "_STOP_S"):
         monkeypatch.setattr(event_hub, name, 0.01)
     monkeypatch.setattr(event_hub, "_REST", 0)
 
@@ -209,6 +209,17 @@ def test_a_stop_lets_everybody_go_also_who_takes_nothing(world, source) -> None:
     assert slow.aborted
     assert not quick.aborted
     assert not Reader(hub).has_joined
+
+
+def test_a_stop_lets_everybody_go_also_if_who_looks_hears_of_it_first(world, source, monkeypatch) -> None:
+    monkeypatch.setattr(event_hub, "_STOP_S", 0.1)
+    hub = world()
+    reader = Reader(hub)
+    until(lambda: reader.got)
+    gevent.sleep(0.01)
+    hub.stop()
+    until(lambda: not hub._is_running and reader.is_over)
+    assert not reader.aborted
 
 
 def test_a_stop_does_not_wait_for_a_store_that_hangs(world, source) -> None:
