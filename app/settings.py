@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -308,9 +309,10 @@ def close_data_dir(path: Path) -> bool:
     if was_open:
         path.chmod(0o700)
         for entry in path.iterdir():
-            status = entry.lstat()
-            if status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode):
-                entry.chmod(status.st_mode & ~_OTHERS)
+            with suppress(FileNotFoundError):  # another process of this directory has removed it
+                status = entry.lstat()
+                if status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode):
+                    entry.chmod(status.st_mode & ~_OTHERS)
     return was_open
 
 

@@ -1,5 +1,6 @@
 """What `weir doctor` looks at, one function per concern; nothing here changes the installation."""
 
+import os
 import shutil
 import stat
 import tempfile
@@ -93,9 +94,10 @@ def check_data_dir(settings: Settings) -> Iterator[Check]:
 def _size(directory: Path) -> int:
     """Sum up the bytes of all files below; what goes meanwhile counts as nothing."""
     size = 0
-    for path in directory.rglob("*"):
-        with suppress(OSError):
-            size += path.stat().st_size
+    for folder, _, files in os.walk(directory):  # unlike rglob, it passes over folders that go meanwhile
+        for name in files:
+            with suppress(OSError):
+                size += os.stat(os.path.join(folder, name)).st_size
     return size
 
 
