@@ -17,7 +17,10 @@ _DRAIN_S = 90.0
 
 @dataclass(slots=True)
 class Call:
-    """One line of the tally: what was asked, and how it ended (times are monotonic seconds)."""
+    """One line of the tally: what was asked, and how it ended.
+
+    `began` and `ended` are monotonic seconds; `asked_at` and `over_at`, of the epoch, lie around them.
+    """
 
     sha256: str
     caller: Caller
@@ -30,10 +33,12 @@ class Call:
     error: bytes
     began: float
     ended: float
+    asked_at: float
+    over_at: float
 
     @classmethod
-    def of(cls, request: Request, answer: Answer) -> "Call":
-        """Note a request and its answer without the bodies."""
+    def of(cls, request: Request, answer: Answer, asked_at: float) -> "Call":
+        """Note a request and its answer, which is over now, without the bodies."""
         return cls(
             request.sha256,
             request.caller,
@@ -46,6 +51,8 @@ class Call:
             answer.body[:500] if answer.status != 200 else b"",
             answer.began,
             answer.ended,
+            asked_at,
+            time.time(),
         )
 
     @property
@@ -74,9 +81,10 @@ class Load:
 
     def send(self, request: Request, *, leave_after: int | None = None) -> Answer:
         """Send one request; its line is added to the tally unless there was no connection."""
+        asked_at = time.time()
         answer = ask(self._port, request, leave_after=leave_after)
         if answer.ending is not Ending.REFUSED:
-            self.calls.append(Call.of(request, answer))
+            self.calls.append(Call.of(request, answer, asked_at))
         return answer
 
     @contextmanager

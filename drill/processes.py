@@ -1,5 +1,6 @@
 """The processes a drill runs: the proxy, the simulated upstream, flask commands. None outlives the drill."""
 
+import http.client
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from simulator import SimulatorProcess
-from simulator.launcher import Child, Proxy, free_port
+from simulator.launcher import PATIENCE_S, Child, Proxy, free_port
 
 CLIENT_KEY = "sk-drill-client-key"
 """The `PROXY_API_KEY` of every instance."""
@@ -36,7 +37,7 @@ class Upstream(SimulatorProcess):
 
         What the pool asks by itself, about keys that it doubts, is nobody's request.
         """
-        entries = self.tally(self._since, timeout_s=30.0)
+        entries = self.tally(self._since)
         is_over = [entry["end"] != "open" for entry in entries]
         settled = is_over.index(False) if False in is_over else len(entries)
         self._over += filter(_is_asked_for, entries[:settled])
@@ -78,6 +79,17 @@ class Weir(Proxy):
     def is_ready(self) -> bool:
         """Whether `GET /ready` is answered with 200."""
         return self.is_ok("/ready")
+
+    def metric(self, sample: str) -> float | None:
+        """Return the value of a sample (its name and labels) of `GET /metrics`; None if it is not there."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        try:
+            connection.request("GET", "/metrics")
+            page = connection.getresponse().read().decode()
+        finally:
+            connection.close()
+        values = [line.rpartition(" ") for line in page.splitlines()]
+        return next((float(value) for name, _, value in values if name == sample), None)
 
     def kill_worker(self, random: Random) -> bool:
         """Kill one of the workers (SIGKILL); False when there was none."""

@@ -27,7 +27,7 @@ from simulator.launcher import Overdue, ProcessTrouble, wait_until
 
 Document = dict[str, Any]
 
-SETTLE_TIMEOUT_S = 90.0
+SETTLE_TIMEOUT_S = 180.0
 """How long what journals hold may take to be booked, once the load is over and the database is there."""
 
 FIXED_KEY = Caller("env", CLIENT_KEY, "env", None)
@@ -87,10 +87,21 @@ class Stage:
         """Wait until the stage is settled; return how long that took. Raises `Overdue`."""
         return wait_until(self.is_settled, SETTLE_TIMEOUT_S, "the journals to be settled", step_s=0.2)
 
-    def killed(self, count: int, findings: Findings) -> None:
-        """Note kills that were made now."""
+    def killed(self, count: int, findings: Findings, *, since: float | None = None) -> None:
+        """Note kills that were made now, or at some time from `since` (monotonic) on."""
         findings.kills += count
-        self.kill_times.append(time.monotonic())
+        self.kill_times += [time.monotonic(), *([] if since is None else [since])]
+
+    def is_known_everywhere(self) -> bool:
+        """Return whether each worker has served each user, by the marks it leaves where it charges."""
+        workers = int(self.weir.environment["WEB_CONCURRENCY"])
+        names = [caller.name for caller in self.callers if caller.granted_nano is not None]
+        users = list(self.database["usersNew"].find({"_id": {"$in": names}}, {"applied": True}))
+        return len(users) == len(names) and all(len(user.get("applied", ())) >= workers for user in users)
+
+    def is_all_booked(self) -> bool:
+        """Return whether the (only) worker has booked all that it knows of, also what is in memory alone."""
+        return self.weir.metric("weir_unbooked_records") == 0
 
     def close_books(self, findings: Findings, *, is_verified: bool = True, reduced: int = 0) -> None:
         """Compare everything, the load being over; `weir verify` has the last word.

@@ -70,7 +70,8 @@ class Player:
             case Wait():
                 self._gates.arrive(step.name)
                 while not self._gates.is_open(step.name):
-                    self._wire.pause(_GATE_POLL_S)
+                    # Hundreds that look every moment would leave no time for those that are yet to arrive.
+                    self._wire.pause(_GATE_POLL_S * (1 + self._gates.arrived(step.name) // 20))
             case Close():
                 self._wire.finish()
                 raise _Over

@@ -46,7 +46,7 @@ _FREE = ("moderations", "count_tokens")
 _RELOADED_AT = (0.25, 0.6)
 """After which parts of the requests the table is replaced."""
 _CLOCK_S = 1.0
-"""How far the clocks of client and proxy, which are the same one, may be apart."""
+"""How far the clock of client and proxy, which is the same one, may be set back while a request runs."""
 
 _CHAT = {"input": "1.37", "output": "11.13", "cache_hit": "0.137", "cache_write": "1.71"}
 _MESSAGES = {"input": "3.01", "output": "15.07", "cache_hit": "0.3007", "cache_write": "3.7603"}
@@ -268,13 +268,12 @@ def bill(drill: Drill) -> Findings:
         table = stage.directory / "models.toml"
         table.write_text(versions[0].text)
         stage.weir.start()
-        clocks = time.time() - time.monotonic()
         _send(drill, stage, versions)
         try:
             findings.figures["settled after, s"] = round(stage.wait_settled(), 1)
         except Overdue as error:
             findings.problem(str(error))
-        _Ledger(findings, stage, versions, clocks).check()
+        _Ledger(findings, stage, versions).check()
         stage.verify(findings)
     return findings
 
@@ -329,8 +328,8 @@ def _reload(stage: Stage, versions: list[_Version], number: int) -> None:
 class _Ledger:
     """Compares records, balances and sums with the bill."""
 
-    def __init__(self, findings: Findings, stage: Stage, versions: list[_Version], clocks: float) -> None:
-        self._findings, self._stage, self._clocks = findings, stage, clocks
+    def __init__(self, findings: Findings, stage: Stage, versions: list[_Version]) -> None:
+        self._findings, self._stage = findings, stage
         self._versions = {version.name: version for version in versions}
         self._entries = {entry["request_id"]: entry for entry in stage.upstream.collect()}
         self._calls = {call.request_id: call for call in stage.load.calls}
@@ -426,7 +425,7 @@ class _Ledger:
         if call is None:
             self._findings.problem(f"{request_id} is a record of a request that nobody sent")
             return version
-        began, ended = call.began + self._clocks, call.ended + self._clocks
+        began, ended = call.asked_at, call.over_at
         self._findings.expect(
             version.begins <= ended and began <= version.is_over, f"{request_id} was charged by table {name}"
         )

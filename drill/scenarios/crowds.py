@@ -20,7 +20,7 @@ from drill.processes import CLIENT_KEY
 from drill.report import Findings
 from drill.stage import FIXED_KEY, Drill, Stage
 from drill.wire import Ending
-from simulator.launcher import wait_until
+from simulator.launcher import PATIENCE_S, wait_until
 
 # Requests of the healthy, per second: well below what one worker can do.
 _RATE = 40.0
@@ -53,7 +53,8 @@ def slow_clients(drill: Drill) -> Findings:
         _check_healthy(findings, stage)
         share = count // len(_WAYS)
         for outcome in ("rejected", "client_abort"):
-            wait_until(partial(_are_recorded, stage, outcome, share), 60.0, f"{share} records {outcome}")
+            done = partial(_are_recorded, stage, outcome, share)
+            wait_until(done, PATIENCE_S, f"{share} records {outcome}")
     findings.requests = len(stage.load)
     findings.figures["sockets held"] = alive
     findings.figures["memory of a held socket, kB"] = round(growth * 1024 / count, 1)
@@ -193,12 +194,7 @@ def _ask_as_stranger(port: int, random: Random, count: int) -> int:
 
 
 def _strangers_counted(stage: Stage) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", stage.weir.port, timeout=30)
-    connection.request("GET", "/metrics")
-    page = connection.getresponse().read().decode()
-    connection.close()
-    name = 'weir_unauthenticated_requests_total{reason="invalid_api_key"} '
-    return int(float(next((line[len(name) :] for line in page.splitlines() if line.startswith(name)), "0")))
+    return int(stage.weir.metric('weir_unauthenticated_requests_total{reason="invalid_api_key"}') or 0)
 
 
 def _documents(stage: Stage) -> dict[str, int]:

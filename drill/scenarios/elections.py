@@ -14,7 +14,7 @@ from drill.replica_set import ReplicaSet
 from drill.report import Findings
 from drill.stage import Drill, Stage
 from drill.wire import Ending
-from simulator.launcher import Overdue, wait_until
+from simulator.launcher import PATIENCE_S, Overdue, wait_until
 
 # No answer may take longer: the upstream takes a tenth of a second, Weir waits two seconds for MongoDB, and
 # the rest is for the machine.
@@ -43,8 +43,7 @@ def replica_set(drill: Drill) -> Findings:
     ):
         thrifty = [stage.add_user(f"thrifty-{number}", _THRIFTY_USD) for number in range(3)]
         stage.callers += thrifty
-        for caller in stage.callers * _WARM_UP:  # each worker gets to know each of them
-            stage.load.send(_dear(caller))
+        wait_until(lambda: _is_warm(stage), PATIENCE_S, "each worker to serve each user")
         warm = len(stage.load)
         with stage.load.steadily(drill.level.rate / 2, _mixed(stage, thrifty)):
             for number in range(1, drill.level.elections + 1):
@@ -64,6 +63,13 @@ def replica_set(drill: Drill) -> Findings:
         findings.figures["rolled back, files"] = sum(member.rolled_back() for member in servers.members)
         findings.expect(findings.figures["rolled back, files"], "nothing was rolled back: it was not tried")
     return findings
+
+
+def _is_warm(stage: Stage) -> bool:
+    """Send some requests of each user; return whether each worker knows them all by now."""
+    for caller in stage.callers * _WARM_UP:
+        stage.load.send(_dear(caller))
+    return stage.is_known_everywhere()
 
 
 def _mixed(stage: Stage, thrifty: list[Caller]) -> Callable[[], Request]:
@@ -141,7 +147,7 @@ def _wait_for_holds(findings: Findings, stage: Stage) -> None:
     users = stage.database["usersNew"]
     try:
         took = wait_until(
-            lambda: not users.count_documents({"holds": {"$exists": True}}), 30.0, "holds to end"
+            lambda: not users.count_documents({"holds": {"$exists": True}}), PATIENCE_S, "holds to end"
         )
         findings.figures["holds ended after, s"] = round(took, 1)
     except Overdue as error:

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import gevent
-
 from drill.books import check_sums, read_records
 from drill.report import Findings, NotTried
 from drill.scenarios.limits import ADMIN_TOKEN, counted_losses, send_many
 from drill.stage import Drill, Stage
-from simulator.launcher import wait_until
+from simulator.launcher import PATIENCE_S, wait_until
 
 _DISK_MB = 4
 _IN_MEMORY = 100
@@ -50,12 +48,14 @@ def _play(stage: Stage, findings: Findings) -> None:
     send_many(stage, _KEPT // 3)
     _fill(filler)
     send_many(stage, _KEPT // 3)
-    wait_until(lambda: not stage.weir.is_ready(), 20.0, "/ready to say that the journal fails")
-    wait_until(lambda: records.count_documents({}) == 2 * (_KEPT // 3), 20.0, "all records")
+    wait_until(lambda: not stage.weir.is_ready(), PATIENCE_S, "/ready to say that the journal fails")
+    wait_until(lambda: records.count_documents({}) == 2 * (_KEPT // 3), PATIENCE_S, "all records")
     filler.unlink()
-    wait_until(stage.weir.is_ready, 20.0, "/ready to say that the journal works again")
+    wait_until(stage.weir.is_ready, PATIENCE_S, "/ready to say that the journal works again")
     send_many(stage, _KEPT // 3)
-    wait_until(lambda: records.count_documents({}) == _KEPT, 20.0, "all records")
+    wait_until(lambda: records.count_documents({}) == _KEPT, PATIENCE_S, "all records")
+    # What the journal lets go of after that would be room on the disk again.
+    wait_until(lambda: stage.is_settled() and stage.is_all_booked(), PATIENCE_S, "an empty journal")
     findings.expect(not counted_losses(stage), "with the database there nothing may be lost")
     stage.store.kill()
     _fill(filler)
@@ -63,7 +63,8 @@ def _play(stage: Stage, findings: Findings) -> None:
     filler.unlink()
     stage.store.start()
     stage.wait_settled()
-    gevent.sleep(1.0)  # records in memory only follow those of the journal
+    # Records in memory only follow those of the journal.
+    wait_until(stage.is_all_booked, PATIENCE_S, "the records in memory to be booked")
     _compare(stage, findings)
 
 

@@ -1,10 +1,12 @@
 """`kill -9`: of workers one by one, and of everything at once."""
 
+import time
+
 import gevent
 
 from drill.report import Findings
 from drill.stage import Drill, Stage
-from simulator.launcher import wait_until
+from simulator.launcher import PATIENCE_S, wait_until
 
 _CLIENTS = 16
 _WORKERS = 2
@@ -54,7 +56,8 @@ def tree_kills(drill: Drill) -> Findings:
             for _ in range(drill.level.tree_kills):
                 gevent.sleep(drill.random.uniform(0.5, 2.5))
                 stage.disconnect()
-                stage.killed(stage.weir.kill_tree(), findings)
+                since = time.monotonic()
+                stage.killed(stage.weir.kill_tree(), findings, since=since)
                 restarts.append(stage.weir.start())
                 told = f"tree-kills: {len(restarts)}, up again in {restarts[-1]:.1f} s"
                 stage.console.say(f"{told}, {len(stage.load)} requests")
@@ -68,5 +71,5 @@ def tree_kills(drill: Drill) -> Findings:
 
 def _let_one_serve(stage: Stage) -> None:
     """Wait until one serves: workers that only ever start would be killed without having served anything."""
-    wait_until(lambda: len(stage.weir.worker_pids()) == _WORKERS, 30.0, "the workers to be replaced")
-    wait_until(stage.weir.answers, 30.0, "a worker to serve")
+    wait_until(lambda: len(stage.weir.worker_pids()) == _WORKERS, PATIENCE_S, "the workers to be replaced")
+    wait_until(stage.weir.answers, PATIENCE_S, "a worker to serve")

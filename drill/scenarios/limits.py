@@ -10,6 +10,7 @@ from drill.books import check_sums, read_records
 from drill.mix import CHAT, MESSAGES, make_request
 from drill.report import Findings
 from drill.stage import FIXED_KEY, Drill, Stage
+from simulator.launcher import PATIENCE_S, wait_until
 
 ADMIN_TOKEN = "drill-admin-token"  # noqa: S105  of a product that lives for a minute
 _REQUESTS = 1500
@@ -41,7 +42,8 @@ def _pass_losing(drill: Drill, findings: Findings) -> None:
         findings.expect(not suffered, f"answers suffered from the full journal: {suffered}")
         stage.store.start()
         stage.wait_settled()
-        gevent.sleep(1.0)  # records in memory only follow those of the journal
+        # Records in memory only follow those of the journal.
+        wait_until(stage.is_all_booked, PATIENCE_S, "the records in memory to be booked")
         records = read_records(stage.database)
         missing = len(stage.load) - len(records)
         counted = counted_losses(stage)
@@ -78,7 +80,7 @@ def _refuse(drill: Drill, findings: Findings) -> None:
         part.figures["refused with 503"] = len(refused)
         stage.store.start()
         stage.wait_settled()
-        gevent.sleep(1.5)
+        wait_until(stage.weir.is_ready, PATIENCE_S, "/ready to say that there is room again")
         after = stage.load.send(make_request(FIXED_KEY, CHAT, "out=20", is_stream=False))
         part.expect(after.status == 200, f"after the recovery requests get {after.status}")
         stage.close_books(part)
@@ -99,7 +101,7 @@ def send_many(stage: Stage, count: int) -> None:
 
 def counted_losses(stage: Stage) -> int:
     """Return what the (only) worker itself says it has lost."""
-    connection = http.client.HTTPConnection("127.0.0.1", stage.weir.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", stage.weir.port, timeout=PATIENCE_S)
     try:
         headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
         connection.request("GET", "/api/admin/verify", headers=headers)

@@ -10,7 +10,7 @@ from drill.mix import CHAT, make_request
 from drill.report import Findings
 from drill.stage import Drill, Stage
 from drill.wire import Ending
-from simulator.launcher import Overdue, wait_until
+from simulator.launcher import PATIENCE_S, Overdue, wait_until
 
 P99_FACTOR = 1.10
 # Differences of p99 below this are the machine's, and so are those below what the p99 of windows of the same
@@ -34,6 +34,8 @@ def outage(drill: Drill) -> Findings:
         store = stage.store
         with stage.load.steadily(level.rate, stage.mix.steady):
             gevent.sleep(1.0)  # caches and connections warm up
+            # A worker that has never met a user cannot look them up without the database.
+            wait_until(stage.is_known_everywhere, PATIENCE_S, "each worker to serve each user")
             marks = [time.monotonic()]
             _pass_time(stage, level.calm_s, marks)
             store.pause()
@@ -66,6 +68,7 @@ def slow_store(drill: Drill) -> Findings:
             stage.weir.start()
             with stage.load.steadily(drill.level.rate / 2, stage.mix.steady):
                 gevent.sleep(2.0)
+                wait_until(stage.is_known_everywhere, PATIENCE_S, "each worker to serve each user")
                 link.delay_s = _DELAY_S
                 gevent.sleep(max(2 * _DELAY_S, drill.level.disturbed_s))
                 link.delay_s = 0.0
@@ -97,7 +100,7 @@ def cold_start(drill: Drill) -> Findings:
         refused = stage.load.send(make_request(user, CHAT, "out=20", is_stream=False))
         findings.expect(refused.status == 503, f"a user nobody can look up was answered {refused.status}")
         stage.store.start()
-        wait_until(lambda: _is_served(stage), 30.0, "users to be served again")
+        wait_until(lambda: _is_served(stage), PATIENCE_S, "users to be served again")
         stage.close_books(findings)
     return findings
 
@@ -107,7 +110,7 @@ def poison(drill: Drill) -> Findings:
     findings = Findings("poison")
     with drill.stage("poison", LOG_LEVEL="error") as stage:
         database = stage.database
-        wait_until(lambda: "request_logs" in database.list_collection_names(), 20.0, "the collections")
+        wait_until(lambda: "request_logs" in database.list_collection_names(), PATIENCE_S, "the collections")
         gevent.sleep(0.5)
         # An upstream model's name is free-form: what the table itself names is never refused.
         database.command("collMod", "request_logs", validator={"upstreamModel": {"$ne": "gpt-poison"}})
@@ -117,7 +120,8 @@ def poison(drill: Drill) -> Findings:
             stage.load.send(
                 make_request(caller, CHAT, f"prompt={500 + number},out=30{extra}", is_stream=False)
             )
-        took = wait_until(lambda: database["request_logs"].count_documents({}) >= 60, 20.0, "all records")
+        records = database["request_logs"]
+        took = wait_until(lambda: records.count_documents({}) >= 60, PATIENCE_S, "all records")
         findings.figures["all booked after, s"] = round(took, 2)
         letters = list(database["request_logs_dead"].find())
         findings.expect(len(letters) == 1, f"{len(letters)} dead letters")

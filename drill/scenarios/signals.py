@@ -9,7 +9,7 @@ from drill.mix import CHAT, MESSAGES, Request, make_request
 from drill.report import Findings
 from drill.stage import Drill, Stage
 from drill.wire import Ending
-from simulator.launcher import wait_until
+from simulator.launcher import PATIENCE_S, wait_until
 
 _CLIENTS = 8
 _WORKERS = 2
@@ -52,7 +52,7 @@ def reloads(drill: Drill) -> Findings:
                 gevent.sleep(0.2)
                 stage.weir.send(signal.SIGHUP)
                 # The next one only when there are new workers: they are what is to be tried.
-                wait_until(partial(_serves_anew, stage, before), 30.0, "new workers")
+                wait_until(partial(_serves_anew, stage, before), PATIENCE_S, "new workers")
                 if number % 10 == 9:
                     stage.console.say(f"reloads: {number + 1}, {len(stage.load)} requests")
                     stage.upstream.collect()

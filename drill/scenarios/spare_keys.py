@@ -13,8 +13,8 @@ from drill.processes import Weir
 from drill.report import Findings
 from drill.stage import Drill, Stage
 from drill.wire import Ending
-from simulator import Script, Sleep
-from simulator.launcher import wait_until
+from simulator import Script, Wait
+from simulator.launcher import PATIENCE_S, wait_until
 
 _WORKERS = 4
 _AT_ONCE = 200
@@ -26,11 +26,6 @@ _REFUSALS = {
     "exhausted": (402, b'{"error":{"type":"insufficient_balance_error","message":"balance too low"}}'),
     "error": (403, b'{"error":{"type":"account_disabled","message":"no"}}'),
 }
-# How long every answer takes, so that all requests of a burst are on their way at the same time.
-_SLOWNESS_S = 2.5
-_SLOWLY = f"chunks=3,out=9,first_ms={_SLOWNESS_S * 1000:.0f}"
-# Backup keys are used at most once in ten seconds.
-_STEP_TIMEOUT_S = 60.0
 # Time in which a backup key too many would be used.
 _AFTERMATH_S = 3.0
 
@@ -86,13 +81,21 @@ def _second_host(drill: Drill, stage: Stage) -> Iterator[Weir]:
 
 def _let_die(stage: Stage, loads: Sequence[Load], wave: Sequence[str], dead: int) -> None:
     """Have these keys die under a burst; returns when as many backup keys are used, and some time later."""
+    gate = f"burst-{dead}"
     for key_id in wave:
         status, body = _REFUSALS[_DEATHS[key_id]]
         script = Script.body(body, status=status)
-        slow = stage.upstream.script(key_id, Script((Sleep(_SLOWNESS_S), *script.steps)))
-        stage.upstream.key(_KEYS[key_id], f"play:{slow}")
-    _burst(stage.callers, loads, _SLOWLY)
-    wait_until(lambda: len(_used(stage)) >= dead, _STEP_TIMEOUT_S, f"{dead} backup keys")
+        held = stage.upstream.script(key_id, Script((Wait(gate), *script.steps)))
+        stage.upstream.key(_KEYS[key_id], f"play:{held}")
+    burst = gevent.spawn(_burst, stage.callers, loads, f"chunks=3,out=9,hold={gate}")
+    try:
+        # No answer begins before all requests of the burst are on their way.
+        stage.upstream.wait_gate(gate, len(loads) * _AT_ONCE)
+    finally:
+        stage.upstream.open_gate(gate)
+    burst.get()
+    # They are used at most once in ten seconds.
+    wait_until(lambda: len(_used(stage)) >= dead, PATIENCE_S, f"{dead} backup keys")
     stage.console.say(f"spare-keys: {', '.join(wave)} dead and replaced")
     gevent.sleep(_AFTERMATH_S)
     _burst(stage.callers, loads, "out=9")
