@@ -39,7 +39,7 @@ class ClientConnection:
 
     __slots__ = (
         *("_limits", "_patience", "_recv", "_send", "_socket"),
-        *("gives_way", "is_spare", "linger_s", "pace", "readiness"),
+        *("gives_way", "is_let_go", "is_spare", "linger_s", "pace", "readiness"),
     )
 
     def __init__(self, sock: Any, limits: ClientLimits, pace: Pace | None = None) -> None:
@@ -53,6 +53,8 @@ class ClientConnection:
         self.pace: Pace = pace or NoPace()
         # Whether it has one of the places that are kept for operators' questions.
         self.is_spare = False
+        # Whether no more is read than has arrived: an end of what the client sends would be of our making.
+        self.is_let_go = False
         # Whether its last request was refused.
         self.gives_way = False
         self._patience = ClientDeadlines(limits, time.monotonic())
@@ -80,6 +82,12 @@ class ClientConnection:
     def patience_until(self) -> float:
         """Until when more of the body is waited for; the lowest is that of the slowest sender."""
         return self._patience.until
+
+    def let_go(self) -> None:
+        """Have the connection end after the request that has arrived, if there is one."""
+        self.is_let_go = True
+        with suppress(OSError):  # it is gone already
+            self._socket.shutdown(socket.SHUT_RD)
 
     def give_up(self) -> None:
         """Give up the connection, as its place is needed: reading a body from it raises `TimeoutError`."""

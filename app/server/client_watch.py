@@ -45,8 +45,9 @@ class SocketWatch:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        # While the client is to be watched.
-        self._readiness: Readiness | None = None if client is None else client.readiness
+        # While the client is to be watched. Where nothing more is read, its leaving does not show.
+        is_blind = client is None or client.is_let_go
+        self._readiness: Readiness | None = None if is_blind else client.readiness
         self._is_watched = False
         self.departed = False
         """Whether the client has left."""

@@ -384,8 +384,7 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _let_go(self, client: ClientConnection) -> None:
         self._idle.pop(client, None)
-        with suppress(OSError):  # it is gone already
-            client.shutdown(socket.SHUT_RD)
+        client.let_go()
 
 
 def _is_skipped(body: Any) -> bool:

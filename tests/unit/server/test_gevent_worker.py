@@ -16,6 +16,7 @@ from gunicorn.http.errors import InvalidChunkSize, ParseException
 
 from app.logs.process_log import NullAccessLogger
 from app.server.client_limits import ClientLimits
+from app.server.client_watch import SocketWatch
 from app.server.gevent_worker import WeirWorker
 from app.server.http_request import FREE_FRAMING
 from app.server.pace import SLICE_S
@@ -501,6 +502,28 @@ def test_chunks_with_enough_in_them_may_be_many() -> None:
     assert data.endswith(b"a" * 64 * 20_000)
     sender.join()
     client.close()
+
+
+def test_a_request_that_had_arrived_when_its_connection_was_let_go_is_answered() -> None:
+    site = Site(asking_upstream)
+    client = site.connect()
+    gevent.sleep(0.05)  # it waits for a request now
+    client._sock.send(REQUEST)
+    site.worker.alive = False
+    site.worker._hang_up(0.0)
+
+    assert everything(client).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def asking_upstream(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+    """Echo what came after a wait that the client's leaving would end."""
+    data = environ["wsgi.input"].read()
+    watch = SocketWatch(environ["gunicorn.socket"])
+    watch.waiting()
+    gevent.sleep(0.05)
+    watch.stop()
+    start_response("200 OK", [("Content-Length", str(len(data)))])
+    return iter([data])
 
 
 def test_a_request_of_a_connection_that_was_let_go_takes_no_place_of_operators() -> None:
