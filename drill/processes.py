@@ -4,7 +4,7 @@ import http.client
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -17,6 +17,7 @@ CLIENT_KEY = "sk-drill-client-key"
 """The `PROXY_API_KEY` of every instance."""
 
 _COMMAND_TIMEOUT_S = 300.0
+_NOT_FOUND = "MongoDB: No servers found"
 
 
 class Upstream(SimulatorProcess):
@@ -105,8 +106,13 @@ class Weir(Proxy):
     def flask(self, *arguments: str) -> tuple[int, str]:
         """Run a command beside the proxy; return its exit status, and what it printed on either stream.
 
+        It looks for MongoDB for two seconds, for which a machine may stand still: then it is run once more.
         The line that says which database was written to is left out: it would be in the way of JSON.
         """
+        status, printed = self._run(arguments)
+        return self._run(arguments) if status and _NOT_FOUND in printed else (status, printed)
+
+    def _run(self, arguments: Sequence[str]) -> tuple[int, str]:
         self._commands += 1
         log = self._directory / f"flask-{self._commands}.log"
         child = Child([sys.executable, "-m", "flask", "--app", "wsgi.py", *arguments], self.environment, log)

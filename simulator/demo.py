@@ -22,13 +22,12 @@ from typing import Any
 import click
 import requests
 
-from simulator.launcher import ROOT, Overdue, ProcessTrouble, Proxy, tail, wait_until
+from simulator.launcher import PATIENCE_S, ROOT, Overdue, ProcessTrouble, Proxy, tail, wait_until
 from simulator.process import SimulatorProcess
 
 # What is set for another Weir is not for this one.
 _OWN = ("MONGODB_URI", "MONGODB_URI_FILE", "PROXY_API_KEY", "ADMIN_TOKEN", "SECRET_KEY", "MODELS_FILE")
 STOP_TIMEOUT_S = 30.0
-RECORD_TIMEOUT_S = 10.0
 
 QUESTION = "Why do rivers keep count of their fish?"
 TALK = [{"role": "user", "content": QUESTION}]
@@ -176,11 +175,11 @@ class Demo:
         found: list[dict[str, Any]] = []
 
         def look() -> bool:
-            answer = requests.get(address, headers=headers, timeout=10)
+            answer = requests.get(address, headers=headers, timeout=PATIENCE_S)
             found.extend([answer.json()] if answer.ok else [])
             return bool(found)
 
-        wait_until(look, RECORD_TIMEOUT_S, f"the record of request {request_id}")
+        wait_until(look, PATIENCE_S, f"the record of request {request_id}")
         return found[0]
 
     def wait(self) -> None:
@@ -197,7 +196,8 @@ def ask(demo: Demo, form: Format, *, stream: bool) -> str:
     body = {**form.body, "stream": True} if stream else form.body
     title(f"{form.name}, {'streamed' if stream else 'plain'}: POST {form.path}")
     started = time.monotonic()
-    with requests.post(demo.url + form.path, json=body, headers=headers, stream=stream, timeout=60) as answer:
+    address = demo.url + form.path
+    with requests.post(address, json=body, headers=headers, stream=stream, timeout=PATIENCE_S) as answer:
         if not answer.ok:
             raise DemoError(f"{form.path} answered {answer.status_code}: {answer.text}")
         if stream:
@@ -264,7 +264,7 @@ def show_model_stats(demo: Demo) -> None:
     answer = requests.get(
         f"{demo.url}/api/admin/model-stats?period=1h",
         headers={"Authorization": f"Bearer {demo.admin_token}"},
-        timeout=10,
+        timeout=PATIENCE_S,
     )
     answer.raise_for_status()
     for row in answer.json()["models"]:

@@ -12,7 +12,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +41,10 @@ with open(os.path.join(place, "pip")) as script:
 in_place = interpreter == "/bin/sh" or os.path.samefile(os.path.dirname(interpreter), place)
 print("%d.%d" % sys.version_info[:2] if in_place else "moved")
 """
+
+
+_PAUSES_S = (3, 15)
+"""How long is waited before what was broken off is downloaded again, in seconds."""
 
 
 class SetUpError(Exception):
@@ -111,7 +116,7 @@ def _install(directory: Path, locks: Sequence[Path]) -> None:
     _say(f"installing {names} into {directory.name} ...")
     options = [option for lock in locks for option in ("-r", str(lock))]
     command = [str(directory / "bin" / "python"), *PIP_INSTALL, *options]
-    if subprocess.run(command, check=False).returncode != 0:
+    if not installed_at_last(lambda: subprocess.run(command, check=False).returncode == 0):
         raise SetUpError(f"pip could not install {names} into {directory}: see above")
     check = [str(directory / "bin" / "python"), "-m", "pip", "check", "--disable-pip-version-check"]
     checked = subprocess.run(check, capture_output=True, text=True, check=False)
@@ -120,6 +125,16 @@ def _install(directory: Path, locks: Sequence[Path]) -> None:
         raise SetUpError(f"{directory} does not fit together ({said}): remove it and try again")
     for lock in locks:
         _stamp(directory, lock).write_text(_digest(lock))
+
+
+def installed_at_last(install: Callable[[], bool]) -> bool:
+    """Return whether it could be installed, at once or after another try: a download may break off."""
+    for pause_s in _PAUSES_S:
+        if install():
+            return True
+        _say(f"trying again in {pause_s} s ...")
+        time.sleep(pause_s)
+    return install()
 
 
 def _is_installed(directory: Path, lock: Path) -> bool:

@@ -22,6 +22,7 @@ STEPS = ("set-up", "tests", "demo")
 FAILED = "FAILED"
 # For one step: a busy machine takes a third of that.
 _STEP_TIMEOUT_S = 1800.0
+_PROBE_TIMEOUT_S = 120.0
 
 _PROBE = (
     "import platform as p, sys; print(p.python_implementation(), p.python_version(), sys._base_executable)"
@@ -98,9 +99,8 @@ def table(rows: Sequence[Row]) -> str:
 def probe(path: Path) -> Interpreter | None:
     """Return the interpreter behind this path, also if it is a shim or of an environment; None: none runs."""
     try:
-        done = subprocess.run(
-            [str(path), "-I", "-c", _PROBE], capture_output=True, text=True, timeout=20, check=True
-        )
+        command = [str(path), "-I", "-c", _PROBE]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     implementation, version, executable = done.stdout.strip().split(" ", 2)

@@ -363,6 +363,7 @@ class _Ledger:
         self._check_sums()
         total = sum(self._owed.values())
         findings.figures |= {
+            "load": dict(stage.load.endings()),
             "the bill, nano-dollars": total,
             "of which charged": sum(record["costNanoUsd"] for record in records.values()),
             "billed as": dict(self._kinds),
@@ -423,7 +424,8 @@ class _Ledger:
         request_id, name = record["_id"], record["priceVersion"]
         version, call = self._versions[name], self._calls.get(request_id)
         if call is None:
-            self._findings.problem(f"{request_id} is a record of a request that nobody sent")
+            outcome, endpoint = record["outcome"], record["endpoint"]
+            self._findings.problem(f"{request_id} ({outcome}, {endpoint}) is of a request that nobody sent")
             return version
         began, ended = call.asked_at, call.over_at
         self._findings.expect(

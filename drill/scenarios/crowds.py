@@ -180,17 +180,28 @@ def _flood(stage: Stage, random: Random, count: int) -> int:
     return sum(pool.map(lambda share: _ask_as_stranger(stage.weir.port, random, share), shares))
 
 
-def _ask_as_stranger(port: int, random: Random, count: int) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+def _ask_as_stranger(port: int, random: Random, share: int) -> int:
+    """Ask with so many keys, with each until it is known that nobody has it; return how many got a 401.
+
+    Whoever cannot be looked up at once, on a machine that stands still, is told to ask again.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     answered = 0
-    for _ in range(count):
+    for _ in range(share):
         key = f"sk-stranger-{random.getrandbits(128):032x}"
-        connection.request("POST", CHAT, b"{}", {"Authorization": f"Bearer {key}"})
-        response = connection.getresponse()
-        response.read()
-        answered += response.status == 401
+        until = time.monotonic() + PATIENCE_S
+        while (status := _status(connection, key)) == 503 and time.monotonic() < until:
+            gevent.sleep(0.1)
+        answered += status == 401
     connection.close()
     return answered
+
+
+def _status(connection: http.client.HTTPConnection, key: str) -> int:
+    connection.request("POST", CHAT, b"{}", {"Authorization": f"Bearer {key}"})
+    response = connection.getresponse()
+    response.read()
+    return response.status
 
 
 def _strangers_counted(stage: Stage) -> int:

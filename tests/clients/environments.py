@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simulator.launcher import ROOT
-from tools.environment import SetUpError, make_environment
+from tools.environment import SetUpError, installed_at_last, make_environment
 
 PLACE = ROOT / ".clients"
 """Everything that is installed; git ignores it."""
@@ -75,14 +75,20 @@ class NodeEnvironment:
             shutil.copyfile(self.lock.with_name(name), self.directory / name)
         print(f"installing node/{self.name} ...", flush=True)
         command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        try:
+        said: list[str] = []
+
+        def install() -> bool:
             done = subprocess.run(
                 command, cwd=self.directory, capture_output=True, text=True, check=False, timeout=_INSTALL_S
             )
+            said[:] = (done.stderr or done.stdout).strip().splitlines() or ["npm failed"]
+            return done.returncode == 0
+
+        try:
+            is_installed = installed_at_last(install)
         except subprocess.TimeoutExpired:
             raise SetUpError(f"npm did not end within {_INSTALL_S:.0f} s") from None
-        if done.returncode:
-            said = (done.stderr or done.stdout).strip().splitlines() or ["npm failed"]
+        if not is_installed:
             raise SetUpError(f"npm could not install {self.name}: {said[0]}")
         stamp.write_text(digest)
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from simulator.launcher import Child, Overdue, wait_until
+from simulator.launcher import PATIENCE_S, Child, Overdue, wait_until
 from tests.clients.cases import NOTE, SECRET_WORD, SENTENCE, Ask, Caller, Case
 from tests.clients.environments import NodeEnvironment, PythonEnvironment
 from tests.clients.stage import Account, Sent, Stage, sent
@@ -18,7 +18,7 @@ RUN_S = 240.0
 MOST_REQUESTS = 6
 """So often a client may send what is refused: Codex sends a wrong key six times, most give up at once."""
 
-_STEP_S = 30.0
+_STOP_S = 10.0
 _gates = itertools.count(1)
 
 
@@ -162,7 +162,7 @@ def _through_the_gate(stage: Stage, client: Client, case: Case, child: Child, ga
     try:
         child.wait_for(lambda: _has_arrived(stage, gate), "request upstream", RUN_S)
         if client.streams:
-            child.wait_for(lambda: SENTENCE.split()[0] in child.log, "text of a stream", _STEP_S)
+            child.wait_for(lambda: SENTENCE.split()[0] in child.log, "text of a stream", PATIENCE_S)
     except (RuntimeError, Overdue) as trouble:
         stage.upstream.open_gate(gate)
         return [f"while the answer came: {str(trouble).splitlines()[0]}"]
@@ -173,7 +173,7 @@ def _through_the_gate(stage: Stage, client: Client, case: Case, child: Child, ga
         # Some ask to be told twice; what is still there after the second word is ended.
         for word in (signal.SIGINT, signal.SIGKILL):
             with suppress(Overdue):
-                child.wait(_STEP_S / 3)
+                child.wait(_STOP_S)
                 break
             child.send(word)
     return []

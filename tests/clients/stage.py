@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.shipped import shipped_file
-from simulator.launcher import wait_until
+from simulator.launcher import PATIENCE_S, wait_until
 from tests.clients.cases import Caller
 from tests.support.lab import Lab
 from tests.support.upstream_process import UpstreamProcess
@@ -28,7 +28,6 @@ _FILLER = "gpt-4o-mini"
 """What is asked for in a client's place; no client asks for it."""
 
 _TOKENS = ("fresh", "cache_read", "cache_write_5m", "cache_write_1h", "output")
-_SETTLE_S = 60.0
 _names = itertools.count(1)
 
 
@@ -104,7 +103,7 @@ class Stage:
         """Wait until every request that the upstream has got is over, and its record is booked."""
         wait_until(
             lambda: all(entry["end"] != "open" for entry in self._lab.entries()),
-            _SETTLE_S,
+            PATIENCE_S,
             "the upstream's end",
         )
         self._lab.fence()
@@ -134,7 +133,7 @@ class Stage:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         with urllib.request.urlopen(
-            urllib.request.Request(self.url + path, data, headers), timeout=30
+            urllib.request.Request(self.url + path, data, headers), timeout=PATIENCE_S
         ) as answer:
             text: str = answer.read().decode()
         return text
@@ -153,7 +152,9 @@ def stage(directory: Path) -> Iterator[Stage]:
             MODELS_FILE=str(shipped_file("models.toml")),
             ADMIN_TOKEN=_ADMIN_TOKEN,
             RATE_LIMIT_RPM="2000",
-            ABORT_DRAIN_S="1",
+            # Longer than it takes to open the gate: were the answer given up at that very moment, its rest
+            # would have been sent and not read.
+            ABORT_DRAIN_S="60",
         ) as weir,
     ):
         yield Stage(weir, upstream)
