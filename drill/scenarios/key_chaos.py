@@ -21,6 +21,7 @@ from drill.load import Call
 from drill.mix import CHAT, MESSAGES, Caller, Mix, Request, make_request
 from drill.report import Console, Findings
 from drill.stage import Drill, Stage
+from drill.stillness import Stillness
 from drill.wire import Ending
 
 Document = dict[str, Any]
@@ -70,10 +71,12 @@ def key_chaos(drill: Drill) -> Findings:
         KEY_SYNC_MS="500" if drill.level.name == "short" else "1000",
     ) as stage:
         chaos = _Chaos(stage, secrets, drill.random, drill.level.chaos_s)
+        stillness = Stillness.of(stage.database)
         try:
             nuisance = stage.callers.pop()
             innocent = Mix(stage.callers, drill.random)
             with (
+                stillness.watched(),
                 stage.load.steadily(drill.level.rate, innocent.steady),
                 stage.load.steadily(_NUISANCE_RATE, lambda: _nuisance(nuisance, drill.random)),
             ):
@@ -100,7 +103,8 @@ def key_chaos(drill: Drill) -> Findings:
             if entry["body_sha256"] in senders
         ]
         events = KeyStateStore(stage.database).events_since(chaos.began, _MOST_EVENTS)
-        check_cooldowns(findings, theirs, names, chaos.resets, events)
+        check_cooldowns(findings, theirs, names, chaos.resets, events, stillness)
+    findings.figures["the machine stood still for, s"] = round(sum(b - a for a, b in stillness.spans), 1)
     findings.figures["requests/s"] = round(findings.requests / drill.level.chaos_s, 1)
     findings.figures["left out, too many in flight"] = stage.load.overrun
     findings.figures["states changed"] = chaos.changes
@@ -200,9 +204,11 @@ def check_cooldowns(
     names: Mapping[str, str],
     resets: Iterable[tuple[str, float]],
     events: Iterable[KeyEvent],
+    stillness: Stillness,
 ) -> None:
     """Check that no key is asked from `PROPAGATION_S` after a 429 until the cooldown it asked for is over.
 
+    While the machine stands still nobody hears of anything, so that is as much time more.
     By the upstream's own clock and books; a reset, by an operator or a probe, ends a cooldown. What only one
     client has met leaves the key a last resort for the others, so it takes a second client's 429 within the
     first one's cooldown. What was ejected, or banned on the word of clients, is a last resort until a reset.
@@ -235,7 +241,9 @@ def check_cooldowns(
             if not is_agreed or history.was_ejected(limited, end):
                 continue
             cooldowns += 1
-            inside = [at - limited for at in asked[key_id] if limited < at < end]
+            inside = [
+                at - limited - stillness.between(limited, at) for at in asked[key_id] if limited < at < end
+            ]
             slowest = max([slowest, *inside])
             late = [after for after in inside if after > PROPAGATION_S]
             findings.expect(not late, f"{key_id} was asked {late[:5]} s after it was limited")
