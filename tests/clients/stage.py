@@ -5,7 +5,7 @@ import json
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.shipped import shipped_file
-from simulator.launcher import PATIENCE_S, wait_until
+from simulator.launcher import PATIENCE_S, Overdue, wait_until
 from tests.clients.cases import Caller
 from tests.support.lab import Lab
 from tests.support.upstream_process import UpstreamProcess
@@ -107,6 +107,9 @@ class Stage:
             "the upstream's end",
         )
         self._lab.fence()
+        # The proxy may hear of an end later than the upstream, and book it after the fence.
+        with suppress(Overdue):
+            wait_until(lambda: self._attempts() >= len(self._lab.entries()), PATIENCE_S)
 
     def new_records(self, account: Account | None = None) -> list[dict[str, Any]]:
         """Records since `mark`, oldest first: of all, or what this user's client has sent."""
@@ -118,8 +121,7 @@ class Stage:
 
     def troubles(self) -> Iterator[str]:
         """What the books of Weir and of the upstream disagree about since `mark`, in words."""
-        records, entries = self.new_records(), self._lab.entries()
-        attempts = sum(len(record["attempts"]) for record in records)
+        attempts, records, entries = self._attempts(), self.new_records(), self._lab.entries()
         if attempts != len(entries):
             yield f"{attempts} attempts in the records, {len(entries)} requests upstream"
         charged = Counter(_charged(record) for record in records if record["usageSource"] == "upstream")
@@ -128,6 +130,9 @@ class Stage:
             yield f"charged {dict(charged - spent)}, spent {dict(spent - charged)}"
         if errors := self.weir.log_messages("ERROR"):
             yield f"Weir has logged an error: {errors[-1]}"
+
+    def _attempts(self) -> int:
+        return sum(len(record["attempts"]) for record in self.new_records())
 
     def _ask(self, path: str, body: object = None, token: str = _ADMIN_TOKEN) -> str:
         data = None if body is None else json.dumps(body).encode()

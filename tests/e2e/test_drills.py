@@ -23,7 +23,7 @@ def test_the_drill_finds_no_disagreement() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "everything agrees" in done.stdout
