@@ -14,6 +14,7 @@ import pytest
 
 from app.journal.slots import is_owned, slot_names
 from app.store.embedded_mongo import EmbeddedMongo
+from app.store.embedded_mongo.binary import find_mongod
 from simulator import Data, End, Head, Script, Stall, Wait
 from simulator.launcher import ROOT, Child, wait_until
 from tests.support import sse
@@ -22,11 +23,16 @@ from tests.support.raw_http import Ending, RawConnection
 from tests.support.sse import chunk
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.weir_process import CLIENT_KEY, MODELS_FILE, WeirProcess
+from workers.lifecycle import DRAIN_TIMEOUT_S
 
 SSE_HEAD = Head(200, (("Content-Type", "text/event-stream"),), "chunked")
 NO_MODELS = "/nonexistent/models.toml"
-SOON_S = 25.0
+SOON_S = 55.0
 """Longer than these stops take on a busy machine, shorter than what they took waiting for the wrong thing."""
+_LATE_MONGOD = """#!/bin/sh
+case "$*" in *--version*) ;; *) while [ ! -e {go} ]; do sleep 0.05; done ;; esac
+exec {mongod} "$@"
+"""
 
 
 # -- configuration ----------------------------------------------------------------------------------------
@@ -127,22 +133,27 @@ def test_an_address_of_another_machine_ends_the_start_with_one_line(tmp_path: Pa
 
 
 def test_a_port_lost_to_another_start_ends_this_one_and_its_database(tmp_path: Path) -> None:
-    """Both have bound it; the other listens while this one starts its MongoDB."""
+    """Both have bound it; the other listens while this one starts its MongoDB, which waits for that."""
+    data_dir, mongod, go = tmp_path / "data", tmp_path / "mongod", tmp_path / "go"
+    real = find_mongod(None, tmp_path / "mongod.out", None).path
+    mongod.write_text(_LATE_MONGOD.format(go=go, mongod=real))
+    mongod.chmod(0o700)
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
-        weir = WeirProcess(tmp_path, "http://127.0.0.1:9", PORT=str(port))
+        weir = WeirProcess(data_dir, "http://127.0.0.1:9", PORT=str(port), MONGOD_BIN=str(mongod))
         child = Child([sys.executable, "-m", "gunicorn", "wsgi:app"], weir.environment, weir.log_path)
         try:
-            wait_until((tmp_path / "mongodb.lock").exists, what="the start of the database")
+            wait_until((data_dir / "mongodb.lock").exists, what="the start of the database")
             other.listen()
-            assert child.wait(60) == 1
+            go.touch()
+            assert child.wait() == 1
         finally:
             child.kill_tree()
     assert child.log.startswith(f"weir: PORT: {port} is in use by process {os.getpid()} ")
     assert child.log.count("\n") == 1
-    with EmbeddedMongo(tmp_path) as mongo:
+    with EmbeddedMongo(data_dir) as mongo:
         assert mongo.is_owner, "nobody else runs the database"
 
 
@@ -267,7 +278,7 @@ def test_a_server_ends_with_the_terminal_it_was_started_on(tmp_path: Path) -> No
 
 
 def test_connections_that_wait_do_not_hold_up_a_stop(upstream: UpstreamProcess, tmp_path: Path) -> None:
-    with WeirProcess(tmp_path, upstream.url, GRACEFUL_TIMEOUT_S="60") as weir:
+    with WeirProcess(tmp_path, upstream.url, GRACEFUL_TIMEOUT_S="180") as weir:
         lab = Lab(weir, upstream)
         gate = lab.gate()
         script = Script.of(SSE_HEAD, Data(chunk("hi")), Wait(gate), *map(Data, sse.chat()), End())
@@ -326,7 +337,7 @@ def test_a_stop_without_a_store_leaves_the_rest_to_the_journal(
             assert connection.read_response().status == 200
         child = weir._child
         assert child is not None
-        assert stop(weir) < SOON_S
+        assert stop(weir) < DRAIN_TIMEOUT_S
         assert "1 records stay in the journal" in child.log
         assert "after close" not in child.log
         assert "Traceback" not in child.log
