@@ -6,7 +6,7 @@ that a store which does not answer holds up no stop: the windows are let go at o
 
 An event has a name and one line of JSON. `now` has figures, the same for all windows; `parts` has what has
 changed of a topic; `over` says that the listener may not listen any more. The id of `parts` says what all
-parts look like, so that a window which comes back with it is sent only what it lacks.
+parts look like, so that a window which comes back with it soon is sent only what it lacks.
 """
 
 import json
@@ -42,6 +42,8 @@ _STOP_S = 0.2
 # In how many such looks a window has to have taken its end. A machine that stands still counts as one.
 _GRACE_LOOKS = 5
 _MOST_WAITING = 16
+# Of a topic it is known how it looked when it was drawn the last so many times.
+_MOST_KNOWN = 16
 _SILENT_S = 3 * HEARTBEAT_S
 
 logger = logging.getLogger("weir.live")
@@ -74,6 +76,10 @@ def digest_of(parts: Mapping[str, str]) -> str:
     """Return the id of these parts."""
     text = json.dumps(sorted(parts.items())).encode("utf-8", "surrogatepass")
     return blake2b(text, digest_size=12).hexdigest()
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
 class Window:
@@ -135,6 +141,25 @@ class _Topic:
     stamp: Hashable = None
     drawn_at: float = 0.0
     due_at: float = 0.0
+    # By the id of what it looked like lately: each part's digest.
+    known: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+
+    def show(self, parts: Mapping[str, str]) -> Mapping[str, str]:
+        """Take over how it looks now; return what has changed."""
+        changed = {part: text for part, text in parts.items() if self.parts.get(part) != text}
+        self.parts = parts
+        if changed:
+            self.digest = digest_of(parts)
+            self.known.pop(self.digest, None)
+            self.known[self.digest] = {part: _digest(text) for part, text in parts.items()}
+            if len(self.known) > _MOST_KNOWN:
+                del self.known[next(iter(self.known))]
+        return changed
+
+    def lacked_by(self, known: str) -> Mapping[str, str]:
+        """Return the parts that whoever has seen this id has not seen as they are."""
+        seen = self.known.get(known, {})
+        return {part: text for part, text in self.parts.items() if seen.get(part) != _digest(text)}
 
 
 class EventHub:
@@ -244,8 +269,8 @@ class EventHub:
             for window in windows:
                 if window.is_new and topic.drawn_at:
                     window.is_new = False
-                    if window.known != topic.digest:
-                        self._tell(window, event("parts", {"parts": topic.parts}, topic.digest))
+                    if lacked := topic.lacked_by(window.known):
+                        self._tell(window, event("parts", {"parts": lacked}, topic.digest))
         if problem is not None:
             raise problem
 
@@ -262,10 +287,7 @@ class EventHub:
         topic.drawn_at = now = self._monotonic()
         topic.due_at = now + min(max(DRAW_S, _REST * (now - began)), _MOST_REST_S)
         topic.stamp = stamp
-        changed = {part: text for part, text in parts.items() if topic.parts.get(part) != text}
-        topic.parts = parts
-        if changed:
-            topic.digest = digest_of(parts)
+        if changed := topic.show(parts):
             told = event("parts", {"parts": changed}, topic.digest)
             for window in windows:
                 if not window.is_new:

@@ -20,7 +20,7 @@ from tests.support.upstream_process import UpstreamProcess
 from tests.support.weir_process import CLIENT_KEY, WeirProcess
 
 MOST = 40
-SOON_S = 60.0
+SOON_S = 170.0
 """Longer than letting windows go takes, shorter than the grace period below, which they would take up."""
 
 
@@ -47,6 +47,11 @@ def listen(weir: WeirProcess, cookie: str, page: str = "/requests", known: str =
     return window
 
 
+def parts_in(body: bytes) -> list[dict[str, str]]:
+    """What events have told of the parts of a page."""
+    return [json.loads(told)["parts"] for told in re.findall(rb"^data: (.*\"parts\".*)$", body, re.MULTILINE)]
+
+
 def chat(weir: WeirProcess) -> str:
     body = {"model": "gpt-6.1-sol", "messages": [{"role": "user", "content": "hi"}]}
     headers = {"Authorization": f"Bearer {CLIENT_KEY}"}
@@ -71,13 +76,15 @@ def test_all_windows_are_told_of_a_request_and_who_comes_back_only_of_what_is_ne
             window.read_until(request_id.encode())
         body = windows[0].read_until(b"\n\n")
         *_, known = re.findall(rb"^id: (\S+)$", body, re.MULTILINE)
+        shown = {name: text for parts in parts_in(body) for name, text in parts.items()}
         again = stack.enter_context(listen(weir, cookie, known=known.decode()))
         again.read_head()
         again.read_until(b"event: now")
         second = chat(weir)
         told = again.read_until(second.encode())
-        (first, *_) = re.findall(rb"^data: (.*\"parts\".*)$", told, re.MULTILINE)
-        assert second in json.dumps(json.loads(first)), "what it knew was sent again"
+        first, *_ = parts_in(told)
+        assert not [name for name, text in first.items() if shown[name] == text], "sent again"
+        assert second in {name: text for parts in parts_in(told) for name, text in parts.items()}["log"]
 
 
 def test_one_window_too_many_is_refused_and_asks_instead(weir: WeirProcess) -> None:
@@ -100,7 +107,7 @@ def test_one_window_too_many_is_refused_and_asks_instead(weir: WeirProcess) -> N
             with listen(weir, cookie) as again:
                 return again.read_head().status == 200
 
-        wait_until(has_room, 60.0, "room for another window")
+        wait_until(has_room, 180.0, "room for another window")
 
 
 def test_logging_out_ends_the_windows_of_the_session_and_no_others(weir: WeirProcess) -> None:
@@ -136,9 +143,9 @@ def test_neither_a_stop_nor_a_reload_waits_for_windows(weir: WeirProcess) -> Non
         os.kill(weir.pid, signal.SIGHUP)
         for window in windows:
             assert window.read_rest().ending is Ending.FINAL_CHUNK
-        wait_until(lambda: old not in weir.worker_pids(), 60.0, "the end of the old worker")
+        wait_until(lambda: old not in weir.worker_pids(), SOON_S, "the end of the old worker")
         assert time.monotonic() - began < SOON_S
-        wait_until(weir.is_up, 60.0, "the new worker")
+        wait_until(weir.is_up, what="the new worker")
         fresh = stack.enter_context(listen(weir, cookie))
         assert fresh.read_head().status == 200
         fresh.read_until(b"event: parts")

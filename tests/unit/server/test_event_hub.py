@@ -163,6 +163,28 @@ def test_who_comes_back_is_sent_only_what_it_lacks(world, source) -> None:
     assert f"id: {digest_of({'x': '1'})}\n".encode() in b"".join(lacks.got)
 
 
+def test_who_comes_back_after_a_change_is_sent_only_what_has_changed(world, source, monkeypatch) -> None:
+    monkeypatch.setattr(event_hub, "_MOST_KNOWN", 2)
+    source.parts = {"a": {"x": "1", "y": "1"}}
+    known = digest_of(source.parts["a"])
+    hub = world()
+    first = Reader(hub)
+    until(lambda: first.parts)
+
+    def change(y: str) -> None:
+        source.parts["a"]["y"], source.count = y, int(y)
+        until(lambda: first.parts["y"] == y)
+
+    change("2")
+    back = Reader(hub, known=known)
+    until(lambda: back.parts)
+    assert back.parts == {"y": "2"}
+    change("3")
+    late = Reader(hub, known=known)
+    until(lambda: late.parts)
+    assert late.parts == {"x": "1", "y": "3"}
+
+
 def test_there_are_only_so_many_windows(world) -> None:
     hub = world(most=2)
     first, second, third = Reader(hub), Reader(hub), Reader(hub)
