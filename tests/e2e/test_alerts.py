@@ -54,12 +54,12 @@ def test_ohmygpts_own_balance_is_told_of_when_it_is_low_and_when_it_is_used_up(
             OHMYGPT_MANAGEMENT_KEY=key, ALERT_LEAST_BALANCE="1000",
         )  # fmt: skip
         with weir:
-            wait_until(lambda: _sent(weir), 120, "the first alert")
+            wait_until(lambda: _sent(weir), 240, "the first alert")
         assert [body["title"] for body in hook.bodies] == ["OhMyGPT's balance is low: 812.50"]
         with weir:
             upstream.account(balance="0.00")
             weir.database["ohmygpt_account"].update_one({"_id": "account"}, {"$unset": {"triedAt": ""}})
-            wait_until(lambda: _sent(weir, 2), 120, "the second alert")
+            wait_until(lambda: _sent(weir, 2), 240, "the second alert")
             assert weir.log_messages("ERROR") == []
             assert key not in weir.log_path.read_text()
     assert [body["title"] for body in hook.bodies[1:]] == ["OhMyGPT's balance is used up"]

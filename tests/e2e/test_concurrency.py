@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from simulator.launcher import wait_until
+from simulator.launcher import PATIENCE_S, wait_until
 from tests.support.lab import CHAT, MESSAGES, Lab, counts
 from tests.support.raw_http import RawConnection, RawResponse
 from tests.support.sse import compact
@@ -164,7 +164,7 @@ def test_hundred_mixed_calls_of_all_endpoints(two_workers: WeirProcess, upstream
     def send(request: tuple[str, str, bytes]) -> RawResponse:
         path, kind, body = request
         with RawConnection(lab.weir.url) as connection:
-            together.wait(30)
+            together.wait(PATIENCE_S)
             connection.request("POST", path, lab.headers(**{"Content-Type": kind}), body)
             return connection.read_response()
 
@@ -193,7 +193,7 @@ def _all_at_once(lab: Lab, requests: list[Request]) -> list[RawResponse]:
     def send(request: Request) -> RawResponse:
         headers = {} if request.user is None else {"Authorization": f"Bearer {request.user.key}"}
         with RawConnection(lab.weir.url) as connection:
-            together.wait(30)
+            together.wait(PATIENCE_S)
             connection.request("POST", request.kind.path, lab.headers() | headers, request.body)
             return connection.read_response()
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from simulator import Data, End, Head, Script, Wait
-from simulator.launcher import wait_until
+from simulator.launcher import PATIENCE_S, wait_until
 from tests.support import sse
 from tests.support.lab import CHAT, MESSAGES, Lab, check
 from tests.support.metrics_page import scrape
@@ -82,7 +82,7 @@ def _all_at_once(weir: WeirProcess, path: str, bodies: list[bytes], user: User) 
 
     def send(number: int) -> RawResponse:
         with RawConnection(weir.url) as connection:
-            together.wait(60)
+            together.wait(PATIENCE_S)
             connection.request("POST", path, _headers(user), bodies[number % len(bodies)])
             return connection.read_response()
 

@@ -25,7 +25,8 @@ _REST = (
 @pytest.fixture
 def own_weir(upstream: UpstreamProcess, tmp_path: Path) -> Iterator[WeirProcess]:
     """A proxy that a test may hurt."""
-    with WeirProcess(tmp_path / "weir", upstream.url) as process:
+    # A new worker takes its time to serve on a busy machine, and the old one's answer has to last as long.
+    with WeirProcess(tmp_path / "weir", upstream.url, GRACEFUL_TIMEOUT_S="180") as process:
         yield process
 
 

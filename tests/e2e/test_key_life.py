@@ -28,6 +28,11 @@ def flask(weir: WeirProcess, *arguments: str, stdin: str = "") -> str:
     return done.stdout
 
 
+def knows_a_key(weir: WeirProcess) -> bool:
+    """Whether the workers do, whichever answers."""
+    return all(weir._pool_counts()["healthy"] for _ in range(16))
+
+
 def answered(lab: Lab, number: int) -> Played:
     return lab.plain(CHAT, "", seed=number)
 
@@ -44,7 +49,8 @@ def test_keys_come_die_and_are_replaced_without_a_restart(upstream: UpstreamProc
         lab = Lab(weir, upstream)
         assert answered(lab, 0).response.status == 503
         flask(weir, "keys", "add", "main", "--api-key-stdin", stdin=FIRST)
-        wait_until(lambda: answered(lab, 1).response.status == 200, what="the new key")
+        wait_until(lambda: knows_a_key(weir), what="both workers to know the new key")
+        assert answered(lab, 1).response.status == 200
 
         flask(weir, "backup-keys", "add", "spare", "--api-key-stdin", stdin=SPARE)
         upstream.key(FIRST, "exhausted")
@@ -57,6 +63,8 @@ def test_keys_come_die_and_are_replaced_without_a_restart(upstream: UpstreamProc
         assert keys["spare"]["status"] == "healthy"
         dead = weir.database["ohmygpt_keys"].find_one({"_id": "main"}) or {}
         assert (dead["cooldownUntil"] - dead["stateSince"]).total_seconds() == 7200
+        ends = {"keyId": "main", "requestId": died.response.request_id}
+        wait_until(lambda: weir.database["key_events"].find_one(ends), what="the event")
         events = json.loads(flask(weir, "keys", "events", "main", "--json"))["events"]
         # Each worker may have met the death for itself.
         assert {event["why"] for event in events} == {"replaced by spare", "budget_code"}
