@@ -93,7 +93,7 @@ def test_session(lab: Lab, interpreter: Callable[[], Path], versions: list[str])
         "speech": "fff3",
         "transcripts": [True, True, True],
     }
-    lab.fence()
+    lab.settle()
     for record in lab.new_records():
         if record["outcome"] == "ok" and record["endpoint"] in ("chat", "messages"):
             is_tool = record["outputTokens"] == 7
@@ -170,7 +170,7 @@ def test_async_openai(lab: Lab) -> None:
     texts = in_a_loop_of_its_own(run)
     lab.expected_records += 10
     assert all(texts)
-    lab.fence()
+    lab.settle()
     for record in lab.new_records()[:10]:
         check(record, "70/20/0/6")
 
@@ -192,7 +192,7 @@ def test_async_anthropic(lab: Lab) -> None:
     texts = in_a_loop_of_its_own(run)
     lab.expected_records += 5
     assert all(texts)
-    lab.fence()
+    lab.settle()
     for record in lab.new_records()[:5]:
         check(record, "70/20/0/6")
 
@@ -269,7 +269,7 @@ def test_each_retry_of_an_sdk_is_a_record(lab: Lab, vendor: str) -> None:
                 model="claude-test", messages=HI, max_tokens=50, metadata={"user_id": PLAYS["answer"]}
             )
     lab.expected_records += 3
-    lab.fence()
+    lab.settle()
     records = lab.new_records()[:3]
     assert [record["clientRetryCount"] for record in records] == [0, 1, 2]
     assert [record["outcome"] for record in records] == ["upstream_error", "upstream_error", "ok"]

@@ -79,7 +79,7 @@ def test_a_body_that_trickles_in_is_given_up_too(strict_lab: Lab) -> None:
         strict_lab.expected_records += 1
         connection.request("POST", CHAT, strict_lab.headers(**{"Content-Length": "1000"}), b"{")
         assert sent_until_cut(connection, b" ", most=900, pause_s=0.05) < 900
-    assert strict_lab.only_record_soon()["statusCode"] == 408
+    assert strict_lab.only_record()["statusCode"] == 408
 
 
 def test_a_body_that_comes_slowly_but_steadily_is_served(strict_lab: Lab) -> None:
@@ -132,7 +132,7 @@ def test_a_client_that_does_not_read_is_one_that_left(strict_lab: Lab) -> None:
         lab.expected_records += 1
         slow.request("POST", CHAT, lab.headers(), body)
         slow.read_head()
-        record = lab.only_record_soon()
+        record = lab.only_record()
     assert record["outcome"] == "client_abort"
     assert record["statusCode"] == 200
     (entry,) = lab.wait_entries()

@@ -123,7 +123,7 @@ def test_a_client_that_leaves_during_the_handshake_pays_nothing(
         wait_until(lambda: proxy.connections == 1, what="the check, which then waits")
         with lab.open(CHAT, lab.stream_body(CHAT, "prompt=1,out=2")):
             wait_until(lambda: proxy.connections == 2, what="the request")
-        record = lab.only_record_soon()
+        record = lab.only_record()
         check(record, "–", "client_abort", status=499)
         assert lab.entries() == []
 

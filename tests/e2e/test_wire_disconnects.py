@@ -94,7 +94,7 @@ def test_no_connection_leaks(hasty_lab: Lab) -> None:
     hasty_lab.wait_entries(10)
 
     wait_until(lambda: hasty_lab.upstream.connections() <= before, what="the connections to close")
-    hasty_lab.fence()
+    hasty_lab.settle()
     outcomes = [record["outcome"] for record in hasty_lab.new_records()[:10]]
     assert outcomes == ["client_abort"] * 10
 

@@ -176,15 +176,19 @@ class Lab:
 
     def only_record(self) -> dict[str, Any]:
         """The record of the only request, for clients that left without having seen its id."""
-        self.fence()
+        self.settle()
         records = [record for record in self.new_records() if record["endpoint"] != "models"]
         assert len(records) == 1, f"{len(records)} records"
         return records[0]
 
-    def only_record_soon(self) -> dict[str, Any]:
-        """The same for a request that nothing tells the end of: waits until there is a record."""
-        wait_until(self.new_records, what="a record")
-        return self.only_record()
+    def settle(self) -> None:
+        """Wait until as many records as requests are in the store, and any that should not be there, too.
+
+        For requests whose end nobody has seen: the client left, or stopped reading at the last event, and the
+        proxy may hear of what the upstream still had to say after it hears of the next request.
+        """
+        wait_until(lambda: self._record_count() >= self.expected_records, what="all records")
+        self.fence()
 
     def fence(self) -> None:
         """Wait until every record put so far is in the store (one worker books in order)."""
@@ -201,6 +205,9 @@ class Lab:
         found = explain(record, table)
         assert found.agrees, (found, record)
 
+    def _record_count(self) -> int:
+        return self.weir.record_count() - self._records_before
+
     def _price_text(self, version: str) -> str:
         stored: list[str] = []
 
@@ -214,11 +221,11 @@ class Lab:
 
     def check_books(self) -> None:
         """As many records as requests, no error logged since the last lab; then all keys are good again."""
-        self.fence()
+        self.settle()
         attempts = [attempt for record in self.new_records() for attempt in record["attempts"]]
         if any("error" in attempt for attempt in attempts):
             self.weir.forgive_keys()
-        assert self.weir.record_count() - self._records_before == self.expected_records
+        assert self._record_count() == self.expected_records
         for record in self.new_records():
             self.check_cost(record)
         assert self.weir.new_errors() == []

@@ -142,7 +142,9 @@ class WeirProcess(Proxy):
 
     def log_messages(self, level: str) -> list[str]:
         """Messages logged at a level, for the absence of errors."""
-        lines = (json.loads(line) for line in self.log.splitlines() if line.startswith("{"))
+        written = self.log.splitlines(keepends=True)
+        # The last line may be half written.
+        lines = (json.loads(line) for line in written if line.startswith("{") and line.endswith("\n"))
         return [line["message"] for line in lines if line["level"] == level]
 
     def new_errors(self) -> list[str]:
