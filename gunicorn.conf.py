@@ -206,6 +206,7 @@ def post_fork(server: Any, worker: Any) -> None:
     uuid_utils.reseed_rng()
     worker.cfg.set("graceful_timeout", settings.graceful_timeout_s)  # the worker's copy, not the master's
     worker.client_limits = settings.client_limits
+    worker.masters_signals = server.SIG_QUEUE
     worker.weir_metrics = getattr(server, "weir_metrics", None)
     worker.weir_greeting = server.weir_greeting
     worker.weir_url = str(server.LISTENERS[0])

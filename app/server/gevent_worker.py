@@ -9,6 +9,7 @@ answered whatever else the others are full of.
 
 import errno
 import mmap
+import signal
 import socket
 import time
 from collections.abc import Mapping
@@ -76,6 +77,8 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """Tells who waits from who is answered, and limits both in time and number."""
 
     client_limits = ClientLimits()
+    # This process's copy of the queue that the master's signal handlers fill.
+    masters_signals: Any = None
     alive: bool
     _is_quitting = False
 
@@ -90,6 +93,20 @@ class WeirWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._open = 0
         self._most = min(int(self.worker_connections * _FULL), self.worker_connections - _LEAST_SPARE)
         self._heavy, self._light = Turns(), Turns()
+
+    def init_signals(self) -> None:
+        """Handle signals as a worker does, from now on, and heed a stop that came before.
+
+        Until then the master's handlers, inherited by the fork, put it into a queue that nobody reads here.
+        """
+        super().init_signals()
+        early = self.masters_signals
+        while early is not None and not early.empty():
+            number = early.get_nowait()
+            if number == signal.SIGTERM:
+                self.handle_exit(number, None)
+            elif number in (signal.SIGINT, signal.SIGQUIT):
+                self.handle_quit(number, None)
 
     def load_wsgi(self) -> None:
         """Load the application. One that cannot be loaded ends the server, but only if none ever was."""

@@ -1,7 +1,9 @@
 """One connection after the other through the worker, over real sockets."""
 
 import logging
+import queue
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from gevent import socket
 from gevent.event import Event
 from gunicorn.config import Config
 from gunicorn.http.errors import InvalidChunkSize, ParseException
+from gunicorn.workers.ggevent import GeventWorker
 
 from app.logs.process_log import NullAccessLogger
 from app.server.client_limits import ClientLimits
@@ -543,3 +546,27 @@ def test_a_request_of_a_connection_that_was_let_go_takes_no_place_of_operators()
     answers = [everything(client).partition(b"\r\n")[0] for client in clients]
     assert answers.count(b"HTTP/1.1 200 OK") == 2
     assert answers.count(b"HTTP/1.1 503 Service Unavailable") == 2
+
+
+@pytest.mark.parametrize(
+    ("early", "goes_on"),
+    [
+        ([signal.SIGTERM], False),
+        ([signal.SIGINT], False),
+        ([signal.SIGQUIT], False),
+        ([signal.SIGHUP, signal.SIGTERM], False),
+        ([signal.SIGHUP, signal.SIGTTIN], True),
+        ([], True),
+    ],
+)
+def test_a_stop_that_comes_before_a_workers_own_handlers_is_heeded(
+    monkeypatch: pytest.MonkeyPatch, early: list[signal.Signals], goes_on: bool
+) -> None:
+    monkeypatch.setattr(GeventWorker, "init_signals", lambda _worker: None)
+    worker = Site(echo).worker
+    worker.masters_signals = queue.SimpleQueue()
+    for number in early:
+        worker.masters_signals.put_nowait(number)
+    worker.init_signals()
+    gevent.sleep(0)
+    assert worker.alive is goes_on
