@@ -45,7 +45,7 @@ def status(weir: WeirProcess) -> str:
 
 def last_error(weir: WeirProcess) -> str:
     (found,) = weir.database["proxies"].find()
-    return str(found["lastError"])
+    return str(found.get("lastError"))
 
 
 @pytest.fixture(scope="module", params=PROXIES)
@@ -122,7 +122,7 @@ def test_a_client_that_leaves_during_the_handshake_pays_nothing(
         use(weir, proxy)
         wait_until(lambda: proxy.connections == 1, what="the check, which then waits")
         with lab.open(CHAT, lab.stream_body(CHAT, "prompt=1,out=2")):
-            wait_until(lambda: proxy.connections == 2, what="the request")
+            wait_until(lambda: proxy.connections >= 2, what="the request")
         record = lab.only_record()
         check(record, "–", "client_abort", status=499)
         assert lab.entries() == []
@@ -144,8 +144,9 @@ def test_a_handshake_that_never_ends_is_given_up(
         proxy.established = chain([start], repeat(b"x"))
         proxy.pause_s = 0.2
         use(weir, proxy)
-        wait_until(lambda: status(weir) == "unhealthy", what="the check")
-        assert last_error(weir) == "it does not reach the upstream"
+        # A first check may have been too slow even for the proxy.
+        wait_until(lambda: last_error(weir) == "it does not reach the upstream", what="a check")
+        assert status(weir) == "unhealthy"
 
 
 def test_a_tunnel_to_an_upstream_nobody_vouches_for_is_not_used(
@@ -157,8 +158,9 @@ def test_a_tunnel_to_an_upstream_nobody_vouches_for_is_not_used(
         WeirProcess(tmp_path / "data", front.url) as weir,
     ):
         use(weir, proxy)
-        wait_until(lambda: status(weir) == "unhealthy", what="the check")
-        assert last_error(weir) == "no TLS connection to the upstream comes about through it"
+        wrong = "no TLS connection to the upstream comes about through it"
+        wait_until(lambda: last_error(weir) == wrong, what="a check")
+        assert status(weir) == "unhealthy"
         assert proxy.seen == [f"127.0.0.1:{front.port}"] * len(proxy.seen)
         lab = Lab(weir, upstream)
         check(lab.plain(CHAT, "prompt=1,out=2").record, "–", "upstream_unreachable", status=502)

@@ -12,6 +12,7 @@ from tests.support.proxy_servers import HttpProxy, Socks5Proxy
 from tests.support.raw_http import Ending
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.weir_process import WeirProcess
+from tests.support.workers import connections_to_all
 
 PASSWORD = "hunter2-hunter2"
 SSE_HEAD = Head(200, (("Content-Type", "text/event-stream"),), "chunked")
@@ -59,11 +60,13 @@ def test_a_running_proxy_follows_bindings_falls_back_and_recovers(
                 {"proxyId": proxy_id, "ohmygptKeyId": "env-1", "priority": priority, "isActive": True}
             )
         wait_until(lambda: status_of(weir, "s") == status_of(weir, "h") == "healthy", what="the checks")
-        wait_until(lambda: go_through(lab, socks), what="requests through the first proxy")
-        seen = len(http.seen)
+        wait_until(lambda: ways(lab) == {"s"}, what="requests through the first proxy")
+        up = socks.bytes_up
         for path in (CHAT, MESSAGES):
-            check(lab.stream(path, "prompt=100,out=20,flush,chunks=5").record, "100/0/0/20")
-        assert len(http.seen) == seen
+            record = lab.stream(path, "prompt=100,out=20,flush,chunks=5").record
+            check(record, "100/0/0/20")
+            assert record["attempts"][0]["proxyId"] == "s"
+        assert socks.bytes_up > up
 
         # An upstream that does not end its stream is left here, too.
         script = Script.of(SSE_HEAD, *map(Data, sse.chat()), Stall())
@@ -73,6 +76,7 @@ def test_a_running_proxy_follows_bindings_falls_back_and_recovers(
         assert endless.record["attempts"][0]["proxyId"] == "s"
 
         # The first proxy dies: nobody notices, and no attempt is lost.
+        seen = len(http.seen)
         socks.stop()
         played = [lab.stream(CHAT, "prompt=100,out=20") for _ in range(4)]
         assert [entry.record["outcome"] for entry in played] == ["ok"] * 4
@@ -89,23 +93,24 @@ def test_a_running_proxy_follows_bindings_falls_back_and_recovers(
         # The first one is back, and found by the checks alone.
         socks.start()
         wait_until(lambda: status_of(weir, "s") == "healthy", what="recovery")
-        wait_until(lambda: go_through(lab, socks), what="requests through the first proxy again")
+        up = socks.bytes_up
+        wait_until(lambda: ways(lab) == {"s"}, what="requests through the first proxy again")
+        assert socks.bytes_up > up
 
         assert weir.log_messages("ERROR") == []
         assert PASSWORD not in weir.log
         assert "hunter2" not in str(weir.records())
 
 
-def go_through(lab: Lab, proxy: Socks5Proxy) -> bool:
-    """Whether requests do, whichever of the workers serves them."""
-    return all(goes_through(lab, proxy) for _ in range(10))
-
-
-def goes_through(lab: Lab, proxy: Socks5Proxy) -> bool:
-    """Whether a request went through the proxy, over a new connection or an open one."""
-    before = proxy.bytes_up
-    lab.plain(CHAT, "prompt=100,out=20")
-    return proxy.bytes_up > before
+def ways(lab: Lab) -> set[str | None]:
+    """Through which proxies requests go, one of each worker's."""
+    found = set()
+    with connections_to_all(lab.weir) as connections:
+        for connection in connections:
+            connection.request("POST", CHAT, lab.headers(), lab.body(CHAT, "prompt=100,out=20"))
+            record = lab.played(connection.read_response()).record
+            found.add(record["attempts"][0].get("proxyId"))
+    return found
 
 
 def test_without_the_direct_way_nothing_leaves_directly(

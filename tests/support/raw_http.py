@@ -86,6 +86,12 @@ class RawConnection:
     ) -> None:
         self.close()
 
+    @property
+    def port(self) -> int:
+        """The client's own."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
     def send(self, data: bytes) -> None:
         """Send exactly these bytes."""
         self._socket.sendall(data)
