@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from app.accounts.funds import DECISION_S
 from app.common.clock import now_ms
 from app.store.embedded_mongo import EmbeddedMongo
 from simulator import Data, End, Head, Script, Wait
-from simulator.launcher import wait_until
+from simulator.launcher import PATIENCE_S, wait_until
 from tests.support import sse
+from tests.support.day import a_zone_where_it_is_day
 from tests.support.lab import CHAT, Lab
 from tests.support.metrics_page import ADMIN_TOKEN, ask_json, scrape
 from tests.support.raw_http import Ending, RawConnection, RawResponse
@@ -41,6 +43,7 @@ def hosts(upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFactory) -
         "ADMIN_TOKEN": ADMIN_TOKEN,
         "WEB_CONCURRENCY": "2",
         "OHMYGPT_API_KEYS": KEYS,
+        "STATS_TIMEZONE": a_zone_where_it_is_day(),
     }
     try:
         with (
@@ -161,8 +164,16 @@ def test_a_revoked_key_is_refused_by_all_workers_two_seconds_later(
     users = {how: add_user(hosts[0], credits="5") for how in REVOCATIONS}
     request = body(hosts, upstream)
 
+    took_s: list[float] = []
+
     def ask(user: User) -> list[RawResponse]:
-        return spread(hosts, 32, lambda host: post(host, user.key, request))
+        return spread(hosts, 32, lambda host: timed(host, user))
+
+    def timed(host: WeirProcess, user: User) -> RawResponse:
+        began = time.monotonic()
+        response = post(host, user.key, request)
+        took_s.append(time.monotonic() - began)
+        return response
 
     responses = [response for user in users.values() for response in ask(user)]
     assert {response.status for response in responses} == {200}
@@ -171,8 +182,17 @@ def test_a_revoked_key_is_refused_by_all_workers_two_seconds_later(
     for how, user in users.items():
         REVOCATIONS[how](hosts, user)
     time.sleep(2)
-    told = {how: {response.status for response in ask(user)} for how, user in users.items()}
-    assert told == {how: {402 if how == "credit taken" else 401} for how in users}
+    wanted = {how: {402 if how == "credit taken" else 401} for how in users}
+    told: dict[str, set[int]] = {}
+
+    def is_told() -> bool:
+        took_s.clear()
+        told.update({how: {response.status for response in ask(user)} for how, user in users.items()})
+        return told == wanted
+
+    # While MongoDB does not answer in time, a worker goes on with what it knows.
+    wait_until(lambda: is_told() or max(took_s) < DECISION_S, what="MongoDB to answer in time")
+    assert told == wanted
 
 
 def test_a_key_that_dies_on_one_host_is_left_alone_by_the_other(
@@ -196,8 +216,10 @@ def test_a_key_that_dies_on_one_host_is_left_alone_by_the_other(
 
 
 def is_out(host: WeirProcess) -> bool:
-    """Whether both of its workers (whichever answer) know the first key as exhausted."""
-    return all(states(host)["env-1"] == "exhausted" for _ in range(8))
+    """Whether both of its workers know the first key as exhausted: the page has the more good keys of two."""
+    page = scrape(host)
+    is_known = states(host)["env-1"] == "exhausted"
+    return is_known and page["weir_workers"] == {(): 2} and page["weir_upstream_keys"][("healthy",)] == 1
 
 
 def states(host: WeirProcess) -> dict[str, str]:
@@ -287,7 +309,7 @@ def test_200_at_once_over_both_hosts_cannot_pass_a_budget(
 
     def ask(host: WeirProcess) -> RawResponse:
         with RawConnection(host.url) as connection:
-            together.wait(60)
+            together.wait(PATIENCE_S)
             connection.request("POST", CHAT, {"Authorization": f"Bearer {user.key}"}, sent)
             return connection.read_response()
 
@@ -297,8 +319,10 @@ def test_200_at_once_over_both_hosts_cannot_pass_a_budget(
     records = settled(hosts, responses)
     spent = sum(record["costNanoUsd"] for record in records)
     # Where MongoDB did not answer in time, each other worker may spend what it saw of the budget.
-    is_slow = any(scrape(host)[ADMISSIONS].get(("unverified",)) for host in hosts)
-    bound = 50_000_000 + 4 * 500_000 + 100 * 3000 + is_slow * 3 * 50_000_000
+    bound = 50_000_000 + 4 * 500_000 + 100 * 3000
+    if spent > bound:
+        wait_until(lambda: any(map(was_slow, hosts)), what="a worker to tell that MongoDB was slow")
+        bound += 3 * 50_000_000
     assert 0 < spent <= bound
     name = f"{user.key_id}-day" if of_key else "day"
     wait_until(lambda: booked(users, user, name) == spent, what="the booking")
@@ -316,6 +340,11 @@ def test_200_at_once_over_both_hosts_cannot_pass_a_budget(
     assert limits["budgets"][0]["spentNanoUsd"] == spent
     assert limits["budgets"][0]["leftNanoUsd"] == 0
     assert limits["budgets"][1]["spentNanoUsd"] == spent
+
+
+def was_slow(host: WeirProcess) -> bool:
+    """Whether it admitted anybody on a worker's own view; each tells of that once a second."""
+    return bool(scrape(host)[ADMISSIONS].get(("unverified",)))
 
 
 def ask_api(host: WeirProcess, method: str, path: str, token: str, body: Any = None) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Books that the reseller keeps itself, by its own prices: a drift that is put in is found, and no other."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from simulator.launcher import wait_until
+from tests.support.day import a_zone_where_it_is_day
 from tests.support.lab import CHAT, MESSAGES, Lab, check
 from tests.support.metrics_page import ADMIN_TOKEN, ask_json
 from tests.support.upstream_process import UpstreamProcess
@@ -17,11 +18,6 @@ PRICES = {
     "gpt-dear": {"fresh": 1000, "cache_read": 100, "output": 1000},
     "claude-test": {"fresh": 3, "output": 15, "cache_read": "0.3", "cache_write_5m": "3.75"},
 }
-
-
-def a_zone_where_it_is_day() -> str:
-    """Return a zone in which this hour and the one before are of the same day, whatever the time is."""
-    return "UTC" if 2 <= datetime.now(UTC).hour <= 21 else "Etc/GMT+6"
 
 
 def test_a_drift_is_found_and_none_where_there_is_none(tmp_path_factory: pytest.TempPathFactory) -> None:

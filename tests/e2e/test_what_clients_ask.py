@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from simulator.launcher import wait_until
+from tests.support.day import a_zone_where_it_is_day
 from tests.support.raw_http import RawConnection, RawResponse
 from tests.support.upstream_process import UpstreamProcess
 from tests.support.users import User, add_user
@@ -24,7 +25,8 @@ RETRIES = 2
 
 @pytest.fixture(scope="module")
 def weir(upstream: UpstreamProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeirProcess]:
-    with WeirProcess(tmp_path_factory.mktemp("asked"), upstream.url, MAX_BODY_MB="1") as process:
+    own = {"MAX_BODY_MB": "1", "STATS_TIMEZONE": a_zone_where_it_is_day()}
+    with WeirProcess(tmp_path_factory.mktemp("asked"), upstream.url, **own) as process:
         yield process
 
 
