@@ -196,7 +196,8 @@ def test_the_installed_proxy_serves_reloads_and_stops(installed: Installed, tmp_
         url = child.wait_for_line(lambda line: found[1] if (found := _LISTENING.search(line)) else None)
         wait_until(lambda: answers(url), what="an answer")
         assert int((installed.elsewhere / "weir.pid").read_text()) == child.pid, "something stands in between"
-        said = [json.loads(line)["message"] for line in child.log.splitlines()]
+        written = child.log.splitlines(keepends=True)
+        said = [json.loads(line)["message"] for line in written if line.endswith("\n")]
         assert any(message.startswith(f"Weir {__version__} answers on ") for message in said)
         assert requests.get(f"{url}/health", timeout=90).json()["version"] == __version__
         assert requests.get(f"{url}/admin/login", timeout=90).ok

@@ -117,6 +117,7 @@ def test_a_bad_table_changes_nothing_and_everybody_hears(
             return {}
         return ask_json(weir, "/reload", "POST")
 
+    wait_until(weir.is_up, what="the workers before a reload to be gone")
     whole, version, workers = table.read_text(), versions_in_use(weir), weir.worker_pids()
     errors = len(weir.log_messages("ERROR"))
     table.write_text(BROKEN)
