@@ -102,9 +102,9 @@ def _records_stay_bookable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def mongo_uri() -> Iterator[str]:
-    """The URI of a server that lives as long as the test session."""
+    """The URI of a server that lives as long as the session, and may be kept waiting by a busy machine."""
     with temporary_mongo() as uri:
-        yield uri
+        yield f"{uri}&serverSelectionTimeoutMS=60000&connectTimeoutMS=60000"
 
 
 @pytest.fixture

@@ -15,20 +15,12 @@ from app.accounts.directory import CachedDirectory
 from app.accounts.users import UserStore
 from app.common.money import NANO
 from app.credit.credit_gate import MongoCreditGate
-from app.credit.credit_holds import CreditHolds, Holding
+from app.credit.credit_holds import CreditHolds
 from app.credit.reservation import CreditExhausted, Reservation
 from app.persistence.booking import Booking
 from app.records.records import Outcome, SequencedRecord
 
 CENT = NANO // 100
-
-
-class PatientHolds(CreditHolds):
-    """Never give up on a slow machine: bounds hold for a MongoDB that answers in time."""
-
-    def place(self, *args: Any, timeout_s: float, **options: Any) -> Holding:
-        """Place a hold, however long it takes."""
-        return super().place(*args, timeout_s=max(60.0, timeout_s), **options)
 
 
 @dataclass
@@ -77,7 +69,7 @@ class Worker:
         )
         self.gate = MongoCreditGate(
             self.directory,
-            holds or PatientHolds(world.db),
+            holds or CreditHolds(world.db),
             clock=lambda: world.now,
             pause=lambda seconds: time.sleep(seconds / 50),
         )
@@ -141,12 +133,12 @@ def at_once(tasks: list[Callable[[], Any]]) -> list[Any]:
     results: list[Any] = [None] * len(tasks)
 
     def run(index: int, task: Callable[[], Any]) -> None:
-        barrier.wait(30)
+        barrier.wait(300)
         results[index] = task()
 
     threads = [threading.Thread(target=run, args=pair) for pair in enumerate(tasks)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(500)
     return results

@@ -2,7 +2,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import pymongo
 import pytest
+from pymongo import timeout as bounded
 from pymongo.errors import ServerSelectionTimeoutError
 
 from app.accounts.client_keys import ClientKey, ClientKeyStore
@@ -454,7 +456,7 @@ def test_odd_fields_of_existing_documents_do_no_harm(database) -> None:
 
 
 def test_a_store_that_is_gone_is_unavailable(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("app.accounts.directory._LOOKUP_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(pymongo, "timeout", lambda _seconds: bounded(0.05))
     socket = str(tmp_path / "none.sock").replace("/", "%2F")
     db = connect(f"mongodb://{socket}/", "fproxy")
     with pytest.raises(StoreUnavailable):

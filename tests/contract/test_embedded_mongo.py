@@ -31,7 +31,7 @@ SOON_S = 60.0
 @contextmanager
 def items_of(uri: str) -> Iterator[Any]:
     client: pymongo.MongoClient[dict[str, Any]]
-    with pymongo.MongoClient(uri, serverSelectionTimeoutMS=3000) as client:
+    with pymongo.MongoClient(uri, serverSelectionTimeoutMS=60_000) as client:
         yield client.test.items
 
 
@@ -191,7 +191,7 @@ def test_a_hung_orphan_is_killed_in_the_end(tmp_path: Path, monkeypatch: pytest.
         assert mongod_pid(tmp_path) != pid
         assert mongo.poll()
     assert left._child
-    assert not left._child.is_alive()
+    assert left._child.wait(SOON_S)
 
 
 def test_temporary_mongo_leaves_nothing(tmp_path: Path) -> None:

@@ -460,11 +460,11 @@ def test_the_maintenance_greenlet_runs_until_it_is_stopped(root: str, queues: li
     stopping = Event()
     runner = gevent.spawn(queue.run, stopping, 0.001)
     queue.put(record("a"))
-    with gevent.Timeout(60):
+    with gevent.Timeout(120):
         while queue._journal.log.is_dirty:  # type: ignore[union-attr]
             gevent.sleep(0.001)
     stopping.set()
-    runner.join(60)
+    runner.join(120)
     assert runner.successful()
 
 
@@ -474,11 +474,11 @@ def test_a_waiting_consumer_is_woken_by_the_first_record(root: str, queues: list
     consumer = gevent.spawn(queue.take, 10, 5.0)
     gevent.sleep(0)
     queue.put(record("a"))
-    assert [item.document["_id"] for item in consumer.get(timeout=60)] == ["a"]
+    assert [item.document["_id"] for item in consumer.get(timeout=120)] == ["a"]
     consumer = gevent.spawn(queue.take, 10, None)
     gevent.sleep(0)
     queue.close()
-    assert consumer.get(timeout=60) == []
+    assert consumer.get(timeout=120) == []
 
 
 def test_the_limit_counts_the_other_slots(root: str, queues: list[JournaledQueue]) -> None:
@@ -519,7 +519,7 @@ def test_the_writer_books_through_an_outage_and_a_restart(root: str) -> None:
         if name.endswith("7"):
             gevent.sleep(0.001)
     outage.is_away = False
-    with gevent.Timeout(20):
+    with gevent.Timeout(120):
         while len(books.outcomes) < 200:
             gevent.sleep(0.005)
     outage.is_away = True
@@ -529,7 +529,7 @@ def test_the_writer_books_through_an_outage_and_a_restart(root: str) -> None:
     again = queue_on(root, memory=20)
     writer = LogWriter(again, books, policy=policy, on_booked_up_to=again.acked)  # type: ignore[arg-type]
     writer.start()
-    assert writer.join(20) == 0
+    assert writer.join(120) == 0
     again.release()
     assert set(books.outcomes) == names | {"last"}
     assert set(books.charged.values()) == {1}

@@ -116,7 +116,7 @@ def test_200_failures_at_once_over_four_workers_use_one_spare_key_for_each_dead_
     doomed = {"k0", "k1", "k2"}
 
     def fail(part: int) -> None:
-        together.wait(10)
+        together.wait(300)
         for number, (worker, lease) in list(enumerate(leases))[part::8]:
             worker.pool.report(lease, SPENT if lease.key.key_id in doomed else OK, f"r{number}")
             worker.pool.release(lease)

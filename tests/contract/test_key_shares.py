@@ -191,7 +191,7 @@ def test_workers_in_a_hurry_never_exceed_a_limit(database, key) -> None:
     def work(number: int) -> None:
         nonlocal running, most
         worker = Worker(database, Clock(), sharing=(f"w{number}", Ticks()))
-        started.wait(30)
+        started.wait(300)
         for _ in range(40):
             got = leases(worker, 3)
             with lock:

@@ -242,7 +242,7 @@ def test_checks_bring_a_proxy_back_that_works_again(world: World, simulator: Sim
     with Socks5Proxy(("weir", "hunter2")) as server:
         world.add("a", endpoint=server.endpoint())
         pool = world.pool(allow_direct=False)
-        checker = ProxyChecker(pool, world.store, simulator.url, timeout_s=2)
+        checker = ProxyChecker(pool, world.store, simulator.url, timeout_s=60)
         checker.check_due()
         assert pool.health()["a"].status is ProxyStatus.HEALTHY
         assert pool.health()["a"].latency_ms is not None
@@ -270,7 +270,7 @@ def test_one_worker_checks_and_each_for_itself_without_a_store(world: World, sim
     with HttpProxy() as server:
         world.add("a", endpoint=server.endpoint())
         pools = [world.pool(), world.pool()]
-        checkers = [ProxyChecker(pool, world.store, simulator.url, timeout_s=2) for pool in pools]
+        checkers = [ProxyChecker(pool, world.store, simulator.url, timeout_s=60) for pool in pools]
         for checker in checkers:
             checker.check_due()
         assert server.connections == 1
@@ -285,7 +285,7 @@ def test_one_worker_checks_and_each_for_itself_without_a_store(world: World, sim
         world.later(60)
         store = Down(world.store._proxies.database, KeyCipher("secret"))
         for pool in pools:
-            ProxyChecker(pool, store, simulator.url, timeout_s=2).check_due()
+            ProxyChecker(pool, store, simulator.url, timeout_s=60).check_due()
         assert server.connections == 3
 
 
@@ -299,7 +299,7 @@ def test_an_upstream_that_is_down_is_no_verdict_where_that_can_be_told(
         world.add("a", endpoint=server.endpoint())
         pool = world.pool(allow_direct=allow_direct)
         url = f"https://127.0.0.1:{gone.port}"
-        ProxyChecker(pool, world.store, url, timeout_s=1).check_due()
+        ProxyChecker(pool, world.store, url, timeout_s=60).check_due()
         assert pool.health()["a"].status == status
 
 
@@ -310,7 +310,7 @@ def test_a_proxy_that_does_not_reach_a_working_upstream_is_unhealthy(
         server.fault = "no_target"
         world.add("a", endpoint=server.endpoint())
         pool = world.pool()
-        ProxyChecker(pool, world.store, simulator.url, timeout_s=1).check_due()
+        ProxyChecker(pool, world.store, simulator.url, timeout_s=60).check_due()
         assert pool.health()["a"].last_error == "it does not reach the upstream"
 
 
@@ -323,6 +323,6 @@ def test_checking_goes_on_whatever_happens(world: World, caplog) -> None:
             raise TypeError("odd")
 
     odd = Odd(world, world.bindings)
-    ProxyChecker(odd, world.store, "http://h", timeout_s=1).run(StopAfter(2))
+    ProxyChecker(odd, world.store, "http://h", timeout_s=60).run(StopAfter(2))
     assert odd.looks == 2
     assert caplog.text.count("proxies cannot be checked") == 1

@@ -38,7 +38,7 @@ class SteppedCollection:
 
     def __getattr__(self, name: str):
         def call(*args, **options):
-            assert self._gate.acquire(timeout=60)
+            assert self._gate.acquire(timeout=300)
             try:
                 return getattr(self._collection, name)(*args, **options)
             finally:
@@ -65,7 +65,7 @@ class SteppedWriter:
     def step(self, _seconds: float = 0) -> None:
         if not self._is_done:
             self._gate.release()
-            assert self._stepped.acquire(timeout=60)
+            assert self._stepped.acquire(timeout=300)
 
     def finish(self) -> None:
         while not self._is_done:

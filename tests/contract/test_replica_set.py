@@ -7,7 +7,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pymongo
 import pytest
+from pymongo import timeout as bounded
 from pymongo.database import Database
 from pymongo.monitoring import CommandListener
 
@@ -23,6 +25,7 @@ from app.factory import EXTENSION
 from app.management import errors
 from app.management.audit import Actor
 from app.management.users import CreditChange, NewUser
+from app.persistence import store_watch
 from app.persistence.booking import Booking
 from app.persistence.store_watch import UNACKNOWLEDGED, UNREACHABLE, StoreWatch
 from app.persistence.writers import WriterMarks
@@ -34,6 +37,7 @@ from tests.support.admin_api import admin_app
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ACTOR = Actor("ops", "cli")
+PATIENTLY = "&serverSelectionTimeoutMS=60000&connectTimeoutMS=60000"
 
 
 class Commands(CommandListener):
@@ -57,12 +61,17 @@ class Commands(CommandListener):
 @pytest.fixture(scope="module")
 def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
     with ReplicaSet(tmp_path_factory.mktemp("rs"), members=2, arbiters=1, election_s=1.0) as servers:
+        # From now on nobody else is to be elected only because the machine is busy.
+        admin = servers.client.admin
+        config = admin.command("replSetGetConfig")["config"]
+        config["settings"]["electionTimeoutMillis"] = 60_000
+        admin.command("replSetReconfig", config | {"version": config["version"] + 1})
         yield servers
 
 
 @pytest.fixture
 def database(replica_set: ReplicaSet) -> Iterator[Database[Any]]:
-    db = connect(replica_set.uri, "weir_test")
+    db = connect(replica_set.uri + PATIENTLY, "weir_test")
     db.client.drop_database(db.name)
     yield db
     db.client.close()
@@ -72,7 +81,7 @@ def test_nothing_that_settles_or_identifies_is_read_from_a_secondary(
     replica_set: ReplicaSet, database: Database[Any]
 ) -> None:
     commands = Commands()
-    stale = "&readPreference=secondaryPreferred&w=1&readConcernLevel=available"
+    stale = f"{PATIENTLY}&readPreference=secondaryPreferred&w=1&readConcernLevel=available"
     db = connect(replica_set.uri + stale, database.name, event_listeners=[commands])
     users, keys, ledger = UserStore(db), ClientKeyStore(db), CreditLedger(db)
     users.add("ann", now=NOW, credits_usd=Decimal(1))
@@ -110,8 +119,15 @@ def test_a_set_that_acknowledges_nothing_is_found_out_and_admins_do_not_wait_for
     replica_set: ReplicaSet, database: Database[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An arbiter votes for the primary, and holds no data: no write gets a majority."""
-    monkeypatch.setattr(errors, "ACTION_S", 3.0)
-    with admin_app(replica_set.uri, database.name, tmp_path / "var") as app:
+    answers = store_watch.unreachable
+
+    def answers_at_last(db: Database[Any]) -> str | None:
+        with monkeypatch.context() as patience:
+            patience.setattr(store_watch, "_TIMEOUT_S", 60.0)
+            return answers(db)
+
+    monkeypatch.setattr(store_watch, "unreachable", answers_at_last)
+    with admin_app(replica_set.uri + PATIENTLY, database.name, tmp_path / "var") as app:
         services = app.extensions[EXTENSION]
         users = services.administration.users
         users.add(ACTOR, NewUser("ann", Decimal(1)))
@@ -121,14 +137,17 @@ def test_a_set_that_acknowledges_nothing_is_found_out_and_admins_do_not_wait_for
         data.kill()
         try:
             assert database["usersNew"].find_one({"_id": "ann"}) is not None
-            looks = [watch.look() for _ in range(4)]
-            assert (looks[-1], UNREACHABLE in looks) == (UNACKNOWLEDGED, False)
-            began = time.monotonic()
-            with pytest.raises(StoreUnavailable):
-                users.credit(ACTOR, "ann", CreditChange(Decimal(5), key="invoice-7"))
-            assert time.monotonic() - began < 3.0 + 30  # without a bound it would be for ever
-            (check, *_) = checks.check_store(services.database, services.settings)
-            assert (check.state, "not acknowledged" in check.detail) == ("failed", True)
+            with monkeypatch.context() as outage:
+                outage.setattr(pymongo, "timeout", bounded)
+                outage.setattr(errors, "ACTION_S", 3.0)
+                looks = [watch.look() for _ in range(4)]
+                assert (looks[-1], UNREACHABLE in looks) == (UNACKNOWLEDGED, False)
+                began = time.monotonic()
+                with pytest.raises(StoreUnavailable):
+                    users.credit(ACTOR, "ann", CreditChange(Decimal(5), key="invoice-7"))
+                assert time.monotonic() - began < 3.0 + 30  # without a bound it would be for ever
+                (check, *_) = checks.check_store(services.database, services.settings)
+                assert (check.state, "not acknowledged" in check.detail) == ("failed", True)
         finally:
             replica_set.revive(data)
         assert [StoreWatch(services.database, "w1").look()] == [None]

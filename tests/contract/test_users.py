@@ -148,10 +148,11 @@ def test_a_bad_uri_is_refused_without_showing_its_password(uri: str) -> None:
 
 
 def test_the_uri_wins_over_the_defaults(mongo_uri: str) -> None:
-    db = connect(mongo_uri + "&serverSelectionTimeoutMS=123", "fproxy", socketTimeoutMS=456)
+    uri = mongo_uri.partition("&")[0] + "&serverSelectionTimeoutMS=61230"
+    db = connect(uri, "fproxy", socketTimeoutMS=45_600)
     options = db.client.options
-    assert options.server_selection_timeout == 0.123
-    assert options.pool_options.socket_timeout == 0.456
+    assert options.server_selection_timeout == 61.23
+    assert options.pool_options.socket_timeout == 45.6
     assert options.pool_options.connect_timeout == 2.0
     assert server_version(db)
     db.client.close()
