@@ -12,6 +12,7 @@ from app.store.embedded_mongo.server import EmbeddedMongo
 from app.store.embedded_mongo.wire import ping
 
 _WAIT_FOR_USERS_S = 600.0
+_ANSWER_S = 10.0
 
 
 class Handle:
@@ -72,7 +73,7 @@ def has_database(data_dir: Path) -> bool:
 def running_uri(data_dir: Path) -> str | None:
     """Return the URI of the server running on `data_dir`; None if none answers. For its owner's children."""
     uri = _read_uri(layout_of(data_dir))
-    return uri if uri and ping(socket_of(uri)) else None
+    return uri if uri and ping(socket_of(uri), _ANSWER_S) else None
 
 
 def _attach(layout: Layout) -> Handle | None:

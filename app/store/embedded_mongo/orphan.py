@@ -13,7 +13,7 @@ from app.store.embedded_mongo.waiting import wait_until
 logger = logging.getLogger(__name__)
 
 _SHUTDOWN_S = 15.0
-_KILL_S = 5.0
+_KILL_S = 30.0  # what it has written may have to reach the disk first
 
 
 def end_orphan(database: Path, socket: Path) -> None:
