@@ -6,6 +6,7 @@ it is given; it writes into a log file, and gets SIGTERM should the process that
 
 import http.client
 import os
+import random
 import re
 import signal
 import socket
@@ -282,11 +283,15 @@ class Proxy:
 
 
 def free_port() -> int:
-    """Find a port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """Find a port nobody listens on now, of those below the ones that connections are given by themselves.
+
+    So it is not some connection's own when a process that is started, or started again, listens on it.
+    """
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def tail(text: str, lines: int = 15) -> str:
