@@ -255,7 +255,7 @@ class SlowStore:
     def load(self) -> str | None:
         self.loads += 1
         self.asked.release()
-        assert self.released.wait(10)
+        assert self.released.wait(60)
         return self._outcome()
 
 
@@ -275,7 +275,7 @@ def in_threads(count: int, store: SlowStore, cache: ReadCache[str]) -> list[obje
         thread.start()
     store.released.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     return results
 
 

@@ -20,10 +20,10 @@ from simulator.launcher import (
 
 A_FAMILY = """
 import os, subprocess, sys, time
-apart = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
-close = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+apart = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+close = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print("children", apart.pid, close.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -64,7 +64,7 @@ def test_a_log_is_of_one_run_though_the_file_holds_all(tmp_path: Path) -> None:
 
 
 def test_stopping_ends_who_does_not_listen(tmp_path: Path) -> None:
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(60)"
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(600)"
     child = python(deaf, tmp_path)
     child.wait_for(lambda: child.log, "word")
     with pytest.raises(Overdue, match="to end:\nup"):
@@ -82,7 +82,7 @@ def test_the_whole_tree_is_killed_whatever_session_its_members_are_in(tmp_path: 
     assert child.kill_tree() == 3
     assert group_members(child.pid) == []
     for pid in (apart, close):
-        wait_until(lambda pid=pid: not alive(pid), 10.0, "the end of the children")  # type: ignore[misc]
+        wait_until(lambda pid=pid: not alive(pid), 60.0, "the end of the children")  # type: ignore[misc]
 
 
 def test_what_a_dead_parent_leaves_of_its_group_is_killed_too(tmp_path: Path) -> None:
@@ -103,11 +103,11 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from simulator.launcher import Child
-sleeper = "import time; print('up', flush=True); time.sleep(60)"
+sleeper = "import time; print('up', flush=True); time.sleep(600)"
 child = Child([sys.executable, "-c", sleeper], {{}}, Path("child.log"))
 child.wait_for(lambda: child.log, "word")
 print("child", child.pid, flush=True)
-import time; time.sleep(60)
+import time; time.sleep(600)
 """
     parent = Child([sys.executable, "-c", code], {}, tmp_path / "log", cwd=tmp_path)
     line = parent.wait_for_line(lambda line: line if line.startswith("child") else None)
@@ -115,7 +115,7 @@ import time; time.sleep(60)
     assert alive(pid)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    wait_until(lambda: not alive(pid), 10.0, "the end of the child")
+    wait_until(lambda: not alive(pid), 60.0, "the end of the child")
 
 
 def alive(pid: int) -> bool:

@@ -50,7 +50,7 @@ def test_command_line(tmp_path: Path) -> None:
         assert process.stdout is not None
         url = process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(90) == 0
     assert ready.read_text() == url
     shown = subprocess.run([*command[:3], "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--ready-file" in shown.stdout

@@ -2,12 +2,14 @@
 
 import fcntl
 import gc
+import itertools
 import socket
 import sys
 import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import gevent
 import pytest
@@ -43,7 +45,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self.far, near = socket.socketpair()
-        near.settimeout(5)
+        near.settimeout(60)
         self.near = near
         self.adapter = Http1Adapter()
         found = HeadReader().feed(HEAD)
@@ -131,12 +133,22 @@ def test_all_bytes_pass_however_they_come(upstream: Upstream) -> None:
 def test_silence_is_a_timeout_only_when_it_lasts(upstream: Upstream) -> None:
     upstream.near.settimeout(0.2)
     taker = Taker()
-    thread = upstream.later(*(upstream.sends(chunk(b"x")) for _ in range(20)))
+    sent = [time.monotonic()]
+
+    def send() -> None:
+        with suppress(OSError):  # closed, as below
+            upstream.far.sendall(chunk(b"x"))
+        sent.append(time.monotonic())
+
+    thread = upstream.later(*[send] * 20)
     with pytest.raises(UpstreamFailure, match="timeout"):
         upstream.body.read_passing(taker)
-    assert len(taker.taken) == 20
     assert upstream.near.gettimeout() == 0.2
+    upstream.body.close()
     thread.join()
+    # On a busy machine nothing may really have come for so long.
+    pauses = [later - earlier for earlier, later in itertools.pairwise(sent)]
+    assert len(taker.taken) == 20 or max(pauses) > 0.15
 
 
 def test_an_answer_that_is_cut_is_not_whole(upstream: Upstream) -> None:
@@ -181,7 +193,7 @@ def test_it_can_be_called_off(upstream: Upstream) -> None:
     upstream.far.sendall(chunk(b"late"))
     gevent.sleep(0.01)
     assert taker.taken == []
-    assert upstream.near.gettimeout() == 5
+    assert upstream.near.gettimeout() == 60
 
 
 def test_others_run_while_bytes_come_without_end(upstream: Upstream) -> None:

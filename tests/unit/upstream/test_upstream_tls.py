@@ -94,7 +94,7 @@ def adapter() -> Iterator[Http1Adapter]:
 
 def body_of(adapter: Http1Adapter, server: TlsServer, certificate: Path) -> bytes:
     request = requests.Request("GET", server.url).prepare()
-    response = adapter.send(request, stream=True, timeout=(5, 5), verify=str(certificate))
+    response = adapter.send(request, stream=True, timeout=(60, 60), verify=str(certificate))
     raw = response.raw
     data = b"".join(iter(raw.read, b""))
     raw.close()
@@ -128,11 +128,11 @@ def test_a_client_that_leaves_during_the_handshake_has_the_connection_closed(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         request = requests.Request("GET", f"https://127.0.0.1:{listener.getsockname()[1]}/").prepare()
         with pytest.raises(ClientGone) as caught:
-            adapter.send(request, timeout=(5, 5), verify=str(certificate))
+            adapter.send(request, timeout=(60, 60), verify=str(certificate))
         assert caught.value.is_unsent
         far, _ = listener.accept()
         with far:
-            far.settimeout(5)
+            far.settimeout(60)
             assert far.recv(1) == b""  # although the exception still holds on to all its frames
 
 
@@ -148,7 +148,7 @@ def test_bytes_pass_from_within_the_event_loop(
         [head, *records[:2], records[2] + records[3], records[4][:9], records[4][9:], records[5]]
     ]
     request = requests.Request("GET", server.url).prepare()
-    raw = adapter.send(request, stream=True, timeout=(5, 5), verify=str(certificate)).raw
+    raw = adapter.send(request, stream=True, timeout=(60, 60), verify=str(certificate)).raw
     taken: list[bytes] = []
 
     def take(data: bytes) -> Passed:

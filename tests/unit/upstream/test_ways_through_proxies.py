@@ -64,8 +64,8 @@ class Way(NamedTuple):
         routes = Routes(self.adapter, allow_direct=allow_direct)
         upstream = RequestsUpstream(
             self.url,
-            connect_timeout_s=2,
-            read_timeout_s=2,
+            connect_timeout_s=20,
+            read_timeout_s=60,
             proxies=routes,  # type: ignore[arg-type]
             ca_file=self.ca_file,
         )
@@ -197,9 +197,9 @@ def test_a_stream_passes_within_the_event_loop(way: Way, server: ScriptedServer)
 def test_silence_within_an_answer_is_a_timeout(way: Way, server: ScriptedServer) -> None:
     server.scripts.append(sends(CHUNKED, chunk(b"first")))
     upstream, routes = way.upstream()
-    upstream._timeout = (2, 0.2)
     reply = upstream.send(asked(), KEY)
     assert reply.read() == b"first"
+    reply._connection.set_timeout(0.2)  # type: ignore[attr-defined]
     with pytest.raises(UpstreamFailure, match="timeout"):
         reply.read()
     reply.close()
@@ -280,7 +280,7 @@ def test_credentials_are_in_no_error(way: Way, fault: str, caplog: pytest.LogCap
         way.proxy.stop()
     upstream, routes = way.upstream()
     errors = [
-        error_of(lambda: way.adapter.check(way.url, timeout_s=2, verify=way.ca_file)),
+        error_of(lambda: way.adapter.check(way.url, timeout_s=60, verify=way.ca_file)),
         error_of(lambda: upstream.send(asked(), KEY).close()),
     ]
     looks_like_an_answer = way.url.startswith("http:") and fault in ("denied", "no_target")
@@ -353,7 +353,7 @@ def test_what_is_no_tunnel_gets_nothing_and_the_next_way_is_taken(
 ) -> None:
     tunnel.proxy.established = REFUSED[name]
     with pytest.raises(RouteFault) as caught:
-        tunnel.adapter.check(tunnel.url, timeout_s=2, verify=tunnel.ca_file)
+        tunnel.adapter.check(tunnel.url, timeout_s=60, verify=tunnel.ca_file)
     assert caught.value.is_certain is (name in ("switching protocols", "a redirect", "a page"))
     assert server.requests == []
 
@@ -370,7 +370,7 @@ def test_bytes_that_come_after_the_head_are_no_answer_of_the_upstream(
 ) -> None:
     tunnel.proxy.established, tunnel.proxy.pause_s = [OK + b"\r\n", SECOND], 0.05
     with pytest.raises(RouteFault, match="no TLS connection to the upstream comes about"):
-        tunnel.adapter.check(tunnel.url, timeout_s=2, verify=tunnel.ca_file)
+        tunnel.adapter.check(tunnel.url, timeout_s=60, verify=tunnel.ca_file)
     assert server.requests == []
 
 
@@ -384,7 +384,7 @@ def test_a_head_that_comes_too_slowly_is_given_up(tunnel: Way) -> None:
 def test_a_proxy_that_hangs_up_within_its_head(tunnel: Way) -> None:
     tunnel.proxy.established = hangs_up(tunnel.proxy, OK)
     with pytest.raises(RouteFault, match="it does not reach the upstream"):
-        tunnel.adapter.check(tunnel.url, timeout_s=2, verify=tunnel.ca_file)
+        tunnel.adapter.check(tunnel.url, timeout_s=60, verify=tunnel.ca_file)
 
 
 def hangs_up(proxy: HttpProxy | Socks5Proxy, start: bytes) -> Iterator[bytes]:
