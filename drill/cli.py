@@ -37,13 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A closed terminal or `kill` ends the drill as Ctrl-C does: nothing is left running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)
-    # The deaths of the drill's own MongoDB are no news.
-    logging.getLogger("app.store.embedded_mongo").setLevel(logging.CRITICAL)
     console = Console()
     kept_in = _kept_in(arguments)
     run: Progress | None = None
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
     with ExitStack() as stack:
+        # The deaths of the drill's own MongoDB are no news.
+        deaths = logging.getLogger("app.store.embedded_mongo")
+        stack.callback(deaths.setLevel, deaths.level)
+        deaths.setLevel(logging.CRITICAL)
         if not arguments.keep:
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
         try:

@@ -1,6 +1,7 @@
 """The drill in parts: shares that add up, a run that goes on where it was, figures put together."""
 
 import json
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -260,6 +261,13 @@ def test_a_run_that_is_over_is_told_again_without_running(runs: SimpleNamespace,
     ran = list(runs.ran)
     assert drill(tmp_path, "--resume") == 0
     assert runs.ran == ran
+
+
+def test_what_is_said_of_databases_is_heard_again_afterwards(runs: SimpleNamespace, tmp_path: Path) -> None:
+    before = logging.getLogger("app.store.embedded_mongo.server").getEffectiveLevel()
+    runs.stops_at = 1
+    drill(tmp_path)
+    assert logging.getLogger("app.store.embedded_mongo.server").getEffectiveLevel() == before
 
 
 def test_another_seed_is_refused_while_a_run_is_kept(
