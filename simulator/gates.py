@@ -32,7 +32,7 @@ class Gates:
         """Let everyone pass, now and later."""
         self._open.add(name)
 
-    def wait_arrived(self, name: str, count: int = 1, timeout_s: float = 10.0) -> None:
+    def wait_arrived(self, name: str, count: int = 1, timeout_s: float = 90.0) -> None:
         """Block until ``count`` scripts have reached the gate; `TimeoutError` if they do not in time."""
         deadline = time.monotonic() + timeout_s
         with self._changed:

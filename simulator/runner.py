@@ -16,12 +16,13 @@ from gevent.server import StreamServer
 
 from simulator.catalog import DEFAULT_MODELS
 from simulator.control import Controller
+from simulator.launcher import free_port
 from simulator.script import Script
 from simulator.tally import Entry, Seen, Tally
 from simulator.upstream import Upstream
 
 _BACKLOG = 2048
-_START_TIMEOUT_S = 10.0
+_START_TIMEOUT_S = 90.0
 
 
 class Simulator:
@@ -148,7 +149,7 @@ class Simulator:
         """Let scripts pass a `Wait`."""
         self.upstream.gates.open(name)
 
-    def wait_gate(self, name: str, count: int = 1, timeout_s: float = 10.0) -> None:
+    def wait_gate(self, name: str, count: int = 1, timeout_s: float = 90.0) -> None:
         """Block until ``count`` scripts have reached a `Wait`."""
         self.upstream.gates.wait_arrived(name, count, timeout_s)
 
@@ -213,7 +214,7 @@ class Simulator:
 
     def _listen(self) -> None:
         if self._server is None:
-            listener = _listener(self.host, self.port)
+            listener = _listener(self.host, self.port or free_port())
             self.port = listener.getsockname()[1]
             self._server = StreamServer(listener, self.upstream.serve, spawn=self._pool)
             self._server.start()

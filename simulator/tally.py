@@ -190,11 +190,11 @@ class Tally:
                 for model, total in self._totals.items()
             }
 
-    def wait_ended(self, count: int, timeout_s: float = 10.0) -> list[Entry]:
+    def wait_ended(self, count: int, timeout_s: float = 90.0) -> list[Entry]:
         """Block until ``count`` requests are over and return all entries; `TimeoutError` after that."""
         return self._wait(lambda: self._ended >= count, timeout_s, f"{count} ended requests")
 
-    def wait_begun(self, count: int, timeout_s: float = 10.0) -> list[Entry]:
+    def wait_begun(self, count: int, timeout_s: float = 90.0) -> list[Entry]:
         """Block until ``count`` requests were received."""
         return self._wait(lambda: self._seq >= count, timeout_s, f"{count} requests")
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from app.upstream.proxy_choice import ProxyEndpoint, ProxyKind
+from simulator.launcher import free_port
 
 _SIZE = 65536
 _REFUSALS = {"no_target": ("502 Bad Gateway", 5), "denied": ("403 Forbidden", 2)}
@@ -31,7 +32,7 @@ class _Server:
     """Serves every connection in a thread; `stop` and `start` again keep the port."""
 
     def __init__(self) -> None:
-        self.port = 0
+        self.port = free_port()
         self.connections = 0
         self.bytes_up = 0
         """How much clients sent through tunnels."""
@@ -42,7 +43,6 @@ class _Server:
     def start(self) -> Self:
         """Listen."""
         self._listener = socket.create_server(("127.0.0.1", self.port))
-        self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
         return self
 

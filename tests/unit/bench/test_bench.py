@@ -73,12 +73,12 @@ def test_other_answers_are_whole_and_take_their_time(
 
 def test_the_upstream_lists_its_models_and_answers_as_an_api_does(programs: Programs, tmp_path: Path) -> None:
     with LoadUpstream(programs, tmp_path, 0, ("b-plain", "b-embedding")) as upstream:
-        listed = requests.get(f"{upstream.url}/v1/models", timeout=10).json()
+        listed = requests.get(f"{upstream.url}/v1/models", timeout=90).json()
         vector = requests.post(
-            f"{upstream.url}/v1/embeddings", json={"model": "b-embedding"}, timeout=10
+            f"{upstream.url}/v1/embeddings", json={"model": "b-embedding"}, timeout=90
         ).json()
         late = requests.post(
-            f"{upstream.url}/v1/chat/completions", json={"model": "b-late-1"}, timeout=10
+            f"{upstream.url}/v1/chat/completions", json={"model": "b-late-1"}, timeout=90
         ).json()
     assert [model["id"] for model in listed["data"]] == ["b-plain", "b-embedding"]
     assert len(vector["data"][0]["embedding"]) == 1536
@@ -134,7 +134,7 @@ def test_all_users_ask_before_any_asks_again(programs: Programs) -> None:
         thread = Thread(target=server.serve_forever)
         thread.start()
         aim = Aim(server.server_port, crowd.client_key(0), users=10, from_request=3)
-        figures = run_load(programs, aim, Shape("b-plain", 1, 0.2, warmup_s=0.0), ANY_CORE).figures
+        figures = run_load(programs, aim, Shape("b-plain", 1, 1.0, warmup_s=0.0), ANY_CORE).figures
         server.shutdown()
         thread.join()
     assert figures["answered"] == len(asked) >= 10
