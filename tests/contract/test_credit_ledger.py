@@ -65,7 +65,10 @@ AMOUNTS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(amounts=AMOUNTS)
 def test_credit_is_exact_to_the_nano_dollar_and_every_line_says_so(users, ledger, database, amounts) -> None:
     database.usersNew.delete_many({})

@@ -41,10 +41,10 @@ def test_a_limit_is_exact_within_one_worker(time: Time) -> None:
 
 
 @pytest.mark.parametrize("kind", ["shared", "storage"])
-def test_looking_does_not_count(kind: str) -> None:
+def test_looking_does_not_count(kind: str, time: Time) -> None:
     import time as system_time
 
-    limiter: SharedRateLimiter | StorageRateLimiter = SharedRateLimiter("w1", system_time.time)
+    limiter: SharedRateLimiter | StorageRateLimiter = SharedRateLimiter("w1", time)
     if kind == "storage":
         limiter = StorageRateLimiter("memory://", system_time.time)
     assert all(limiter.hit("k", 1, cost=0).allowed for _ in range(3))
