@@ -46,7 +46,8 @@ from workers.log_writer import LogWriter
 from workers.memory import TRIM_S, trimmer
 
 _HALT_S = 1.0
-_LOOK_S = 1.0
+# How long a start looks whether the database is whole; one of its own has just answered and does so again.
+_LOOK_S, _OWN_LOOK_S = 1.0, 30.0
 _INDEX_RETRY_S = 5.0
 _STORE_WATCH_S = 2.0
 _HOLDS_S = 5.0
@@ -92,8 +93,8 @@ class BackgroundTasks:
         `started_by` is what brought the model table into force. With `may_refuse` a database that was set up
         with another SECRET_KEY raises `WrongSecretKeyError`.
         """
-        _refuse_incomplete(services)
         settings = services.settings
+        _refuse_incomplete(services, _OWN_LOOK_S if settings.mongodb_uri is None else _LOOK_S)
         is_store_there = services.secret_key.look()
         if may_refuse:
             services.secret_key.require()
@@ -396,13 +397,13 @@ def _journal_policy(settings: Settings) -> JournalPolicy:
     return JournalPolicy(settings.journal_sync, max_bytes, min(SEGMENT_BYTES, largest))
 
 
-def _refuse_incomplete(services: Services) -> None:
+def _refuse_incomplete(services: Services, look_s: float) -> None:
     """End the start on a database that is not whole; gunicorn's master ends, too.
 
     While MongoDB is away nobody can tell: later on, nothing is booked into such a database.
     """
     try:
-        with pymongo.timeout(_LOOK_S):
+        with pymongo.timeout(look_s):
             refuse_incomplete(services.database)
     except IncompleteRestore as error:
         logger.error("%s", error)  # noqa: TRY400  one line, for an operator

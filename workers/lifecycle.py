@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 
 from workers.log_writer import BatchPolicy, LogWriter, RecordQueue, RecordStore
 
+# In how many looks a store is found to hang: a machine that stands still for seconds counts as one.
+_LOOKS = 6
+
 log = logging.getLogger(__name__)
 
 DRAIN_TIMEOUT_S = 30.0
@@ -44,11 +47,11 @@ def drain(writer: LogWriter, timeout_s: float = DRAIN_TIMEOUT_S, stalled_timeout
     """
     writer.close()
     deadline = time.monotonic() + timeout_s
-    while not writer.is_done and (left_s := deadline - time.monotonic()) > 0:
-        batches = writer.counts.batches
-        writer.wait(min(left_s, stalled_timeout_s))
-        if writer.counts.batches == batches and not writer.memory_only:
-            break
+    batches, looks = writer.counts.batches, 0
+    while not writer.is_done and looks < _LOOKS and (left_s := deadline - time.monotonic()) > 0:
+        writer.wait(min(left_s, stalled_timeout_s / _LOOKS))
+        is_stalled = writer.counts.batches == batches and not writer.memory_only
+        batches, looks = writer.counts.batches, looks + 1 if is_stalled else 0
     lost = writer.terminate()
     log.info("worker stopped: %d records written, %d lost", writer.counts.written, writer.lost)
     return lost
