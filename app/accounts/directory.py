@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import pymongo
 from pymongo.errors import PyMongoError
 
 from app.accounts.client_keys import ClientKeyStore
@@ -24,7 +23,7 @@ from app.accounts.principal import Principal
 from app.accounts.read_cache import CachePolicy, Clock, Outage, ReadCache, Spawn
 from app.accounts.users import User, UserStore
 from app.common.errors import StoreUnavailable
-from app.store.driver import store_problem
+from app.store.driver import in_time, store_problem
 
 ENV_ID = "env"
 _MAX_SECRET_LENGTH = 512
@@ -121,8 +120,8 @@ class CachedDirectory:
         account = self._account(user_id)
         if account is None:
             return unlimited
-        with _translated(), pymongo.timeout(_LOOKUP_TIMEOUT_S):
-            key = self._client_keys.get(user_key_id)
+        with _translated():
+            key = in_time(_LOOKUP_TIMEOUT_S, lambda: self._client_keys.get(user_key_id))
         limits = None if key is None else key.limits
         return _principal(_KnownKey(user_id, user_key_id, limits=limits), account.user)
 
@@ -243,16 +242,19 @@ class CachedDirectory:
         return sum(amount for _, amount in unseen)
 
     def _load_key(self, secret: str, timeout_s: float) -> _KnownKey | None:
-        with _translated(), pymongo.timeout(timeout_s):
-            key = self._client_keys.find(secret)
-            if key is not None:
-                self._note_secret(key.key_id, hash_client_key(secret))
-                return (
-                    _KnownKey(key.username, key.stored_id, key.rpm, key.expires_at, key.limits)
-                    if key.is_active
-                    else None
-                )
-            username = self._users.find_username_by_api_key(secret)
+        with _translated():
+            return in_time(timeout_s, lambda: self._find_key(secret))
+
+    def _find_key(self, secret: str) -> _KnownKey | None:
+        key = self._client_keys.find(secret)
+        if key is not None:
+            self._note_secret(key.key_id, hash_client_key(secret))
+            return (
+                _KnownKey(key.username, key.stored_id, key.rpm, key.expires_at, key.limits)
+                if key.is_active
+                else None
+            )
+        username = self._users.find_username_by_api_key(secret)
         # The account key has no document of its own; its id must not be the key itself.
         return _KnownKey(username, f"user:{username}") if username is not None else None
 
@@ -265,8 +267,8 @@ class CachedDirectory:
 
     def _load_account(self, user_id: str) -> _Account | None:
         booked = self._bookings
-        with _translated(), pymongo.timeout(_patience(self._accounts, user_id)):
-            user = self._users.get(user_id)
+        with _translated():
+            user = in_time(_patience(self._accounts, user_id), lambda: self._users.get(user_id))
         if user is None or not user.is_active:
             return None
         return _Account(user, booked, user.available_nano)

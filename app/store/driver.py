@@ -1,11 +1,13 @@
 """What all stores share of the driver: its errors in words, indexes, long reads in turns."""
 
 import logging
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import gevent
+import pymongo
 from pymongo import IndexModel
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
@@ -20,8 +22,12 @@ _INDEX_CONFLICTS = (85, 86)
 # After so many records or documents, about a millisecond, waiting requests go first.
 _STRIDE = 50
 
+# A wait that was this much longer than it may be was not for the store: this process got no time.
+_STOOD_STILL_S = 0.3
+
 Document = dict[str, Any]
 Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 class AlreadyExistsError(Exception):
@@ -37,6 +43,24 @@ def yielding(items: Iterable[Item], stride: int = _STRIDE) -> Iterator[Item]:
         yield item
         if count % stride == 0:
             gevent.sleep(0)
+
+
+def in_time(
+    timeout_s: float, look: Callable[[], Found], *, monotonic: Callable[[], float] = time.monotonic
+) -> Found:
+    """Return what the store says within a time, asked once more where this process stood still meanwhile.
+
+    A process that gets no time for seconds hears of the end of its patience before it hears of the answer.
+    """
+    began = monotonic()
+    try:
+        with pymongo.timeout(timeout_s):
+            return look()
+    except PyMongoError as error:
+        if not error.timeout or monotonic() - began < timeout_s + _STOOD_STILL_S:
+            raise
+    with pymongo.timeout(timeout_s):
+        return look()
 
 
 def store_problem(error: PyMongoError) -> str:
