@@ -58,15 +58,15 @@ def test_a_drift_is_found_and_none_where_there_is_none(tmp_path_factory: pytest.
                 if len(used) == len(KEYS):
                     break
             assert len(used) == len(KEYS)
+            # A snapshot has what is booked by then, and sums are brought up to date after the records.
+            records, sums = weir.record_count(), weir.database["request_rollups"]
+            wait_until(lambda: sum(d["requests"] for d in sums.find()) >= records, what="the sums")
+            lab.wait_entries(records)
             # One key is used elsewhere, too, and another one's count begins anew.
             upstream.account(elsewhere={SHARED: UNITS_PER_USD * 1000}, tokens={NEW: {"used_fee": "0"}})
             weir.database["ohmygpt_account"].update_one({"_id": "account"}, {"$unset": {"triedAt": ""}})
             wait_until(lambda: snapshots.count_documents({}) == 2, what="the next snapshot")
 
-            # What they are compared with is brought up to date after the records.
-            records = weir.record_count()
-            sums = weir.database["request_rollups"]
-            wait_until(lambda: sum(d["requests"] for d in sums.find()) >= records, what="the sums")
             view = ask_json(weir, "/api/admin/ohmygpt/books?period=today")
             found = {KEYS[int(row["key"].removeprefix("env-")) - 1]: row for row in view["keys"]}
             verdicts = {EVEN: "agrees", DEAR: "differs", SHARED: "differs", NEW: "reset"}
