@@ -156,19 +156,21 @@ def test_the_vendors_sdks_see_what_they_would_see_without(lab: Lab, calm_weir: W
     seen: dict[str, tuple[str, Any]] = {}
 
     def ask_openai() -> None:
-        client = openai.OpenAI(api_key=CLIENT_KEY, base_url=f"{calm_weir.url}/v1", max_retries=0)
-        stream = client.chat.completions.create(
-            model="gpt-test", messages=HI, stream=True, user=play, stream_options={"include_usage": True}
-        )
-        chunks = list(stream)
+        with openai.OpenAI(api_key=CLIENT_KEY, base_url=f"{calm_weir.url}/v1", max_retries=0) as client:
+            stream = client.chat.completions.create(
+                model="gpt-test", messages=HI, stream=True, user=play, stream_options={"include_usage": True}
+            )
+            chunks = list(stream)
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
         seen["openai"] = text, chunks[-1].usage.completion_tokens if chunks[-1].usage else None
 
     def ask_anthropic() -> None:
-        client = anthropic.Anthropic(api_key=CLIENT_KEY, base_url=calm_weir.url, max_retries=0)
-        with client.messages.stream(
-            model="claude-test", messages=HI, max_tokens=50, metadata={"user_id": play}
-        ) as stream:
+        with (
+            anthropic.Anthropic(api_key=CLIENT_KEY, base_url=calm_weir.url, max_retries=0) as client,
+            client.messages.stream(
+                model="claude-test", messages=HI, max_tokens=50, metadata={"user_id": play}
+            ) as stream,
+        ):
             text = "".join(stream.text_stream)
             seen["anthropic"] = text, stream.get_final_message().usage.output_tokens
 
