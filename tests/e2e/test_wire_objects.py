@@ -51,7 +51,13 @@ class World:
         body = {"model": "gpt-test", "input": "hello", "background": True, "metadata": metadata} | members
         response = self.ask("POST", RESPONSES, body)
         assert response.status == 200, response.body
-        return json_of(response)["id"], response
+        return self.known(json_of(response)["id"]), response
+
+    def known(self, object_id: str) -> str:
+        """Wait until any worker finds this id: another one looks for it for a second at most."""
+        objects = self.weir.database["upstream_objects"]
+        wait_until(lambda: objects.find_one({"ids": object_id}), what=f"{object_id} to be known")
+        return object_id
 
     def record(self, response: RawResponse) -> dict[str, Any]:
         return self.weir.wait_record(response.request_id)
@@ -188,6 +194,7 @@ def test_a_stream_that_was_cut_is_resumed_and_charged_once(world: World) -> None
     cut = world.ask("POST", RESPONSES, body | {"metadata": {"cut": "5"}})
     assert not cut.is_whole
     object_id = json.loads(cut.body.split(b"data: ", 1)[1].split(b"\n", 1)[0])["response"]["id"]
+    world.known(object_id)
     rest = world.ask("GET", f"{RESPONSES}/{object_id}?stream=true&starting_after=5")
     numbers = [
         json.loads(line[6:])["sequence_number"] for line in rest.body.splitlines() if b"data: " in line
@@ -213,10 +220,10 @@ def test_a_response_that_was_charged_at_once_is_free_to_look_at(world: World) ->
 
 @pytest.mark.wire("R28")
 def test_what_a_request_names_goes_to_the_key_that_made_it(world: World) -> None:
-    conversation = json_of(world.ask("POST", "/v1/conversations", {}))["id"]
+    conversation = world.known(json_of(world.ask("POST", "/v1/conversations", {}))["id"])
     object_id, _ = world.create(background=False, does={"input": 30})
     made_by = {name: world.entries()[place]["key"] for place, name in enumerate((conversation, object_id))}
-    item = json_of(world.ask("GET", f"{RESPONSES}/{object_id}"))["output"][0]["id"]
+    item = world.known(json_of(world.ask("GET", f"{RESPONSES}/{object_id}"))["output"][0]["id"])
     for name, members in (
         (conversation, {"conversation": conversation}),
         (conversation, {"conversation": {"id": conversation}}),
@@ -257,8 +264,8 @@ def test_what_is_not_the_users_own_is_not_there(world: World) -> None:
 @pytest.mark.wire("R46")
 def test_nobody_elses_is_reached_by_writing_it_in_another_way(world: World) -> None:
     object_id, _ = world.create(background=False, does={"input": 30})
-    item = json_of(world.ask("GET", f"{RESPONSES}/{object_id}"))["output"][0]["id"]
-    own = json_of(world.ask("POST", "/v1/conversations", {}, key=world.user.key))["id"]
+    item = world.known(json_of(world.ask("GET", f"{RESPONSES}/{object_id}"))["output"][0]["id"])
+    own = world.known(json_of(world.ask("POST", "/v1/conversations", {}, key=world.user.key))["id"])
     before = len(world.entries())
     spellings = (
         {"type": "item_reference", "role": "user", "id": item},
@@ -287,7 +294,7 @@ def test_nobody_elses_is_reached_by_writing_it_in_another_way(world: World) -> N
 def test_a_conversation_begins_with_the_users_own_items(world: World) -> None:
     object_id, _ = world.create(background=False, does={"input": 30})
     made_by = world.entries()[-1]["key"]
-    item = json_of(world.ask("GET", f"{RESPONSES}/{object_id}"))["output"][0]["id"]
+    item = world.known(json_of(world.ask("GET", f"{RESPONSES}/{object_id}"))["output"][0]["id"])
     items = [{"type": "item_reference", "id": item}, {"role": "user", "content": "hi"}]
     for _ in range(4):
         assert world.ask("POST", "/v1/conversations", {"items": items}).status == 200
@@ -329,6 +336,7 @@ def test_what_is_pending_counts_against_the_credit_and_may_be_asked_about(world:
     body = {"model": "gpt-dear", "input": "hi", "background": True, "max_output_tokens": 600}
     created = world.ask("POST", RESPONSES, body | {"metadata": {"output": "1"}}, key=user.key)
     assert created.status == 200, created.body
+    world.known(json_of(created)["id"])
     assert world.record(created)["pending"]["nanoUsd"] >= 600_000_000
     refused = world.ask("POST", RESPONSES, body | {"max_output_tokens": 900}, key=user.key)
     # what is left pays for less than was asked for, or for nothing
@@ -368,7 +376,7 @@ def batch_of(*does: str, model: str = "claude-test") -> dict[str, Any]:
 def make_batch(world: World, *does: str, key: str = CLIENT_KEY) -> tuple[str, RawResponse]:
     response = world.ask("POST", BATCHES, batch_of(*does), key=key)
     assert response.status == 200, response.body
-    return json_of(response)["id"], response
+    return world.known(json_of(response)["id"]), response
 
 
 # Half of 3 and 15 USD per million: 20/5 and 30/6.
@@ -487,6 +495,7 @@ def test_a_container_is_used_with_the_key_that_made_it(world: World) -> None:
         "metadata": {"user_id": "sim:script:container"},
     }
     assert world.ask("POST", "/v1/messages", body).status == 200
+    world.known(f"container_{world.since}")
     made_by = world.entries()[0]["key"]
     for container in (f"container_{world.since}", {"id": f"container_{world.since}"}):
         for _ in range(3):
