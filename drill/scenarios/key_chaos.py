@@ -71,7 +71,7 @@ def key_chaos(drill: Drill) -> Findings:
         KEY_SYNC_MS="500" if drill.level.name == "short" else "1000",
     ) as stage:
         chaos = _Chaos(stage, secrets, drill.random, drill.level.chaos_s)
-        stillness = Stillness.of(stage.database)
+        stillness = Stillness.of(stage.database, stage.weir.worker_pids())
         try:
             nuisance = stage.callers.pop()
             innocent = Mix(stage.callers, drill.random)
@@ -208,7 +208,7 @@ def check_cooldowns(
 ) -> None:
     """Check that no key is asked from `PROPAGATION_S` after a 429 until the cooldown it asked for is over.
 
-    While the machine stands still nobody hears of anything, so that is as much time more.
+    While the machine or a worker stands still nobody hears of anything, so that is as much time more.
     By the upstream's own clock and books; a reset, by an operator or a probe, ends a cooldown. What only one
     client has met leaves the key a last resort for the others, so it takes a second client's 429 within the
     first one's cooldown. What was ejected, or banned on the word of clients, is a last resort until a reset.

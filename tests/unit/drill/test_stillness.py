@@ -1,12 +1,15 @@
 """When the machine stood still, by the drill's own looks at it; and what of a cooldown counts then."""
 
+import os
 import time
 
 import gevent
+import pytest
 
 from drill.report import Findings
 from drill.scenarios.key_chaos import check_cooldowns
 from drill.stillness import Stillness
+from simulator.launcher import PATIENCE_S
 
 NAMES = {"sk-1": "env-1"}
 
@@ -31,6 +34,26 @@ def test_a_look_that_takes_long_is_a_standstill() -> None:
         while not stillness.spans and time.time() < began + 30:
             gevent.sleep(0.05)
     assert stillness.between(began, time.time()) >= 0.5
+
+
+def test_a_process_that_waits_for_a_processor_stands_still_by_itself() -> None:
+    stillness = Stillness(lambda: None, [1, 2])
+    stillness._moments += [10.0, 11.0, 12.0, 13.0]
+    stillness._waits += [[0.0, 5.0], [0.1, 5.0], [0.2, 5.5], [0.2, 7.0]]
+    spans = ((10, 11), (11, 12), (11.5, 11.6), (10, 99))
+    assert [stillness.between(*span) for span in spans] == pytest.approx([0.1, 0.5, 0.5, 2.0])
+    assert stillness.between(0, 10) == 0
+    assert Stillness(lambda: None).between(0, 99) == 0
+
+
+def test_it_reads_how_long_processes_have_waited() -> None:
+    stillness = Stillness(lambda: None, [os.getpid(), 2**22 + 1])
+    with stillness.watched(), gevent.Timeout(PATIENCE_S):
+        while len(stillness._moments) < 3:
+            gevent.sleep(0.05)
+    own, gone = zip(*stillness._waits, strict=True)
+    assert list(own) == sorted(own)
+    assert set(gone) == {0.0}
 
 
 def limited(at: float, sender: str) -> dict[str, object]:
