@@ -29,6 +29,8 @@ _LATENCY_FACTOR = 2.0
 _FLOOR_MS = 20.0
 _FLOODERS = 8
 _GROWTH_MB = 64
+# Who has been refused gives way to all others: for as long as a worker has no time for more than these.
+_LAST_S = 600.0
 
 
 def slow_clients(drill: Drill) -> Findings:
@@ -185,7 +187,7 @@ def _ask_as_stranger(port: int, random: Random, share: int) -> int:
 
     Whoever cannot be looked up at once, on a machine that stands still, is told to ask again.
     """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_LAST_S)
     answered = 0
     for _ in range(share):
         key = f"sk-stranger-{random.getrandbits(128):032x}"
