@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from pathlib import Path
@@ -145,8 +146,16 @@ def test_a_day_ends_under_load_and_kills(hosts: Hosts, upstream: UpstreamProcess
         wait_until(wave, 300, what="the budget of the new day to be used up")
     for host in hosts:
         wait_until(lambda host=host: ask_json(host, "/api/admin/health")["_status"] == 200, what="a worker")
-    wait_until(lambda: is_settled(hosts, user, answered), 120, what="everything to be booked")
-    records = list(logs.find({"userId": user.name}))
+    books = read_books(hosts, user)
+
+    def is_settled() -> bool:
+        nonlocal books
+        books = read_books(hosts, user)
+        return books.agree(answered)
+
+    wait_until(is_settled, 240, what="everything to be booked")
+    # Those that agree: what a killed worker has left may be booked in this very moment.
+    records, document = books.records, books.document
     assert kills
     # 0 lost: whoever was answered has a record; 0 double: a record each, and each cost counted once.
     assert answered <= {record["_id"] for record in records}
@@ -156,7 +165,6 @@ def test_a_day_ends_under_load_and_kills(hosts: Hosts, upstream: UpstreamProcess
             began = budget["from"]
             assert began == midnight - DAY_S * (record["createdAt"].timestamp() < midnight)
             costs[began] += record["costNanoUsd"]
-    document = users.find_one({"_id": user.name})
     stored = {int(name[1:]): nano for name, nano in document["budgetSpent"]["day"].items() if nano}
     assert stored == {began: nano for began, nano in costs.items() if nano}
     assert round(document["creditsUsed"] * NANO) == sum(record["costNanoUsd"] for record in records)
@@ -169,17 +177,27 @@ def test_a_day_ends_under_load_and_kills(hosts: Hosts, upstream: UpstreamProcess
     assert given.timestamp() < midnight or len(costs) == 1
 
 
-def is_settled(hosts: Hosts, user: User, answered: set[str]) -> bool:
-    """Whether all answered requests are recorded, and budgets and hourly sums have every record's cost."""
+@dataclass(frozen=True)
+class Books:
+    """A user's records and what was booked of them: hourly sums, and the user's document with the budgets."""
+
+    records: list[dict[str, Any]]
+    summed: int
+    document: dict[str, Any]
+
+    def agree(self, answered: set[str]) -> bool:
+        """Whether all answered requests are recorded, and budgets and sums have every record's cost."""
+        spent = sum(record["costNanoUsd"] for record in self.records)
+        booked = sum(self.document.get("budgetSpent", {}).get("day", {}).values())
+        return answered <= {record["_id"] for record in self.records} and spent == self.summed == booked
+
+
+def read_books(hosts: Hosts, user: User) -> Books:
     database = hosts[0].database
     records = list(database["request_logs"].find({"userId": user.name}))
-    spent = sum(record["costNanoUsd"] for record in records)
-    summed = sum(
-        found.get("costNanoUsd", 0) for found in database["request_rollups"].find({"userId": user.name})
-    )
-    document = database["usersNew"].find_one({"_id": user.name}) or {}
-    booked = sum(document.get("budgetSpent", {}).get("day", {}).values())
-    return answered <= {record["_id"] for record in records} and spent == summed == booked
+    sums = database["request_rollups"].find({"userId": user.name})
+    summed = sum(found.get("costNanoUsd", 0) for found in sums)
+    return Books(records, summed, database["usersNew"].find_one({"_id": user.name}) or {})
 
 
 def wrong_refusals(
