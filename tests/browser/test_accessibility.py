@@ -1,7 +1,6 @@
 """axe finds nothing, on any page, in light and in dark; and all of them fit a phone."""
 
 from datetime import datetime
-from zoneinfo import ZoneInfo
 
 import pytest
 from playwright.sync_api import expect
@@ -16,7 +15,7 @@ def addresses(page, site):
     links = page.locator("nav[aria-label=Pages] a").all()
     retried = next(record for record in site.weir.records() if len(record.get("attempts", ())) > 1)
     site.settle()
-    month = f"/admin/billing/{datetime.now(ZoneInfo('Asia/Ho_Chi_Minh')):%Y-%m}"
+    month = f"/admin/billing/{datetime.now(site.zone):%Y-%m}"
     return [
         *[link.get_attribute("href") for link in links],
         "/admin/?period=1h",
@@ -34,10 +33,11 @@ def addresses(page, site):
 
 
 def test_what_is_wrong_with_a_page_is_found(browser):
-    page = browser.new_page()
+    window = Watched(browser, "about:blank")
+    page = window.page
     page.set_content('<main><h1 style="color: #ccc; background: #fff">Pale</h1><img src="data:,"></main>')
     assert {rule for rule, _ in problems(page)} >= {"color-contrast", "document-title", "image-alt"}
-    page.close()
+    window.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -3,7 +3,6 @@
 import json
 import re
 from datetime import UTC, datetime, time, timedelta
-from zoneinfo import ZoneInfo
 
 import pytest
 from playwright.sync_api import expect
@@ -23,8 +22,7 @@ REASONS = ("The model's answer was cut.", "You sent too many requests.", "The up
 def acme(site):
     """Requests of yesterday: three of acme failed, one was dear; some of customers with odd names."""
     database = site.weir.database
-    zone = ZoneInfo("Asia/Ho_Chi_Minh")
-    midnight = datetime.combine(datetime.now(zone).date(), time.min, tzinfo=zone).astimezone(UTC)
+    midnight = datetime.combine(datetime.now(site.zone).date(), time.min, tzinfo=site.zone).astimezone(UTC)
     key = ClientKeyStore(database).add(ACME, now=midnight, more={"keyName": "production backend"})
 
     def document(number, **more):
@@ -155,6 +153,7 @@ def test_users_are_suggested_while_a_name_is_typed(admin, site):
 
 def test_dragging_over_the_bars_asks_for_their_time(admin, acme):
     page = admin.page
+    admin.stand_still()
     page.goto(f"/admin/requests?user={ACME}&period=yesterday")
     drawn = json.loads(page.locator("#chart-endings script").text_content())
     box = page.locator("#chart-endings .u-over").bounding_box()
@@ -172,6 +171,7 @@ def test_dragging_over_the_bars_asks_for_their_time(admin, acme):
 
 def test_a_click_on_a_bar_leads_to_its_requests(admin, acme):
     page = admin.page
+    admin.stand_still()
     page.goto(f"/admin/requests?user={ACME}&period=yesterday")
     drawn = json.loads(page.locator("#chart-endings script").text_content())
     totals = [sum(values) for values in zip(*(line["values"] for line in drawn["series"]), strict=True)]

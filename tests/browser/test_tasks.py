@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -14,8 +13,6 @@ from simulator.launcher import ROOT, wait_until
 from tests.support.chromium import Watched
 from tests.support.site import CHAT_MODEL, Site
 from tests.support.upstream_process import UpstreamProcess
-
-ZONE = ZoneInfo("Asia/Ho_Chi_Minh")
 
 
 class Person:
@@ -82,10 +79,10 @@ class Person:
 
 
 def add_past(site: Site) -> None:
-    """Have the first user fail once yesterday."""
+    """Have the first user fail once yesterday, and have it served last month, whatever day it is."""
     record = site.weir.database["request_logs"].find_one({"_id": site.ids[0]})
     assert record is not None
-    midnight = datetime.now(ZONE).replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC)
+    midnight = datetime.now(site.zone).replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC)
     failed = {
         "_id": "yesterdays-failure",
         "requestId": "yesterdays-failure",
@@ -94,7 +91,11 @@ def add_past(site: Site) -> None:
         "errorType": "upstream_truncated",
         "errorMessage": "The answer was cut.",
     }
-    assert Booking(site.weir.database, "past").apply([SequencedRecord(1, record | failed)]).dead == ()
+    # Before yesterday also on the first of a month.
+    at = midnight.astimezone(site.zone).replace(day=1).astimezone(UTC) - timedelta(days=3)
+    served = {"_id": "last-months-request", "requestId": "last-months-request", "createdAt": at}
+    past = [SequencedRecord(1, record | failed), SequencedRecord(2, record | served)]
+    assert Booking(site.weir.database, "past").apply(past).dead == ()
 
 
 def add_user(who: Person) -> None:
@@ -276,7 +277,7 @@ def proxy_for_a_key(who: Person) -> None:
 
 
 def what_is_in_flight(who: Person) -> None:
-    who.site.upstream.behave(CHAT_MODEL, "chunks=400,delay_ms=100", times=1)
+    who.site.upstream.behave(CHAT_MODEL, "chunks=4000,delay_ms=100", times=1)
     with who.site.streaming(who.site.users[0]):
         who.sees(who.user, "#in-flight")
 

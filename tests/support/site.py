@@ -3,8 +3,10 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import requests
 
@@ -16,18 +18,31 @@ from tests.support.weir_process import WeirProcess
 KEYS = ("sk-upstream-first-0123456789", "sk-upstream-second-012345678", "sk-upstream-third-0123456789")
 CHAT_MODEL, MESSAGES_MODEL = "gpt-5", "claude-sonnet-4-5"
 
+ZONES = (ZoneInfo("Asia/Ho_Chi_Minh"), ZoneInfo("America/Bogota"))
+"""Half a day apart, and neither changes its clocks: in one of them midnight is far."""
+
+_FAR = timedelta(hours=3)
+
+
+def zone_of_one_day(now: datetime) -> ZoneInfo:
+    """The first of `ZONES` whose day goes on for hours: what is of yesterday or this month stays so."""
+    first, other = ZONES
+    return first if (now + _FAR).astimezone(first).date() == now.astimezone(first).date() else other
+
 
 class Site:
     """The proxy, the upstream, two users, and what they have sent so far."""
 
     def __init__(self, directory: Path, upstream: UpstreamProcess) -> None:
         self.upstream = upstream
+        self.zone = zone_of_one_day(datetime.now(UTC))
         self.weir = WeirProcess(
             directory,
             upstream.url,
             OHMYGPT_API_KEYS=",".join(KEYS),
             MODELS_FILE="models.toml",
-            STATS_TIMEZONE="Asia/Ho_Chi_Minh",
+            STATS_TIMEZONE=self.zone.key,
+            ABORT_DRAIN_S="1",  # what is broken off is over soon after
         )
         self.ids: list[str] = []
         self.users: list[User] = []
