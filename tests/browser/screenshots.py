@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, expect
 
 from app.persistence.booking import Booking
 from app.records.records import SequencedRecord
-from simulator.launcher import ROOT
+from simulator.launcher import PATIENCE_S, ROOT
 from tests.support.chromium import EXECUTABLE, NARROW, WIDE, Watched, chromium
 from tests.support.site import Site
 from tests.support.upstream_process import UpstreamProcess
@@ -76,7 +76,7 @@ def _ask(site: Site, key: str, client: str, model: str, *, stream: bool) -> None
         site.weir.url + path,
         json={"model": model, "max_tokens": 2000, "messages": messages, "stream": stream},
         headers={"Authorization": f"Bearer {key}", "User-Agent": client},
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     answer.raise_for_status()
     site.ids.append(answer.headers["x-request-id"])
@@ -84,7 +84,9 @@ def _ask(site: Site, key: str, client: str, model: str, *, stream: bool) -> None
 
 def _post(site: Site, path: str, body: dict[str, Any]) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {site.token}"}
-    answer = requests.post(f"{site.weir.url}/api/admin/{path}", json=body, headers=headers, timeout=30)
+    answer = requests.post(
+        f"{site.weir.url}/api/admin/{path}", json=body, headers=headers, timeout=PATIENCE_S
+    )
     answer.raise_for_status()
     said: dict[str, Any] = answer.json()
     return said

@@ -202,7 +202,7 @@ def test_every_user_of_many_is_reached_and_the_poorest_come_first(admin, site, c
 
 
 def test_without_scripts_the_forms_are_on_the_page(browser, site, cookies):
-    context = browser.new_context(base_url=site.weir.url, java_script_enabled=False)
+    context = Watched(browser, site.weir.url, java_script_enabled=False).context
     context.add_cookies(cookies)
     page, name = context.new_page(), site.users[1].name
     page.goto(f"/admin/customers/{name}")

@@ -50,7 +50,14 @@ def records(site):
     logs.insert_many(made)
     template = logs.find_one({"_id": site.ids[0]})
     booked = [
-        {**template, "_id": f"booked-{n}", "model": text.replace("\0", ""), "userId": text.replace("\0", "")}
+        {
+            **template,
+            "_id": f"booked-{n}",
+            "model": text.replace("\0", ""),
+            "userId": text.replace("\0", ""),
+            # Of this hour: an earlier one may be summed up with them, and stay so when they are gone.
+            "createdAt": datetime.now(UTC),
+        }
         for n, text in enumerate(HOSTILE)
     ]
     settled = [SequencedRecord(n, document) for n, document in enumerate(booked, 1)]
@@ -125,16 +132,17 @@ def test_what_is_asked_for_comes_back_as_text(admin, place):
 def test_the_policy_would_stop_a_script_that_got_through(admin):
     page = admin.page
     page.goto("/admin/")
-    page.evaluate(
-        """() => {
-            const script = document.createElement('script');
-            script.textContent = 'window.pwned = 1';
-            document.body.append(script);
-            const image = document.createElement('div');
-            image.innerHTML = '<img src=x onerror="window.pwned = 1"><p style="color: red">x</p>';
-            document.body.append(image);
-        }"""
-    )
+    with page.expect_console_message(lambda message: "Content Security Policy" in message.text):
+        page.evaluate(
+            """() => {
+                const script = document.createElement('script');
+                script.textContent = 'window.pwned = 1';
+                document.body.append(script);
+                const image = document.createElement('div');
+                image.innerHTML = '<img src=x onerror="window.pwned = 1"><p style="color: red">x</p>';
+                document.body.append(image);
+            }"""
+        )
     page.locator("img").evaluate("image => image.decode().catch(() => null)")
     assert page.evaluate("window.pwned") is None
     assert any("Content Security Policy" in line for line in admin.told)
@@ -145,7 +153,14 @@ def test_the_dashboard_is_not_shown_in_a_frame(admin, site):
     page = admin.page
     page.goto("/admin/static/icon.svg")
     page.goto(f"{site.weir.url}/health")
-    page.evaluate("document.body.innerHTML = '<iframe src=\"/admin/\"></iframe>'")
-    page.wait_for_timeout(300)
+    # What is refused is loaded, too: as the browser's own page.
+    page.evaluate(
+        """() => new Promise((loaded) => {
+            const frame = document.createElement("iframe");
+            frame.src = "/admin/";
+            frame.onload = () => loaded(null);
+            document.body.replaceChildren(frame);
+        })"""
+    )
     assert ">Home</h1>" not in "".join(frame.content() for frame in page.frames if frame != page.main_frame)
     admin.told.clear()

@@ -6,6 +6,8 @@ import pytest
 import requests
 from playwright.sync_api import expect
 
+from tests.support.chromium import Watched
+
 KEY = "sk-upstream-extra-0123456789"
 
 
@@ -95,7 +97,7 @@ def test_a_key_is_added_limited_paused_and_deleted(admin, site, tidy):
 
 
 def test_bad_lines_of_an_import_are_named_and_nothing_is_lost(browser, site, cookies, tidy):
-    context = browser.new_context(base_url=site.weir.url, java_script_enabled=False)
+    context = Watched(browser, site.weir.url, java_script_enabled=False).context
     context.add_cookies(cookies)
     page = context.new_page()
     page.goto("/admin/upstream")

@@ -12,6 +12,7 @@ _OPTIONS = {
 
 def problems(page: Page) -> list[tuple[str, str]]:
     """Every violation: its rule, and the element it is about."""
+    page.wait_for_load_state()  # half a page, or one without its styles, has faults of its own
     page.evaluate(AXE_SCRIPT)
     found = page.evaluate("async (options) => (await axe.run(options)).violations", _OPTIONS)
     return [(issue["id"], node["html"][:200]) for issue in found for node in issue["nodes"]]

@@ -16,6 +16,7 @@ WIDE = (1280, 900)
 NARROW = (390, 844)
 
 _PATIENCE_MS = PATIENCE_S * 1000
+_SILENCE = "window.EventSource = class extends EventTarget { close() {} }"
 _MARKS = ("Content Security Policy", "Content-Security-Policy", "Refused to")
 
 
@@ -26,7 +27,9 @@ def chromium() -> Iterator[Browser]:
     expect.set_options(timeout=_PATIENCE_MS)
     with sync_playwright() as playwright:
         # Containers seldom allow Chromium's own sandbox; what it opens here is ours.
-        browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=EXECUTABLE, args=["--no-sandbox"], timeout=_PATIENCE_MS
+        )
         try:
             yield browser
         finally:
@@ -69,6 +72,10 @@ class Watched:
         self.page.get_by_label("Client key or admin token").fill(token)
         self.page.get_by_role("button", name="Log in with the key").click()
         self.page.get_by_role("heading", name="Home", exact=True).wait_for()
+
+    def stand_still(self) -> None:
+        """Have pages opened from now on stay as they came: what is pointed at is not drawn anew meanwhile."""
+        self.context.add_init_script(_SILENCE)
 
     def close(self) -> None:
         """Close the window."""
