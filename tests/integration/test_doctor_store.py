@@ -1,6 +1,6 @@
 """What `weir doctor` says about a database that is not as it should be."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,34 @@ class Answering:
         return {**self._db.command(name), **self._hello}
 
 
+def tell_times(monkeypatch: pytest.MonkeyPatch, *moments: datetime) -> None:
+    """Have these checks find these times, one after the other."""
+    left = iter(moments)
+
+    class Told(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return next(left)
+
+    monkeypatch.setattr(store_checks, "datetime", Told)
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(60, "60 s ahead"), (-60, "60 s behind")])
-def test_a_clock_that_is_wrong(database: Database[Any], seconds: int, words: str) -> None:
-    answering = Answering(database, localTime=datetime.now(UTC) + timedelta(seconds=seconds + 0.2))
+def test_a_clock_that_is_wrong(
+    database: Database[Any], monkeypatch: pytest.MonkeyPatch, seconds: int, words: str
+) -> None:
+    tell_times(monkeypatch, NOW, NOW)
+    answering = Answering(database, localTime=NOW + timedelta(seconds=seconds))
     assert words in only(store_checks.check_server(answering)).detail  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_an_answer_that_was_long_under_way_is_no_wrong_clock(
+    database: Database[Any], monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    tell_times(monkeypatch, NOW, NOW + timedelta(seconds=60))
+    answering = Answering(database, localTime=NOW + timedelta(seconds=seconds))
+    assert list(store_checks.check_server(answering)) == []  # type: ignore[arg-type]
 
 
 def test_holds_that_nobody_owns_any_more(database: Database[Any]) -> None:
