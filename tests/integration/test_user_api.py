@@ -18,7 +18,8 @@ from app.settings import Settings
 from tests.support.admin_api import Admin, admin_app
 
 FIXED = "fixed-key-of-the-operator"
-THIS_MONTH = f"statements/{datetime.now(UTC):%Y-%m}"
+THIS_MONTH = "statements/THIS-MONTH"
+"""Of the month it is when that is asked: the tests may begin in another, and are named before they begin."""
 ROUTES = ("me", "detailed-usage", "request-logs", "request-history", "credits-usage", THIS_MONTH)
 SECRETS = ("pool-secret-name", "their-model-name", "req_upstream", "bob")
 
@@ -77,9 +78,13 @@ def world(mongo_uri, database, tmp_path):
     app.extensions["weir"].database.client.close()
 
 
+def url(path):
+    return "/api/user/" + path.replace("THIS-MONTH", f"{datetime.now(UTC):%Y-%m}")
+
+
 def ask(world, path, key="ann", status=200):
     client, secrets = world
-    answer = client.get(f"/api/user/{path}", headers={"Authorization": f"Bearer {secrets.get(key, key)}"})
+    answer = client.get(url(path), headers={"Authorization": f"Bearer {secrets.get(key, key)}"})
     assert answer.status_code == status, answer.text
     return answer.json
 
@@ -105,9 +110,11 @@ def test_detailed_usage(world):
 def test_the_own_statement_adds_up_and_prints(world):
     client, secrets = world
     # The records may be of two months.
-    before = f"statements/{datetime.now(UTC).replace(day=1) - timedelta(days=1):%Y-%m}"
+    today = datetime.now(UTC)
+    this_month = f"statements/{today:%Y-%m}"
+    before = f"statements/{today.replace(day=1) - timedelta(days=1):%Y-%m}"
     charged = 0
-    for path in (THIS_MONTH, before):
+    for path in (this_month, before):
         found = client.get(f"/api/user/{path}", headers={"x-api-key": secrets["ann"]})
         if path == before and found.status_code == 404:
             continue
@@ -122,11 +129,11 @@ def test_the_own_statement_adds_up_and_prints(world):
         charged += sums["chargesNanoUsd"]
     assert charged == 30_000_000
     headers = {"x-api-key": secrets["ann"]}
-    page = client.get(f"/api/user/{THIS_MONTH}?format=html", headers=headers)
+    page = client.get(f"/api/user/{this_month}?format=html", headers=headers)
     assert (page.status_code, page.mimetype) == (200, "text/html")
     assert "ann" in page.text
     assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
-    lines = client.get(f"/api/user/{THIS_MONTH}?format=csv", headers=headers).text.splitlines()
+    lines = client.get(f"/api/user/{this_month}?format=csv", headers=headers).text.splitlines()
     assert "kind" in lines[0].split(",")
     assert lines[-1].split(",")[lines[0].split(",").index("kind")] == "closing"
     assert ask(world, "statements/2026-13", status=400)["error"]
@@ -141,7 +148,7 @@ def test_a_key_bound_to_addresses_tells_nothing_elsewhere(world):
     keys.change(operator, bound.key_id, {"allowedIps": ["10.9.9.0/24"]})
     headers = {"Authorization": f"Bearer {bound.secret}"}
     for route in (*ROUTES, "limits", "keys"):
-        elsewhere = client.get(f"/api/user/{route}", headers=headers)
+        elsewhere = client.get(url(route), headers=headers)
         assert (elsewhere.status_code, "not accepted from where" in elsewhere.text) == (403, True)
     models = client.get("/v1/models", headers=headers)
     assert (models.status_code, models.json["error"]["code"]) == (403, "address_not_allowed")
@@ -216,13 +223,13 @@ def test_nobody_sees_others_or_the_upstream(world, name):
 def test_without_a_valid_key_nothing_is_said(world, route):
     client, secrets = world
     for headers in ({}, {"Authorization": "Basic x"}, {"Authorization": "Bearer sk-none"}):
-        answer = client.get(f"/api/user/{route}", headers=headers)
+        answer = client.get(url(route), headers=headers)
         assert (answer.status_code, set(answer.json)) == (401, {"error", "hint"})
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
     both = {"Authorization": f"Bearer {secrets['ann']}", "x-api-key": secrets["bob"]}
-    assert client.get(f"/api/user/{route}", headers=both).status_code == 401
+    assert client.get(url(route), headers=both).status_code == 401
     for headers in ({"x-api-key": secrets["ann"]}, {"Authorization": f"bEaReR {secrets['ann']}"}):
-        answer = client.get(f"/api/user/{route}", headers=headers)
+        answer = client.get(url(route), headers=headers)
         assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
     fixed = ask(world, route, key=FIXED, status=403)
     assert fixed == {
