@@ -27,7 +27,7 @@ _PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
 _START_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 120.0
-_KILL_TIMEOUT_S = 30.0
+_KILL_TIMEOUT_S = 90.0
 _SHORTEST_STEP_S = 0.002
 _LISTENING = re.compile(r"Weir .*answers on http://[^ ;]+:(\d+)\D")
 

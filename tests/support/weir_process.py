@@ -156,7 +156,8 @@ class WeirProcess(Proxy):
     def complaints(self) -> list[str]:
         """What was logged at warning or above, and all lines that are no log lines, such as tracebacks."""
         usual = ("DEBUG", "INFO")
-        lines = self.log.splitlines()
+        # The last line may be half written.
+        lines = [line[:-1] for line in self.log.splitlines(keepends=True) if line.endswith("\n")]
         return [line for line in lines if not line.startswith("{") or json.loads(line)["level"] not in usual]
 
     def _key_ids(self) -> list[str]:
