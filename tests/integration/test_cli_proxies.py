@@ -47,7 +47,7 @@ def commands(database, mongo_uri: str, tmp_path: Path, simulator: Simulator, **m
         ohmygpt_base_url=simulator.url,
         proxy_api_key="sk-client-of-commands",
         ohmygpt_api_keys="sk-first-0123456789,sk-second-0123456789",
-        upstream_connect_timeout_s=1,
+        upstream_connect_timeout_s=30,
         **more,
     )
     register_commands(app, settings)

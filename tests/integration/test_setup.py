@@ -31,7 +31,7 @@ def old_pip() -> Path:
         wanted.write_text(OLD_PIP)
         options = ("--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--dest", str(kept))
         command = [sys.executable, "-m", "pip", "download", *options, "-r", str(wanted)]
-        subprocess.run(command, check=True, timeout=250)
+        subprocess.run(command, check=True, timeout=550)
     return next(kept.glob("*.whl"))
 
 
@@ -63,7 +63,7 @@ class Checkout:
 
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            command, cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=250
+            command, cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=550
         )
 
     def pip(self, *command: str) -> "subprocess.CompletedProcess[str]":
