@@ -23,6 +23,7 @@ STEP = timedelta(seconds=40)
 
 SPENDER = """
 import sys, time
+import pymongo
 from datetime import datetime, timedelta
 from uuid import uuid4
 from app.accounts.client_keys import ClientKeyStore
@@ -42,6 +43,8 @@ from datetime import UTC
 
 uri, name, root, moment, step, nano, cost = sys.argv[1:]
 moment, step, cost = datetime.fromisoformat(moment), timedelta(seconds=float(step)), int(cost)
+bounded = pymongo.timeout
+pymongo.timeout = lambda seconds: bounded(max(60.0, seconds))  # slow is not away
 db = connect(uri, name)
 users, keys = UserStore(db), ClientKeyStore(db)
 directory = CachedDirectory(users, keys, clock=time.monotonic, spawn=lambda task: task())

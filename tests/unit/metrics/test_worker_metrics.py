@@ -377,7 +377,10 @@ def test_a_cell_counts() -> None:
     assert (cell.value, kept.tolist()) == (3.0, [0.0, 3.0])
 
 
-def test_traffic_is_that_of_all_workers_while_somebody_looks(tmp_path: Path) -> None:
+def test_traffic_is_that_of_all_workers_while_somebody_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.metrics.directory.WATCHED_S", 60.0)
     directory = MetricsDirectory.create(tmp_path)
     (one, first), (other, second) = (worker(directory) for _ in range(2))
     start = datetime(2026, 11, 23, tzinfo=UTC)
