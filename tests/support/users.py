@@ -5,8 +5,9 @@ import json
 from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from typing import Any
 
-from simulator.launcher import PATIENCE_S
+from simulator.launcher import PATIENCE_S, wait_until
 from tests.support.weir_process import WeirProcess
 
 _numbers = itertools.count(1)
@@ -28,12 +29,26 @@ def used_nano_usd(weir: WeirProcess, user: User) -> int:
 
 
 def add_user(weir: WeirProcess, *, credits: str, rpm: int | None = None) -> User:
-    """A new user, made by the admin API: a command costs as much CPU time as a start of the proxy."""
+    """A new user, made by the admin API: a command costs as much CPU time as a start of the proxy.
+
+    Where the database had no time to answer, another one is made.
+    """
+    answers: list[tuple[int, dict[str, Any]]] = []
+
+    def is_answered() -> bool:
+        answers.append(_try_to_add(weir, credits, rpm))
+        return answers[-1][0] != 503
+
+    wait_until(is_answered, what="a user")
+    status, made = answers[-1]
+    assert status == 201, made
+    return User(made["username"], made["apiKey"], made["keyId"])
+
+
+def _try_to_add(weir: WeirProcess, credits: str, rpm: int | None) -> tuple[int, dict[str, Any]]:
     wanted = {"username": f"user-{next(_numbers)}", "credits": credits, "rpm": rpm}
     with closing(HTTPConnection("127.0.0.1", weir.port, timeout=PATIENCE_S)) as connection:
         headers = {"Authorization": f"Bearer {weir.admin_token}", "Content-Type": "application/json"}
         connection.request("POST", "/api/admin/users", json.dumps(wanted), headers)
         answer = connection.getresponse()
-        made = json.load(answer)
-    assert answer.status == 201, made
-    return User(made["username"], made["apiKey"], made["keyId"])
+        return answer.status, json.load(answer)
