@@ -13,7 +13,7 @@ PLAN = YearPlan(users=4, requests=4, restarts=8, outages=4, summed=1, verified=6
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("zone", ZONES)
 def test_a_year_adds_up(database: Any, tmp_path: Path, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(month_figures, "_PAUSE_S", 0)
