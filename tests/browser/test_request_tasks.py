@@ -69,8 +69,10 @@ def test_yesterdays_failures_of_a_user_and_why_in_three_steps(admin, acme):
     page = admin.page
     page.goto("/admin/requests")
     page.get_by_role("navigation", name="Views").get_by_role("link", name="Failed").click()
+    page.wait_for_url("**view=failed**")  # the page before has a range, too
     page.locator("#range").click()
     page.locator("#period-yesterday").click()
+    page.wait_for_url("**period=yesterday**")
     page.locator("#facet-user").get_by_role("link", name=ACME).click()
     shows(page, "task-01", "task-02", "task-03")
     for reason in REASONS:

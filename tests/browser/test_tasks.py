@@ -133,7 +133,9 @@ def give_credit_in_a_sentence(who: Person) -> None:
 def yesterdays_failures(who: Person) -> None:
     who.go("Requests")
     who.on(who.page.get_by_role("navigation", name="Views").get_by_role("link", name="Failed"))
+    who.page.wait_for_url("**view=failed**")  # the page before has a range, too
     who.show_period("Yesterday")
+    who.page.wait_for_url("**period=yesterday**")
     who.click(who.user, within="#facet-user")
     expect(who.page.locator("#log tbody tr")).to_have_count(1)
     who.sees("The answer was cut.", "#log")
@@ -150,7 +152,9 @@ def this_month_beside_last(who: Person) -> None:
     who.choose("By", "user")
     who.choose("Compare with", "the previous period")
     who.click("Show", "button")
+    who.page.wait_for_url("**compare=**")
     who.show_period("This month")
+    who.page.wait_for_url("**period=month**")
     expect(who.page.locator("main table").last.get_by_role("columnheader", name="Change")).to_be_visible()
 
 
