@@ -86,7 +86,7 @@ def test_the_question_goes_along_to_every_page(admin, site):
     shown = page.locator("#log tbody tr").count()
     for place in ("Customers", "Settings", "Requests"):
         page.get_by_role("navigation", name="Pages").get_by_role("link", name=place).click()
-        page.wait_for_url(f"**period=7d&user={site.users[0].name}**")
+        page.wait_for_url(f"**/admin/{place.lower()}**period=7d&user={site.users[0].name}**")
     expect(page.locator("#log tbody tr")).to_have_count(shown)
     page.locator("#log tbody tr").first.get_by_role("link").nth(1).click()  # its model
     page.wait_for_url(lambda url: "period=7d" in url and "model=" in url)
