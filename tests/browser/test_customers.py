@@ -183,6 +183,7 @@ def test_every_user_of_many_is_reached_and_the_poorest_come_first(admin, site, c
     rows = page.locator("#users tbody tr")
     expect(page.locator(".pager")).to_contain_text(f"1 to 50 of {CROWD} users")
     page.get_by_role("columnheader", name="Balance").get_by_role("link").click()
+    page.wait_for_url("**sort=**")
     expect(rows.first).to_contain_text("crowd-000")
     expect(rows.first).to_contain_text("none")
     page.get_by_label("Page", exact=True).fill("3")
