@@ -33,6 +33,11 @@ def read_records(database: Database[Document]) -> dict[str, Document]:
     return {record["_id"]: record for record in found}
 
 
+def requests_of(record: Document) -> int:
+    """Return how many requests a record stands for: of refusals it may be many."""
+    return int(record.get("count") or 1)
+
+
 class Audit:
     """Compares requests one by one; what it finds goes into `findings`."""
 
@@ -56,6 +61,10 @@ class Audit:
         self._nameless = 0
         self._matched: set[str] = set()
         self._anonymous: Counter[str] = Counter()
+        # Refusals beyond the one that gave a sum its record, by client key and status.
+        self._summed: Counter[tuple[str, int]] = Counter()
+        for record in records.values():
+            self._summed[record["userKeyId"], record["statusCode"]] += requests_of(record) - 1
 
     def run(self, reduced: int = 0) -> None:
         """Make all comparisons; each request the client or the simulator knows is accounted for once.
@@ -75,6 +84,7 @@ class Audit:
                 self._check_call(call, call.request_id)
         self._check_records()
         self._check_entries()
+        self._check_sums_of_refusals()
         findings.expect(self._nameless == reduced, f"{self._nameless} records do not name the upstream's id")
 
     def _check_call(self, call: Call, request_id: str) -> None:
@@ -82,6 +92,9 @@ class Audit:
         if record is None:
             if call.status == 503 and _STORE_AWAY in call.error:
                 return  # nobody was identified, so nobody has a record
+            if self._summed[call.caller.key_id, call.status] > 0:
+                self._summed[call.caller.key_id, call.status] -= 1
+                return
             self._matched.add(call.sha256)  # as far as anything is to be said of it
             self._findings.lost += 1
             self._findings.problem(f"no record of {request_id} ({call.ending.value}, {call.status})")
@@ -184,6 +197,14 @@ class Audit:
                 self._findings.duplicated += surplus
                 self._findings.problem(f"{surplus} records of {name} belong to no request")
 
+    def _check_sums_of_refusals(self) -> None:
+        """Check that sums count no more refusals than there were, heard of or not."""
+        unanswered = Counter(call.caller.key_id for call in self._calls if call.request_id is None)
+        for (key_id, status), surplus in self._summed.items():
+            if surplus > unanswered[key_id]:
+                self._findings.duplicated += surplus - unanswered[key_id]
+                self._findings.problem(f"sums count {surplus} refusals ({status}) of {key_id} too many")
+
     def _duplicate(self, text: str) -> None:
         self._findings.duplicated += 1
         self._findings.problem(text)
@@ -202,7 +223,7 @@ def check_sums(
     for record in records.values():
         for key in (record["userKeyId"], record.get("factoryKeyId")):
             if key is not None:
-                key_requests[key] += 1
+                key_requests[key] += requests_of(record)
                 key_tokens[key] += record["tokensUsed"]
     for collection in ("user_keys", "ohmygpt_keys"):
         for key in database[collection].find():
@@ -213,7 +234,7 @@ def check_sums(
     for rollup in database["request_rollups"].find():
         sums.update({name: rollup.get(name, 0) for name in ("requests", *_SUMMED)})
     in_records = {name: sum(record[name] for record in records.values()) for name in _SUMMED}
-    in_records["requests"] = len(records)
+    in_records["requests"] = sum(map(requests_of, records.values()))
     findings.expect(sums == Counter(in_records), f"hourly sums {dict(sums)}, records say {in_records}")
 
 

@@ -10,7 +10,7 @@ import gevent
 
 from app.credit.credit_policy import AMPLE_FACTOR
 from drill.attacks import ADMIN_TOKEN, ECHOES, KINDS, NO_END, WORDS, Cast, keys_of, status_of
-from drill.books import Audit, check_credits, read_records
+from drill.books import Audit, check_credits, read_records, requests_of
 from drill.hostile import Attack, Haul
 from drill.latency import Latency
 from drill.mix import CHAT, Caller, make_request
@@ -222,7 +222,7 @@ def _check_answers(findings: Findings, records: Mapping[str, Any], hauls: Sequen
         findings.expect(not free, f"{haul.name}: {len(free)} whole answers cost nothing, {free[:3]}")
         findings.expect(not haul.leaks, f"{haul.name}: {haul.leaks} answers told an upstream key")
     rejected = [record for record in records.values() if record["outcome"] == "rejected"]
-    counted = sum(record.get("count") or 1 for record in rejected)
+    counted = sum(map(requests_of, rejected))
     answered = sum(
         count
         for haul in hauls

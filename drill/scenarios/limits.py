@@ -83,6 +83,7 @@ def _refuse(drill: Drill, findings: Findings) -> None:
         wait_until(stage.weir.is_ready, PATIENCE_S, "/ready to say that there is room again")
         after = stage.load.send(make_request(FIXED_KEY, CHAT, "out=20", is_stream=False))
         part.expect(after.status == 200, f"after the recovery requests get {after.status}")
+        stage.weir.stop()  # which books the refusals that are only summed up so far
         stage.close_books(part)
     findings.absorb(part)
 
