@@ -92,8 +92,9 @@ class Audit:
         if record is None:
             if call.status == 503 and _STORE_AWAY in call.error:
                 return  # nobody was identified, so nobody has a record
-            if self._summed[call.caller.key_id, call.status] > 0:
-                self._summed[call.caller.key_id, call.status] -= 1
+            kind = call.caller.key_id, call.status
+            if self._summed[kind] > 0:
+                self._summed[kind] -= 1
                 return
             self._matched.add(call.sha256)  # as far as anything is to be said of it
             self._findings.lost += 1
